@@ -1,0 +1,81 @@
+"""The bus: positions and wake-ups. It carries no news, only that there is some.
+
+A waiter names the keys that concern it (a user id, a room, a destination) and the position
+up to which it has already looked; comparing positions means that no wake-up can be lost
+(DESIGN §3, /sync).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+#: Keys whose last position is remembered. Forgetting one costs a waiter a spurious look.
+MAX_REMEMBERED_KEYS = 100_000
+
+
+class Bus:
+    """Positions by key, and those who wait for them. Lives on one event loop."""
+
+    def __init__(self, position: int = 0) -> None:
+        """`position` is the last committed position."""
+        self._position = position
+        self._floor = position
+        self._last: dict[str, int] = {}
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._closed = False
+
+    @property
+    def position(self) -> int:
+        """The last committed position; everything up to it may be read."""
+        return self._position
+
+    def publish(self, position: int, keys: Iterable[str]) -> None:
+        """Tell that what concerns `keys` is on disk up to `position`."""
+        self._position = max(self._position, position)
+        for key in keys:
+            self._last.pop(key, None)
+            self._last[key] = position
+            for waiter in self._waiters.pop(key, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+        if len(self._last) > MAX_REMEMBERED_KEYS:
+            for key in list(self._last)[: MAX_REMEMBERED_KEYS // 10]:
+                self._floor = max(self._floor, self._last.pop(key))
+
+    def changed(self, keys: Iterable[str], after: int) -> bool:
+        """Whether anything may have been published for one of `keys` after that position."""
+        return after < self._floor or any(self._last.get(key, 0) > after for key in keys)
+
+    async def wait(self, keys: Iterable[str], after: int, timeout: float) -> bool:
+        """Wait until one of `keys` passes `after`; False after `timeout` seconds or on close."""
+        wanted = list(keys)
+        if self.changed(wanted, after):
+            return True
+        if timeout <= 0 or self._closed:
+            return False
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for key in wanted:
+            self._waiters.setdefault(key, set()).add(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            for key in wanted:
+                waiting = self._waiters.get(key)
+                if waiting is not None:
+                    waiting.discard(waiter)
+                    if not waiting:
+                        del self._waiters[key]
+        return not self._closed
+
+    def close(self) -> None:
+        """Wake everybody for the last time; later waits return at once."""
+        self._closed = True
+        for waiters in list(self._waiters.values()):
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        self._waiters.clear()

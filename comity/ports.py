@@ -1,0 +1,179 @@
+"""The only doors out of comity: clock, chance, network, names, files, threads.
+
+Every other part takes these as constructor arguments (DESIGN §6.5), so that a test or a
+simulated federation can stand in the place of the machine. This module owns the shapes
+and never touches the machine itself; `comity.net` opens the real doors.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+#: The identifier of the HTTP request being served, for the logs; empty outside a request.
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+
+class Clock(Protocol):
+    """Time. The wall clock may jump; the monotonic one may not."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the Unix epoch (an `origin_server_ts`)."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards; only differences mean anything."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+
+
+class Entropy(Protocol):
+    """Chance, fit for secrets."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` unpredictable bytes."""
+
+    def token(self, length: int) -> str:
+        """`length` characters of [A-Za-z0-9]."""
+
+    def random(self) -> float:
+        """A float in [0, 1), for jitter; never for secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to connect to, as server discovery found it (server-server §2.1).
+
+    `host` is a DNS name or a bare IP literal (no brackets), to be resolved by the system's
+    resolver; `tls_name` is what the certificate must be valid for (a DNS name, sent as SNI,
+    or an IP literal, not sent); `host_header` is the value of `Host`.
+    """
+
+    host: str
+    port: int
+    tls_name: str
+    host_header: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer to a request of ours. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class TransportError(Exception):
+    """No HTTP answer: refused, timed out, TLS failed, too large, address not allowed.
+
+    `reached` says whether the request may have been received by the peer.
+    """
+
+    def __init__(self, text: str, *, reached: bool = False) -> None:
+        super().__init__(text)
+        self.reached = reached
+
+
+class Transport(Protocol):
+    """HTTPS to other servers."""
+
+    async def request(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+    ) -> Answer:
+        """Send one request for `target` (path and query, already percent-encoded).
+
+        `timeout` is in seconds and bounds the whole exchange; an answer over `max_bytes` is
+        an error. Redirects are not followed. Raises TransportError.
+        """
+
+    async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> Answer:
+        """GET an https URL, following a bounded number of redirects to https URLs only.
+
+        Raises TransportError.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SrvRecord:
+    """One SRV record, RFC 2782."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+class ResolverError(Exception):
+    """The name servers gave no answer (a timeout or SERVFAIL): not the same as no record."""
+
+
+class Resolver(Protocol):
+    """DNS records beyond addresses (addresses are the transport's own affair)."""
+
+    async def srv(self, name: str) -> list[SrvRecord]:
+        """The SRV records of `name`, ordered by priority then weighted chance.
+
+        Empty when the name does not exist or has none. Raises ResolverError.
+        """
+
+
+class Offload(Protocol):
+    """Threads for arithmetic that frees the interpreter's lock, or waits for a disk."""
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run `function(*arguments)` beside the event loop and return what it returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All doors together: what `comity.app.build` is given beside the configuration."""
+
+    clock: Clock
+    entropy: Entropy
+    transport: Transport
+    resolver: Resolver
+    offload: Offload
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request as the server sees it, whole: `App.handle` takes it.
+
+    `path` is as sent (percent-encoded), without the query; `query` is the raw query string
+    without `?`. Header names are lower case; a repeated header's values are joined by ", ".
+    `serves` names what the listener serves: "client", "federation", …
+    `peer_certificate` is the DER of the client's certificate, if one was presented.
+    `body_too_large` says that the body passed the listener's limit and was not read.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    remote: str
+    serves: frozenset[str]
+    peer_certificate: bytes | None = None
+    body_too_large: bool = False
+
+
+@dataclass(slots=True)
+class Response:
+    """One HTTP answer of ours. An iterator as `body` is streamed in chunks."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes] = b""
+    headers: dict[str, str] = field(default_factory=dict)
