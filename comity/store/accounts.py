@@ -1,0 +1,274 @@
+"""Accounts at rest: users, their devices and access tokens, registration tokens, profiles.
+
+Plain functions over an open transaction. Passwords and tokens arrive hashed; nothing here
+knows either, nor whether somebody may do what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from comity.store.database import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account of this server. `password_hash` is None if no password opens it."""
+
+    user_id: str
+    password_hash: str | None
+    admin: bool
+    created_at: int
+    deactivated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a user; times in ms since the epoch."""
+
+    device_id: str
+    display_name: str | None
+    created_at: int
+    last_seen_at: int | None
+    last_seen_ip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationToken:
+    """A token that lets people register: None is "without limit" and "for ever"."""
+
+    token: str
+    uses_allowed: int | None
+    used: int
+    expires_at: int | None
+
+    def is_valid(self, now_ms: int) -> bool:
+        """Whether it may be used once more at `now_ms`."""
+        return (self.uses_allowed is None or self.used < self.uses_allowed) and (
+            self.expires_at is None or now_ms < self.expires_at
+        )
+
+
+# -- users
+
+_USER = "user_id, password_hash, admin, created_at, deactivated"
+
+
+def insert_user(tx: Tx, user_id: str, password_hash: str | None, *, admin: bool, now_ms: int) -> bool:
+    """Create an account; False if that user id was ever taken."""
+    return (
+        tx.run(
+            "INSERT INTO users (user_id, password_hash, admin, created_at) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (user_id) DO NOTHING",
+            (user_id, password_hash, int(admin), now_ms),
+        )
+        > 0
+    )
+
+
+def user(tx: Tx, user_id: str) -> User | None:
+    """The account of that id."""
+    row = tx.one(f"SELECT {_USER} FROM users WHERE user_id = ?", (user_id,))  # noqa: S608
+    return User(row[0], row[1], bool(row[2]), row[3], bool(row[4])) if row else None
+
+
+def users(tx: Tx) -> list[User]:
+    """Every account, by user id."""
+    return [
+        User(row[0], row[1], bool(row[2]), row[3], bool(row[4]))
+        for row in tx.all(f"SELECT {_USER} FROM users ORDER BY user_id")  # noqa: S608
+    ]
+
+
+def set_password_hash(tx: Tx, user_id: str, password_hash: str | None) -> None:
+    """Replace the password; None lets no password in."""
+    tx.run("UPDATE users SET password_hash = ? WHERE user_id = ?", (password_hash, user_id))
+
+
+def replace_password_hash(tx: Tx, user_id: str, old: str, new: str) -> None:
+    """Replace a password hash if it is still `old`."""
+    tx.run("UPDATE users SET password_hash = ? WHERE user_id = ? AND password_hash = ?", (new, user_id, old))
+
+
+def deactivate(tx: Tx, user_id: str) -> None:
+    """End an account: its password, its profile; its name stays taken."""
+    tx.run("UPDATE users SET deactivated = 1, password_hash = NULL WHERE user_id = ?", (user_id,))
+    tx.run("DELETE FROM profiles WHERE user_id = ?", (user_id,))
+
+
+# -- devices
+
+_DEVICE = "device_id, display_name, created_at, last_seen_at, last_seen_ip"
+
+
+def insert_device(tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int) -> bool:
+    """Create a device; False, and nothing changed, if the user has it already."""
+    return (
+        tx.run(
+            "INSERT INTO devices (user_id, device_id, display_name, created_at) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (user_id, device_id) DO NOTHING",
+            (user_id, device_id, display_name, now_ms),
+        )
+        > 0
+    )
+
+
+def device(tx: Tx, user_id: str, device_id: str) -> Device | None:
+    """One device of a user."""
+    row = tx.one(
+        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? AND device_id = ?",  # noqa: S608
+        (user_id, device_id),
+    )
+    return Device(*row) if row else None
+
+
+def devices(tx: Tx, user_id: str) -> list[Device]:
+    """Every device of a user, oldest first."""
+    rows = tx.all(
+        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? ORDER BY created_at, device_id",  # noqa: S608
+        (user_id,),
+    )
+    return [Device(*row) for row in rows]
+
+
+def set_device_name(tx: Tx, user_id: str, device_id: str, display_name: str) -> bool:
+    """Name a device; False if there is none."""
+    return (
+        tx.run(
+            "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ?",
+            (display_name, user_id, device_id),
+        )
+        > 0
+    )
+
+
+def touch_device(tx: Tx, user_id: str, device_id: str, now_ms: int, address: str) -> None:
+    """A request came from the device."""
+    tx.run(
+        "UPDATE devices SET last_seen_at = ?, last_seen_ip = ? WHERE user_id = ? AND device_id = ?",
+        (now_ms, address, user_id, device_id),
+    )
+
+
+def delete_device(tx: Tx, user_id: str, device_id: str) -> None:
+    """Delete a device; its tokens are deleted with `delete_tokens`."""
+    tx.run("DELETE FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+
+
+# -- access tokens
+
+
+def insert_token(tx: Tx, token_hash: bytes, user_id: str, device_id: str, now_ms: int) -> None:
+    """Let a token act for a device. `token_hash` is its SHA-256."""
+    tx.run(
+        "INSERT INTO access_tokens (token_hash, user_id, device_id, created_at) VALUES (?, ?, ?, ?)",
+        (token_hash, user_id, device_id, now_ms),
+    )
+
+
+def delete_tokens(tx: Tx, user_id: str, device_id: str) -> list[bytes]:
+    """Delete every token of a device; their hashes."""
+    rows = tx.all(
+        "SELECT token_hash FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id)
+    )
+    if rows:
+        tx.run("DELETE FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+    return [bytes(row[0]) for row in rows]
+
+
+def token_owner(tx: Tx, token_hash: bytes) -> tuple[str, str, bool] | None:
+    """(user id, device id, whether an administrator) of a token of an account that is not deactivated."""
+    row = tx.one(
+        "SELECT t.user_id, t.device_id, u.admin FROM access_tokens t JOIN users u ON u.user_id = t.user_id "
+        "WHERE t.token_hash = ? AND u.deactivated = 0",
+        (token_hash,),
+    )
+    return (row[0], row[1], bool(row[2])) if row else None
+
+
+# -- registration tokens
+
+
+def put_registration_token(tx: Tx, token: str, uses_allowed: int | None, expires_at: int | None) -> bool:
+    """Create a registration token; False if it exists."""
+    return (
+        tx.run(
+            "INSERT INTO registration_tokens (token, uses_allowed, expires_at) VALUES (?, ?, ?) "
+            "ON CONFLICT (token) DO NOTHING",
+            (token, uses_allowed, expires_at),
+        )
+        > 0
+    )
+
+
+def registration_token(tx: Tx, token: str) -> RegistrationToken | None:
+    """The registration token of that text."""
+    row = tx.one(
+        "SELECT token, uses_allowed, used, expires_at FROM registration_tokens WHERE token = ?", (token,)
+    )
+    return RegistrationToken(*row) if row else None
+
+
+def registration_tokens(tx: Tx) -> list[RegistrationToken]:
+    """Every registration token."""
+    rows = tx.all("SELECT token, uses_allowed, used, expires_at FROM registration_tokens ORDER BY token")
+    return [RegistrationToken(*row) for row in rows]
+
+
+def use_registration_token(tx: Tx, token: str, now_ms: int) -> bool:
+    """Count one use; False if the token is unknown, used up or expired."""
+    return (
+        tx.run(
+            "UPDATE registration_tokens SET used = used + 1 WHERE token = ? "
+            "AND (uses_allowed IS NULL OR used < uses_allowed) AND (expires_at IS NULL OR expires_at > ?)",
+            (token, now_ms),
+        )
+        > 0
+    )
+
+
+def delete_registration_token(tx: Tx, token: str) -> bool:
+    """Delete a registration token; False if there is none."""
+    return tx.run("DELETE FROM registration_tokens WHERE token = ?", (token,)) > 0
+
+
+# -- profiles
+
+
+def profile(tx: Tx, user_id: str) -> dict[str, str]:
+    """field -> JSON text of its value."""
+    return {
+        row[0]: row[1] for row in tx.all("SELECT field, value FROM profiles WHERE user_id = ?", (user_id,))
+    }
+
+
+def profiles(tx: Tx, user_ids: Iterable[str], fields: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """user id -> field -> JSON text, for some fields of many users."""
+    wanted = list(dict.fromkeys(user_ids))
+    found: dict[str, dict[str, str]] = {}
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        marks = ",".join("?" * len(part))
+        kinds = ",".join("?" * len(fields))
+        rows = tx.all(
+            f"SELECT user_id, field, value FROM profiles WHERE user_id IN ({marks}) AND field IN ({kinds})",  # noqa: S608
+            [*part, *fields],
+        )
+        for user_id, field, value in rows:
+            found.setdefault(user_id, {})[field] = value
+    return found
+
+
+def put_profile_field(tx: Tx, user_id: str, field: str, value: str) -> None:
+    """Set a field; `value` is JSON text."""
+    tx.run(
+        "INSERT INTO profiles (user_id, field, value) VALUES (?, ?, ?) "
+        "ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value",
+        (user_id, field, value),
+    )
+
+
+def delete_profile_field(tx: Tx, user_id: str, field: str) -> None:
+    """Remove a field, if it is there."""
+    tx.run("DELETE FROM profiles WHERE user_id = ? AND field = ?", (user_id, field))

@@ -1,0 +1,55 @@
+"""Event bytes at rest: zstandard with a dictionary trained on ordinary events.
+
+A stored value begins with one byte that names the dictionary it was written with (0: none),
+so that dictionaries can be added and old bytes stay readable for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib import resources
+
+import zstandard
+
+#: The dictionary that new values are written with; its file is `event_dictionary_N.bin`.
+CURRENT_DICTIONARY = 1
+#: Level 3: higher ones cost more time than they save space on values of this size.
+LEVEL = 3
+#: No stored value unpacks to more than this (an event is at most 64 KiB).
+MAX_UNPACKED_BYTES = 1_048_576
+
+
+class _Codec(threading.local):
+    """Compressors are not to be shared between threads."""
+
+    def __init__(self) -> None:
+        data = (
+            resources.files("comity.store")
+            .joinpath(f"event_dictionary_{CURRENT_DICTIONARY}.bin")
+            .read_bytes()
+        )
+        dictionary = zstandard.ZstdCompressionDict(data)
+        dictionary.precompute_compress(level=LEVEL)
+        self.compressor = zstandard.ZstdCompressor(
+            level=LEVEL, dict_data=dictionary, write_checksum=False, write_dict_id=False
+        )
+        self.decompressors = {
+            0: zstandard.ZstdDecompressor(),
+            CURRENT_DICTIONARY: zstandard.ZstdDecompressor(dict_data=dictionary),
+        }
+
+
+_codec = _Codec()
+
+
+def pack(data: bytes) -> bytes:
+    """The bytes to store."""
+    return bytes((CURRENT_DICTIONARY,)) + _codec.compressor.compress(data)
+
+
+def unpack(stored: bytes) -> bytes:
+    """What `pack` was given. Raises ValueError on anything else."""
+    try:
+        return _codec.decompressors[stored[0]].decompress(stored[1:], max_output_size=MAX_UNPACKED_BYTES)
+    except (KeyError, IndexError, zstandard.ZstdError) as error:
+        raise ValueError(f"A stored value cannot be unpacked: {error}") from None

@@ -1,0 +1,140 @@
+"""Devices' keys at rest: identity keys, one-time keys, fallback keys, and whose list changed.
+
+Plain functions over an open transaction; keys are JSON text as their device signed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from comity.store.database import Tx
+
+
+def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
+    """(device id, JSON text, display name) of every device of a user that has identity keys."""
+    rows = tx.all(
+        "SELECT k.device_id, k.json, d.display_name FROM device_keys k LEFT JOIN devices d "
+        "ON d.user_id = k.user_id AND d.device_id = k.device_id WHERE k.user_id = ? ORDER BY k.device_id",
+        (user_id,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def identity(tx: Tx, user_id: str, device_id: str) -> str | None:
+    """The identity keys of one device, as JSON text."""
+    row = tx.one("SELECT json FROM device_keys WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+    return row[0] if row else None
+
+
+def put_identity(tx: Tx, user_id: str, device_id: str, json: str) -> None:
+    """Set the identity keys of a device."""
+    tx.run(
+        "INSERT INTO device_keys (user_id, device_id, json) VALUES (?, ?, ?) "
+        "ON CONFLICT (user_id, device_id) DO UPDATE SET json = excluded.json",
+        (user_id, device_id, json),
+    )
+
+
+def delete(tx: Tx, user_id: str, device_id: str) -> bool:
+    """Delete every key of a device; whether it had identity keys."""
+    mine = (user_id, device_id)
+    tx.run("DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ?", mine)
+    tx.run("DELETE FROM fallback_keys WHERE user_id = ? AND device_id = ?", mine)
+    return tx.run("DELETE FROM device_keys WHERE user_id = ? AND device_id = ?", mine) > 0
+
+
+# -- whose devices changed
+
+
+def mark_changed(tx: Tx, user_id: str, position: int) -> None:
+    """A user's devices, or their identity keys, changed at `position`."""
+    tx.run(
+        "INSERT INTO device_lists (user_id, position) VALUES (?, ?) "
+        "ON CONFLICT (user_id) DO UPDATE SET position = excluded.position",
+        (user_id, position),
+    )
+
+
+def changed_since(tx: Tx, position: int, upto: int) -> list[str]:
+    """Users whose devices last changed at `position < p <= upto`."""
+    rows = tx.all("SELECT user_id FROM device_lists WHERE position > ? AND position <= ?", (position, upto))
+    return [row[0] for row in rows]
+
+
+# -- keys that are given out
+
+
+def one_time_key(tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str) -> str | None:
+    """The JSON text of one one-time key."""
+    row = tx.one(
+        "SELECT json FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
+        (user_id, device_id, algorithm, key_id),
+    )
+    return row[0] if row else None
+
+
+def put_one_time_keys(
+    tx: Tx, user_id: str, device_id: str, keys: Iterable[tuple[str, str, str]], uploaded_at: int
+) -> None:
+    """Add one-time keys: (algorithm, key id, JSON text)."""
+    tx.many(
+        "INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, uploaded_at, json) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING",
+        [(user_id, device_id, algorithm, key_id, uploaded_at, json) for algorithm, key_id, json in keys],
+    )
+
+
+def put_fallback_key(tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str, json: str) -> None:
+    """Set the fallback key of an algorithm; it is unused."""
+    tx.run(
+        "INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, json, used) "
+        "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET "
+        "key_id = excluded.key_id, json = excluded.json, used = 0",
+        (user_id, device_id, algorithm, key_id, json),
+    )
+
+
+def one_time_key_counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
+    """algorithm -> how many one-time keys are left (`device_one_time_keys_count` of sync)."""
+    rows = tx.all(
+        "SELECT algorithm, count(*) FROM one_time_keys WHERE user_id = ? AND device_id = ? "
+        "GROUP BY algorithm",
+        (user_id, device_id),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def unused_fallback_algorithms(tx: Tx, user_id: str, device_id: str) -> list[str]:
+    """Algorithms with an unused fallback key (`device_unused_fallback_key_types` of sync)."""
+    rows = tx.all(
+        "SELECT algorithm FROM fallback_keys WHERE user_id = ? AND device_id = ? AND used = 0 "
+        "ORDER BY algorithm",
+        (user_id, device_id),
+    )
+    return [row[0] for row in rows]
+
+
+def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, str] | None:
+    """(key id, JSON text) of a key to give out: a one-time key, which is gone then, or the fallback."""
+    row = tx.one(
+        "SELECT key_id, json FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? "
+        "ORDER BY uploaded_at, key_id LIMIT 1",
+        (user_id, device_id, algorithm),
+    )
+    if row is not None:
+        tx.run(
+            "DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
+            (user_id, device_id, algorithm, row[0]),
+        )
+        return row[0], row[1]
+    row = tx.one(
+        "SELECT key_id, json FROM fallback_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?",
+        (user_id, device_id, algorithm),
+    )
+    if row is None:
+        return None
+    tx.run(
+        "UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ?",
+        (user_id, device_id, algorithm),
+    )
+    return row[0], row[1]

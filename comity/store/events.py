@@ -1,0 +1,389 @@
+"""Events at rest: their bytes, their place in the timeline, their state, their auth chains.
+
+Event numbers are given by the process that decides (`Numbers`), and an event's auth events
+always have smaller numbers than itself, so that chains can be walked downwards and pruned.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+
+from comity.protocol.event import Event
+from comity.protocol.room_versions import RoomVersion
+from comity.store import compression
+from comity.store.cache import Bounded
+from comity.store.database import Row, Tx
+
+T = TypeVar("T")
+#: A live event's line is its position shifted by this; history found later goes between.
+LINE_BITS = 24
+#: Events kept in memory, parsed: about 3 KiB each.
+MAX_CACHED_EVENTS = 20_000
+#: Auth edges kept in memory: about 200 bytes each.
+MAX_CACHED_EDGES = 200_000
+#: Parameters in one IN (...) list.
+MAX_LIST = 500
+
+ACCEPTED, SOFT_FAILED, REJECTED = 0, 1, 2
+
+
+def live_line(position: int) -> int:
+    """The line of the event that was committed at `position`."""
+    return position << LINE_BITS
+
+
+def position_of(line: int) -> int:
+    """The position whose live event is at, or next above, `line`."""
+    return -(-line >> LINE_BITS)
+
+
+@dataclass(slots=True)
+class StoredEvent:
+    """An event and what the room made of it. Shared by all who read it: never change it."""
+
+    number: int
+    room_num: int
+    event: Event
+    #: None for an outlier.
+    line: int | None
+    verdict: int
+    #: Names of state pages; None for an outlier (b"" is the empty state).
+    state_before: bytes | None
+    state_after: bytes | None
+    redacted_by: int | None = None
+
+    @property
+    def is_outlier(self) -> bool:
+        """Held for authorization only: not part of the timeline, its state unknown."""
+        return self.state_before is None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """What is stored of a decided event. `line` is None for an outlier, 0 for "now"."""
+
+    number: int
+    event: Event
+    verdict: int
+    state_before: bytes | None
+    state_after: bytes | None
+    auth: tuple[int, ...]
+    line: int | None = 0
+
+
+def pack_numbers(numbers: Sequence[int]) -> bytes:
+    """A list of event numbers as bytes: 6 each, little-endian."""
+    return b"".join(number.to_bytes(6, "little") for number in numbers)
+
+
+def unpack_numbers(data: bytes | None) -> tuple[int, ...]:
+    """The inverse of `pack_numbers`."""
+    if not data:
+        return ()
+    return tuple(int.from_bytes(data[start : start + 6], "little") for start in range(0, len(data), 6))
+
+
+def last_number(tx: Tx) -> int:
+    """The greatest event number in use."""
+    row = tx.one("SELECT max(event_num) FROM events")
+    return int(row[0] or 0) if row else 0
+
+
+def last_line(tx: Tx) -> int:
+    """The greatest line in use in any room."""
+    row = tx.one("SELECT max(line) FROM events")
+    return int(row[0] or 0) if row else 0
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    ordered = list(items)
+    for start in range(0, len(ordered), MAX_LIST):
+        yield ordered[start : start + MAX_LIST]
+
+
+_COLUMNS = "event_num, event_id, room_num, line, verdict, state_before, state_after, redacted_by, json"
+
+
+class Events:
+    """Reads events and auth chains; its caches hold what was read and what was decided."""
+
+    def __init__(self) -> None:
+        self._by_number: Bounded[int, StoredEvent] = Bounded(MAX_CACHED_EVENTS)
+        self._numbers: Bounded[str, int] = Bounded(MAX_CACHED_EVENTS * 4)
+        self._edges: Bounded[int, tuple[int, ...]] = Bounded(MAX_CACHED_EDGES)
+        #: Decided and not on disk yet: found whatever is evicted.
+        self._pending: dict[int, StoredEvent] = {}
+        self._pending_ids: dict[str, int] = {}
+        self._pending_edges: dict[int, tuple[int, ...]] = {}
+        self._versions: dict[int, RoomVersion] = {}
+
+    def know_room(self, room_num: int, version: RoomVersion) -> None:
+        """Tell the version of a room, which reading its events needs."""
+        self._versions[room_num] = version
+
+    # -- decisions that are not on disk yet
+
+    def hold(self, stored: StoredEvent, auth: tuple[int, ...]) -> None:
+        """Make a decided event readable before it is stored."""
+        self._pending[stored.number] = stored
+        self._pending_ids[stored.event.event_id] = stored.number
+        if stored.event.is_state:
+            self._pending_edges[stored.number] = auth
+
+    def settle(self, number: int) -> None:
+        """The event is on disk."""
+        stored = self._pending.pop(number, None)
+        if stored is not None:
+            self._pending_ids.pop(stored.event.event_id, None)
+            edges = self._pending_edges.pop(number, None)
+            if edges is not None:
+                self._edges.put(number, edges)
+            self._by_number.put(number, stored)
+            self._numbers.put(stored.event.event_id, number)
+
+    def release(self, number: int) -> None:
+        """The event was not stored: forget it."""
+        stored = self._pending.pop(number, None)
+        if stored is not None:
+            self._pending_ids.pop(stored.event.event_id, None)
+            self._pending_edges.pop(number, None)
+
+    def forget(self, number: int) -> None:
+        """What is cached of an event is no longer what is stored (a redaction, a new place)."""
+        self._by_number.drop(number)
+
+    # -- reading
+
+    def number(self, tx: Tx, event_id: str) -> int | None:
+        """The number of an event that is held, or None."""
+        number = self._pending_ids.get(event_id) or self._numbers.get(event_id)
+        if number is None:
+            row = tx.one("SELECT event_num FROM events WHERE event_id = ?", (event_id,))
+            if row is None:
+                return None
+            number = int(row[0])
+            self._numbers.put(event_id, number)
+        return number
+
+    def _from_row(self, tx: Tx, row: Row) -> StoredEvent:
+        number, event_id, room_num, line, verdict, before, after, redacted_by, packed = row
+        version = self._versions.get(room_num)
+        if version is None:
+            raise KeyError(f"The version of room {room_num} is not known")
+        encoded = compression.unpack(bytes(packed))
+        event = Event(version, orjson.loads(encoded), event_id=event_id, encoded=encoded)
+        before = None if before is None else bytes(before)
+        stored = StoredEvent(
+            number,
+            room_num,
+            event,
+            line,
+            verdict,
+            before,
+            before if after is None else bytes(after),
+            redacted_by,
+        )
+        self._by_number.put(number, stored)
+        self._numbers.put(event_id, number)
+        return stored
+
+    def get(self, tx: Tx, number: int) -> StoredEvent | None:
+        """The event of that number."""
+        stored = self._by_number.get(number) or self._pending.get(number)
+        if stored is None:
+            row = tx.one(f"SELECT {_COLUMNS} FROM events WHERE event_num = ?", (number,))  # noqa: S608
+            stored = self._from_row(tx, row) if row else None
+        return stored
+
+    def by_id(self, tx: Tx, event_id: str) -> StoredEvent | None:
+        """The event of that id."""
+        number = self.number(tx, event_id)
+        return None if number is None else self.get(tx, number)
+
+    def load(self, tx: Tx, numbers: Iterable[int]) -> dict[int, StoredEvent]:
+        """Many events by number; those that do not exist are absent."""
+        found: dict[int, StoredEvent] = {}
+        missing: list[int] = []
+        for number in numbers:
+            stored = self._by_number.get(number) or self._pending.get(number)
+            if stored is not None:
+                found[number] = stored
+            else:
+                missing.append(number)
+        for chunk in _chunks(missing):
+            marks = ",".join("?" * len(chunk))
+            for row in tx.all(f"SELECT {_COLUMNS} FROM events WHERE event_num IN ({marks})", chunk):  # noqa: S608
+                stored = self._from_row(tx, row)
+                found[stored.number] = stored
+        return found
+
+    def ids(self, tx: Tx, numbers: Iterable[int]) -> dict[int, str]:
+        """number -> event id, without reading the events."""
+        found: dict[int, str] = {}
+        missing: list[int] = []
+        for number in numbers:
+            stored = self._by_number.get(number) or self._pending.get(number)
+            if stored is not None:
+                found[number] = stored.event.event_id
+            else:
+                missing.append(number)
+        for chunk in _chunks(missing):
+            marks = ",".join("?" * len(chunk))
+            found.update(
+                tx.all(f"SELECT event_num, event_id FROM events WHERE event_num IN ({marks})", chunk)
+            )
+        return found
+
+    def numbers(self, tx: Tx, event_ids: Iterable[str]) -> dict[str, int]:
+        """event id -> number of those that are held."""
+        found: dict[str, int] = {}
+        missing: list[str] = []
+        for event_id in event_ids:
+            number = self._pending_ids.get(event_id) or self._numbers.get(event_id)
+            if number is not None:
+                found[event_id] = number
+            else:
+                missing.append(event_id)
+        for chunk in _chunks(missing):
+            marks = ",".join("?" * len(chunk))
+            rows = tx.all(f"SELECT event_id, event_num FROM events WHERE event_id IN ({marks})", chunk)  # noqa: S608
+            for event_id, number in rows:
+                found[event_id] = number
+                self._numbers.put(event_id, number)
+        return found
+
+    # -- the timeline
+
+    def timeline(
+        self, tx: Tx, room_num: int, *, after: int, upto: int, limit: int, backwards: bool
+    ) -> list[StoredEvent]:
+        """Accepted events of a room with `after < line <= upto`, in the order asked for."""
+        order = "DESC" if backwards else "ASC"
+        rows = tx.all(
+            f"SELECT {_COLUMNS} FROM events WHERE room_num = ? AND line > ? AND line <= ? AND verdict = 0 "  # noqa: S608
+            f"ORDER BY line {order} LIMIT ?",
+            (room_num, after, upto, limit),
+        )
+        return [self._by_number.get(row[0]) or self._from_row(tx, row) for row in rows]
+
+    def last_line(self, tx: Tx, room_num: int) -> int:
+        """The line of the newest event in a room's timeline; 0 if there is none."""
+        row = tx.one("SELECT max(line) FROM events WHERE room_num = ?", (room_num,))
+        return int(row[0] or 0) if row else 0
+
+    # -- auth chains
+
+    def auth(self, tx: Tx, number: int) -> tuple[int, ...]:
+        """The numbers of a state event's auth events."""
+        edges = self._edges.get(number)
+        if edges is None:
+            edges = self._pending_edges.get(number)
+        if edges is None:
+            row = tx.one("SELECT auth FROM events WHERE event_num = ?", (number,))
+            edges = unpack_numbers(row[0] if row else None)
+            self._edges.put(number, edges)
+        return edges
+
+    def _load_edges(self, tx: Tx, numbers: Iterable[int]) -> None:
+        wanted = [n for n in numbers if n not in self._pending_edges and self._edges.get(n) is None]
+        for chunk in _chunks(wanted):
+            marks = ",".join("?" * len(chunk))
+            for number, packed in tx.all(
+                f"SELECT event_num, auth FROM events WHERE event_num IN ({marks})", chunk
+            ):
+                self._edges.put(number, unpack_numbers(packed))
+
+    def auth_chain(self, tx: Tx, starts: Iterable[int], *, including: bool = False) -> set[int]:
+        """The auth chain of a set of events: everything reachable by auth edges.
+
+        With `including`, the starts themselves are in it.
+        """
+        starts = list(starts)
+        seen: set[int] = set(starts) if including else set()
+        frontier = set(starts)
+        while frontier:
+            if len(frontier) > 1:
+                self._load_edges(tx, frontier)
+            below: set[int] = set()
+            for number in frontier:
+                below.update(self.auth(tx, number))
+            frontier = below - seen
+            seen |= frontier
+        return seen
+
+    def auth_difference(self, tx: Tx, own: Sequence[Collection[int]], shared: Collection[int]) -> set[int]:
+        """Events in some but not all of the full auth chains of several states.
+
+        A state's own events count as part of its chain (COMPAT: as every server reckons). State i consists of the events `own[i]` and the events `shared` by all. As numbers only
+        fall along auth edges, the shared events' chains are walked no lower than the lowest
+        candidate, so the cost follows the difference (DESIGN §4.3).
+        """
+        chains = [self.auth_chain(tx, starts, including=True) for starts in own]
+        candidates: set[int] = set().union(*chains)
+        candidates -= chains[0].intersection(*chains[1:])
+        if not candidates:
+            return set()
+        candidates.difference_update(shared)
+        floor = min(candidates, default=0)
+        heap = [-number for number in shared if number > floor]
+        heapq.heapify(heap)
+        seen: set[int] = set()
+        while heap and candidates:
+            number = -heapq.heappop(heap)
+            if number in seen:
+                continue
+            seen.add(number)
+            for below in self.auth(tx, number):
+                candidates.discard(below)
+                if below >= floor and below not in seen:
+                    heapq.heappush(heap, -below)
+        return candidates
+
+
+def insert(tx: Tx, room_num: int, new: Iterable[NewEvent], lines: Mapping[int, int | None]) -> None:
+    """Store decided events; `lines` gives the line of each by number."""
+    tx.many(
+        "INSERT INTO events (event_num, event_id, room_num, line, type, state_key, sender, depth, "
+        "origin_server_ts, verdict, state_before, state_after, auth, json) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                item.number,
+                item.event.event_id,
+                room_num,
+                lines[item.number],
+                item.event.type,
+                item.event.state_key,
+                item.event.sender,
+                item.event.depth,
+                item.event.origin_server_ts,
+                item.verdict,
+                item.state_before,
+                None if item.state_after == item.state_before else item.state_after,
+                pack_numbers(item.auth) if item.event.is_state else None,
+                compression.pack(item.event.encoded),
+            )
+            for item in new
+        ],
+    )
+
+
+def place(tx: Tx, number: int, *, line: int, verdict: int, state_before: bytes, state_after: bytes) -> None:
+    """Give an outlier its place in the timeline, now that its state is known."""
+    tx.run(
+        "UPDATE events SET line = ?, verdict = ?, state_before = ?, state_after = ? WHERE event_num = ?",
+        (line, verdict, state_before, None if state_after == state_before else state_after, number),
+    )
+
+
+def replace_with_redacted(tx: Tx, number: int, redacted: Event, redacted_by: int) -> None:
+    """Overwrite an event's content with what redaction leaves of it."""
+    tx.run(
+        "UPDATE events SET json = ?, redacted_by = ? WHERE event_num = ?",
+        (compression.pack(redacted.encoded), redacted_by, number),
+    )

@@ -1,0 +1,46 @@
+"""What each room's current state was, at every position of the log.
+
+An event knows the state of its own branch alone; what the room as a whole came to, once its
+branches were merged, is here. One row a change, written with the event that brought it.
+"""
+
+from __future__ import annotations
+
+from comity.store.database import Tx
+from comity.store.events import live_line
+
+
+def record(tx: Tx, room_num: int, position: int, state: bytes) -> None:
+    """The room's current state is `state` from `position` on. Call it where it changed."""
+    tx.run(
+        "INSERT INTO room_heads (room_num, position, state) VALUES (?, ?, ?) "
+        "ON CONFLICT (room_num, position) DO UPDATE SET state = excluded.state",
+        (room_num, position, state),
+    )
+
+
+def at(tx: Tx, room_num: int, position: int) -> bytes:
+    """The name of the state that was current at `position`; b"" if the room was not here yet."""
+    row = tx.one(
+        "SELECT state FROM room_heads WHERE room_num = ? AND position <= ? ORDER BY position DESC LIMIT 1",
+        (room_num, position),
+    )
+    if row is not None:
+        return bytes(row[0])
+    # Nothing recorded: the state after the newest event is right as long as nothing forked.
+    row = tx.one(
+        "SELECT state_before, state_after FROM events WHERE room_num = ? AND line <= ? AND verdict = 0 "
+        "ORDER BY line DESC LIMIT 1",
+        (room_num, live_line(position)),
+    )
+    return bytes((row[0] if row[1] is None else row[1]) or b"") if row else b""
+
+
+def between(tx: Tx, room_num: int, after: int, upto: int) -> list[tuple[int, bytes]]:
+    """(position, state) of every change at `after < position <= upto`, in order."""
+    rows = tx.all(
+        "SELECT position, state FROM room_heads WHERE room_num = ? AND position > ? AND position <= ? "
+        "ORDER BY position",
+        (room_num, after, upto),
+    )
+    return [(row[0], bytes(row[1])) for row in rows]

@@ -1,0 +1,423 @@
+"""Rooms at rest: who is in them, where their graph ends, what is missing, their aliases.
+
+Plain functions over an open transaction; nothing here judges anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from comity.protocol.identifiers import server_of
+from comity.store.database import Row, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRow:
+    """What is stored of a room itself."""
+
+    room_num: int
+    room_id: str
+    version: str
+    state: bytes
+    resident: bool
+    creator: str
+
+
+_COLUMNS = "room_num, room_id, version, state, resident, creator"
+
+
+def _room(row: Row) -> RoomRow:
+    room_num, room_id, version, state, resident, creator = row
+    return RoomRow(room_num, room_id, version, bytes(state or b""), bool(resident), creator)
+
+
+def by_id(tx: Tx, room_id: str) -> RoomRow | None:
+    """The room of that id."""
+    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_id = ?", (room_id,))  # noqa: S608
+    return _room(row) if row else None
+
+
+def by_number(tx: Tx, room_num: int) -> RoomRow | None:
+    """The room of that number."""
+    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_num = ?", (room_num,))  # noqa: S608
+    return _room(row) if row else None
+
+
+def last_number(tx: Tx) -> int:
+    """The greatest room number in use."""
+    row = tx.one("SELECT max(room_num) FROM rooms")
+    return int(row[0] or 0) if row else 0
+
+
+def insert(tx: Tx, room_num: int, room_id: str, version: str, creator: str) -> None:
+    """Store a room; one that is there already is left as it is."""
+    tx.run(
+        "INSERT INTO rooms (room_num, room_id, version, creator) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (room_id) DO NOTHING",
+        (room_num, room_id, version, creator),
+    )
+
+
+def set_head(tx: Tx, room_num: int, state: bytes, *, resident: bool) -> None:
+    """Store the current state's name, and whether a user of ours is joined."""
+    tx.run("UPDATE rooms SET state = ?, resident = ? WHERE room_num = ?", (state, int(resident), room_num))
+
+
+def set_published(tx: Tx, room_num: int, *, published: bool) -> None:
+    """Whether the room is in the published directory."""
+    tx.run("UPDATE rooms SET published = ? WHERE room_num = ?", (int(published), room_num))
+
+
+# -- the graph's ends
+
+
+def extremities(tx: Tx, room_num: int) -> list[int]:
+    """The numbers of the events that nothing accepted points to."""
+    return [
+        row[0] for row in tx.all("SELECT event_num FROM forward_extremities WHERE room_num = ?", (room_num,))
+    ]
+
+
+def change_extremities(tx: Tx, room_num: int, removed: Iterable[int], added: Iterable[int]) -> None:
+    """Move the ends of the graph."""
+    tx.many(
+        "DELETE FROM forward_extremities WHERE room_num = ? AND event_num = ?",
+        [(room_num, n) for n in removed],
+    )
+    tx.many(
+        "INSERT INTO forward_extremities (room_num, event_num) VALUES (?, ?)", [(room_num, n) for n in added]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Missing history just below `line`; what is fetched goes from `next_line` downwards."""
+
+    line: int
+    next_line: int
+    missing: tuple[str, ...]
+
+
+def put_gap(tx: Tx, room_num: int, gap: Gap) -> None:
+    """Record or update a gap."""
+    tx.run(
+        "INSERT INTO gaps (room_num, line, next_line, missing) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (room_num, line) DO UPDATE SET next_line = excluded.next_line, missing = excluded.missing",
+        (room_num, gap.line, gap.next_line, orjson.dumps(list(gap.missing)).decode()),
+    )
+
+
+def close_gap(tx: Tx, room_num: int, line: int) -> None:
+    """Nothing is missing there any more."""
+    tx.run("DELETE FROM gaps WHERE room_num = ? AND line = ?", (room_num, line))
+
+
+def gaps(tx: Tx, room_num: int, *, after: int, upto: int) -> list[Gap]:
+    """The gaps of a room whose missing history lies in `after < line <= upto`, newest first."""
+    rows = tx.all(
+        "SELECT line, next_line, missing FROM gaps WHERE room_num = ? AND line > ? AND next_line <= ? "
+        "ORDER BY line DESC",
+        (room_num, after, upto),
+    )
+    return [Gap(line, next_line, tuple(orjson.loads(missing))) for line, next_line, missing in rows]
+
+
+# -- members
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A current membership."""
+
+    user_id: str
+    membership: str
+    event_num: int
+    position: int
+
+
+def put_memberships(tx: Tx, room_num: int, members: Iterable[Member]) -> None:
+    """Set current memberships."""
+    tx.many(
+        "INSERT INTO memberships (room_num, user_id, server, membership, event_num, position) "
+        "VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (room_num, user_id) DO UPDATE SET membership = excluded.membership, "
+        "event_num = excluded.event_num, position = excluded.position",
+        [
+            (
+                room_num,
+                member.user_id,
+                server_of(member.user_id),
+                member.membership,
+                member.event_num,
+                member.position,
+            )
+            for member in members
+        ],
+    )
+
+
+def delete_memberships(tx: Tx, room_num: int, users: Iterable[str]) -> None:
+    """Users who have no membership in the current state any more."""
+    tx.many(
+        "DELETE FROM memberships WHERE room_num = ? AND user_id = ?", [(room_num, user) for user in users]
+    )
+
+
+def clear_memberships(tx: Tx, room_num: int) -> None:
+    """Forget every current membership, before a joined room's are stored."""
+    tx.run("DELETE FROM memberships WHERE room_num = ?", (room_num,))
+
+
+def members(tx: Tx, room_num: int, membership: str | None = None) -> list[Member]:
+    """The current members, of one membership or all."""
+    if membership is None:
+        rows = tx.all(
+            "SELECT user_id, membership, event_num, position FROM memberships WHERE room_num = ?", (room_num,)
+        )
+    else:
+        rows = tx.all(
+            "SELECT user_id, membership, event_num, position FROM memberships "
+            "WHERE room_num = ? AND membership = ?",
+            (room_num, membership),
+        )
+    return [Member(*row) for row in rows]
+
+
+def member(tx: Tx, room_num: int, user_id: str) -> Member | None:
+    """A user's current membership."""
+    row = tx.one(
+        "SELECT user_id, membership, event_num, position FROM memberships WHERE room_num = ? AND user_id = ?",
+        (room_num, user_id),
+    )
+    return Member(*row) if row else None
+
+
+def member_counts(tx: Tx, room_num: int) -> dict[str, int]:
+    """membership -> how many users have it."""
+    return {
+        row[0]: row[1]
+        for row in tx.all(
+            "SELECT membership, count(*) FROM memberships WHERE room_num = ? GROUP BY membership", (room_num,)
+        )
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMembership:
+    """One membership of a local user, in a room, since a position."""
+
+    room_num: int
+    position: int
+    membership: str
+    event_num: int
+    #: JSON list of stripped state events, for invites and knocks from outside.
+    stripped: str | None
+    forgotten: bool
+
+
+def add_local_membership(
+    tx: Tx,
+    user_id: str,
+    room_num: int,
+    position: int,
+    membership: str,
+    event_num: int,
+    stripped: str | None = None,
+) -> None:
+    """Append to a local user's history in a room."""
+    tx.run(
+        "INSERT INTO local_memberships (user_id, room_num, position, membership, event_num, stripped) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (user_id, room_num, position, membership, event_num, stripped),
+    )
+
+
+_LOCAL = "l.room_num, l.position, l.membership, l.event_num, l.stripped, l.forgotten"
+
+
+def _local(row: Row) -> LocalMembership:
+    room_num, position, membership, event_num, stripped, forgotten = row
+    return LocalMembership(room_num, position, membership, event_num, stripped, bool(forgotten))
+
+
+def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
+    """A local user's membership in every room, as it was at position `upto`."""
+    rows = tx.all(
+        f"SELECT {_LOCAL} FROM local_memberships l "  # noqa: S608
+        "JOIN (SELECT room_num, max(position) AS last FROM local_memberships "
+        "WHERE user_id = ? AND position <= ? GROUP BY room_num) m ON l.room_num = m.room_num AND l.position = m.last "
+        "WHERE l.user_id = ?",
+        (user_id, upto, user_id),
+    )
+    return [_local(row) for row in rows]
+
+
+def local_history(tx: Tx, user_id: str, room_num: int) -> list[LocalMembership]:
+    """Every membership that a local user has had in a room, oldest first."""
+    rows = tx.all(
+        f"SELECT {_LOCAL} FROM local_memberships l WHERE l.user_id = ? AND l.room_num = ? ORDER BY l.position",  # noqa: S608
+        (user_id, room_num),
+    )
+    return [_local(row) for row in rows]
+
+
+def last_local_membership(tx: Tx, user_id: str, room_num: int) -> LocalMembership | None:
+    """The newest membership of a local user in a room."""
+    row = tx.one(
+        f"SELECT {_LOCAL} FROM local_memberships l WHERE l.user_id = ? AND l.room_num = ? "  # noqa: S608
+        "ORDER BY l.position DESC LIMIT 1",
+        (user_id, room_num),
+    )
+    return _local(row) if row else None
+
+
+def local_users(tx: Tx, room_num: int, membership: str) -> list[str]:
+    """Local users whose newest membership in the room is that one."""
+    rows = tx.all(
+        "SELECT l.user_id FROM local_memberships l "
+        "JOIN (SELECT user_id, max(position) AS last FROM local_memberships WHERE room_num = ? GROUP BY user_id) m ON l.user_id = m.user_id AND l.position = m.last "
+        "WHERE l.room_num = ? AND l.membership = ?",
+        (room_num, room_num, membership),
+    )
+    return [row[0] for row in rows]
+
+
+def forget(tx: Tx, user_id: str, room_num: int) -> None:
+    """The user wants to hear of the room no more."""
+    tx.run(
+        "UPDATE local_memberships SET forgotten = 1 WHERE user_id = ? AND room_num = ?",
+        (user_id, room_num),
+    )
+
+
+# -- servers
+
+
+def servers(tx: Tx, room_num: int) -> set[str]:
+    """The servers that have joined users in the room now."""
+    return {
+        row[0]
+        for row in tx.all(
+            "SELECT server FROM server_stays WHERE room_num = ? AND to_position IS NULL", (room_num,)
+        )
+    }
+
+
+def begin_stay(tx: Tx, server: str, room_num: int, position: int) -> None:
+    """The server's first user joined at `position`."""
+    tx.run(
+        "INSERT INTO server_stays (server, room_num, from_position) VALUES (?, ?, ?) "
+        "ON CONFLICT (server, room_num, from_position) DO UPDATE SET to_position = NULL",
+        (server, room_num, position),
+    )
+
+
+def end_stay(tx: Tx, server: str, room_num: int, position: int) -> None:
+    """The server's last user left at `position`, of which it is still told."""
+    tx.run(
+        "UPDATE server_stays SET to_position = ? WHERE server = ? AND room_num = ? AND to_position IS NULL",
+        (position, server, room_num),
+    )
+
+
+def visit(tx: Tx, server: str, room_num: int, position: int) -> None:
+    """The server is to be told of what happened at `position` alone."""
+    tx.run(
+        "INSERT INTO server_stays (server, room_num, from_position, to_position) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (server, room_num, from_position) DO NOTHING",
+        (server, room_num, position, position),
+    )
+
+
+def has_joined_members(tx: Tx, room_num: int, server: str) -> bool:
+    """Whether a user of that server is joined."""
+    return (
+        tx.one(
+            "SELECT 1 FROM memberships WHERE room_num = ? AND server = ? AND membership = 'join' LIMIT 1",
+            (room_num, server),
+        )
+        is not None
+    )
+
+
+def members_of_server(tx: Tx, room_num: int, server: str) -> list[Member]:
+    """Every current membership of a server's users."""
+    rows = tx.all(
+        "SELECT user_id, membership, event_num, position FROM memberships WHERE room_num = ? AND server = ?",
+        (room_num, server),
+    )
+    return [Member(*row) for row in rows]
+
+
+def is_staying(tx: Tx, server: str, room_num: int) -> bool:
+    """Whether a stay of the server in the room is open."""
+    return (
+        tx.one(
+            "SELECT 1 FROM server_stays WHERE server = ? AND room_num = ? AND to_position IS NULL",
+            (server, room_num),
+        )
+        is not None
+    )
+
+
+def local_rooms_resident(tx: Tx) -> list[tuple[int, str]]:
+    """(number, id) of every room in which a user of ours is joined."""
+    return [(row[0], row[1]) for row in tx.all("SELECT room_num, room_id FROM rooms WHERE resident = 1")]
+
+
+# -- aliases
+
+
+def alias(tx: Tx, name: str) -> tuple[str, str] | None:
+    """(room id, creator) of a local alias."""
+    row = tx.one("SELECT room_id, creator FROM aliases WHERE alias = ?", (name,))
+    return (row[0], row[1]) if row else None
+
+
+def put_alias(tx: Tx, name: str, room_id: str, creator: str) -> bool:
+    """Create an alias; False if it exists."""
+    return (
+        tx.run(
+            "INSERT INTO aliases (alias, room_id, creator) VALUES (?, ?, ?) ON CONFLICT (alias) DO NOTHING",
+            (name, room_id, creator),
+        )
+        > 0
+    )
+
+
+def delete_alias(tx: Tx, name: str) -> bool:
+    """Delete an alias; False if there was none."""
+    return tx.run("DELETE FROM aliases WHERE alias = ?", (name,)) > 0
+
+
+def aliases_of(tx: Tx, room_id: str) -> list[str]:
+    """The local aliases of a room."""
+    return [
+        row[0] for row in tx.all("SELECT alias FROM aliases WHERE room_id = ? ORDER BY alias", (room_id,))
+    ]
+
+
+# -- redactions that wait for their target
+
+
+def await_redaction(tx: Tx, redacts: str, event_num: int) -> None:
+    """Remember a redaction whose target is not here."""
+    tx.run(
+        "INSERT INTO pending_redactions (redacts, event_num) VALUES (?, ?) ON CONFLICT (redacts, event_num) DO NOTHING",
+        (redacts, event_num),
+    )
+
+
+def awaited_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int]]:
+    """(target, redaction's number) of redactions that wait for one of these events."""
+    found: list[tuple[str, int]] = []
+    for start in range(0, len(event_ids), 500):
+        part = event_ids[start : start + 500]
+        marks = ",".join("?" * len(part))
+        found.extend(
+            tx.all(f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks})", part)  # noqa: S608
+        )
+    return found

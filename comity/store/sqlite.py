@@ -1,0 +1,140 @@
+"""The SQLite driver: WAL mode, `synchronous=FULL`, one writing and one reading connection.
+
+A commit is on the disk when it returns. The driver knows connections and pragmas; what the
+tables mean is the affair of the other modules.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from comity.store.database import Row, Tx
+
+T = TypeVar("T")
+#: Memory for pages, per connection, in KiB.
+PAGE_CACHE_KIB = 65_536
+#: Milliseconds to wait for another process (a command of the operator's) to end its write.
+BUSY_TIMEOUT_MS = 15_000
+#: WAL pages after which a checkpoint is made (4 KiB each).
+CHECKPOINT_PAGES = 4_000
+#: Prepared statements kept per connection; the store has fewer texts than this.
+STATEMENT_CACHE = 512
+
+
+def to_sqlite(sql: str) -> str:
+    """Schema text in SQLite's words: its row ids are 64-bit integers, its bytes are BLOBs."""
+    return sql.replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY").replace("BYTEA", "BLOB")
+
+
+class _SqliteTx:
+    """Statements on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        row: Row | None = self._connection.execute(sql, parameters).fetchone()
+        return row
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        return self._connection.execute(sql, parameters).rowcount
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._connection.executemany(sql, rows)
+
+
+class _SnapshotTx(_SqliteTx):
+    """A read that opens its snapshot with its first statement, so that one that needs none is free."""
+
+    opened = False
+
+    def _open(self) -> None:
+        if not self.opened:
+            self.opened = True
+            self._connection.execute("BEGIN")
+
+    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        self._open()
+        return super().all(sql, parameters)
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        self._open()
+        return super().one(sql, parameters)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        raise sqlite3.ProgrammingError("A read transaction does not write")
+
+
+class SqliteDriver:
+    """One SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises sqlite3.Error."""
+        self._writer = self._connect(path)
+        self._writer.execute("PRAGMA journal_mode=WAL").fetchone()
+        self._writer.execute("PRAGMA synchronous=FULL")
+        self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        self._reader = self._connect(path)
+        self._reader.execute("PRAGMA query_only=1")
+        self._writer_tx = _SqliteTx(self._writer)
+        self._current: _SnapshotTx | None = None
+
+    @staticmethod
+    def _connect(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENT_CACHE
+        )
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA cache_size=-{PAGE_CACHE_KIB}")
+        connection.execute("PRAGMA foreign_keys=0")
+        return connection
+
+    def read(self, function: Callable[[Tx], T]) -> T:
+        if self._current is not None:
+            # A read inside a read shares its snapshot.
+            return function(self._current)
+        tx = self._current = _SnapshotTx(self._reader)
+        try:
+            return function(tx)
+        finally:
+            self._current = None
+            if tx.opened:
+                self._reader.execute("COMMIT")
+
+    def begin(self) -> Tx:
+        self._writer.execute("BEGIN IMMEDIATE")
+        return self._writer_tx
+
+    def savepoint(self, function: Callable[[], T]) -> T:
+        self._writer.execute("SAVEPOINT one")
+        try:
+            result = function()
+        except BaseException:
+            self._writer.execute("ROLLBACK TO one")
+            self._writer.execute("RELEASE one")
+            raise
+        self._writer.execute("RELEASE one")
+        return result
+
+    def commit(self) -> None:
+        self._writer.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    def script(self, sql: str) -> None:
+        """Run the statements of a migration inside the writer's open transaction."""
+        for statement in to_sqlite(sql).split(";\n"):
+            if statement.strip():
+                self._writer.execute(statement)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()

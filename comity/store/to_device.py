@@ -1,0 +1,62 @@
+"""Messages from device to device, until their receiver has them (client-server §Send-to-Device)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comity.store.database import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMessage:
+    """One message that waits; `content` is JSON text."""
+
+    position: int
+    sender: str
+    type: str
+    content: str
+
+
+def put(tx: Tx, user_id: str, device_id: str, message: DeviceMessage) -> None:
+    """Queue a message for a device."""
+    tx.run(
+        "INSERT INTO to_device (user_id, device_id, position, sender, type, content) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (user_id, device_id, message.position, message.sender, message.type, message.content),
+    )
+
+
+def since(tx: Tx, user_id: str, device_id: str, position: int, upto: int, limit: int) -> list[DeviceMessage]:
+    """The first `limit` messages of a device at `position < p <= upto`, oldest first."""
+    rows = tx.all(
+        "SELECT position, sender, type, content FROM to_device WHERE user_id = ? AND device_id = ? "
+        "AND position > ? AND position <= ? ORDER BY position LIMIT ?",
+        (user_id, device_id, position, upto, limit),
+    )
+    return [DeviceMessage(*row) for row in rows]
+
+
+def newest(tx: Tx, user_id: str, device_id: str) -> int:
+    """The position of the newest message of a device; 0 if none waits."""
+    row = tx.one(
+        "SELECT max(position) FROM to_device WHERE user_id = ? AND device_id = ?", (user_id, device_id)
+    )
+    return int(row[0] or 0) if row else 0
+
+
+def drop(tx: Tx, user_id: str, device_id: str, upto: int) -> int:
+    """The device has all up to `upto`: delete them; how many there were."""
+    return tx.run(
+        "DELETE FROM to_device WHERE user_id = ? AND device_id = ? AND position <= ?",
+        (user_id, device_id, upto),
+    )
+
+
+def drop_beyond(tx: Tx, user_id: str, device_id: str, keep: int) -> int:
+    """Delete all but the newest `keep` messages of a device; how many that were."""
+    row = tx.one(
+        "SELECT position FROM to_device WHERE user_id = ? AND device_id = ? "
+        "ORDER BY position DESC LIMIT 1 OFFSET ?",
+        (user_id, device_id, keep),
+    )
+    return drop(tx, user_id, device_id, row[0]) if row else 0
