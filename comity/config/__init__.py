@@ -1,0 +1,48 @@
+"""The configuration: what an operator may write (`tree`), and how it is read (`reading`).
+
+`comity init` and the house tests take the meaning of each key from `documented_keys`.
+"""
+
+from __future__ import annotations
+
+from comity.config.reading import (
+    ConfigError,
+    KeyDocument,
+    documented_keys,
+    load,
+    loads,
+    section_meaning,
+)
+from comity.config.tree import (
+    Caches,
+    Config,
+    Database,
+    Federation,
+    Listener,
+    Log,
+    Public,
+    RateLimits,
+    Registration,
+    Rooms,
+    Tls,
+)
+
+__all__ = [
+    "Caches",
+    "Config",
+    "ConfigError",
+    "Database",
+    "Federation",
+    "KeyDocument",
+    "Listener",
+    "Log",
+    "Public",
+    "RateLimits",
+    "Registration",
+    "Rooms",
+    "Tls",
+    "documented_keys",
+    "load",
+    "loads",
+    "section_meaning",
+]

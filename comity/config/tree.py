@@ -1,0 +1,189 @@
+"""Every key that an operator may write: its place, its check, its default and its meaning.
+
+The fields of these classes are the keys of the file, the classes its sections. It holds
+declarations and what follows from them, and reads nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from comity.config import values
+from comity.config.values import key, section
+from comity.protocol.room_versions import ROOM_VERSIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A place where the server waits for requests. There may be several."""
+
+    bind: str = key(
+        values.bind,
+        "127.0.0.1:8008",
+        'Where to listen: an address and port ("[::1]:8008" for IPv6, "0.0.0.0:8448" for everybody), or '
+        '"unix:" and a path.',
+    )
+    serves: frozenset[str] = key(
+        values.list_of(values.one_of("client", "federation"), frozenset, least=1),
+        ["client", "federation"],
+        'What is answered here: "client" (people\'s apps), "federation" (other servers).',
+    )
+    tls: bool = key(
+        values.flag,
+        False,
+        "Whether to speak TLS with the certificate of [tls]. Leave it off behind a reverse proxy.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """The certificate of the listeners that speak TLS."""
+
+    certificate: Path = key(
+        values.path, values.REQUIRED, "The certificate and its chain, PEM.", example="certificate.pem"
+    )
+    private_key: Path = key(
+        values.path, values.REQUIRED, "The certificate's private key, PEM.", example="private_key.pem"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """Where everything is kept."""
+
+    url: str = key(
+        values.database_url, "sqlite:comity.db", '"sqlite:" and a file name inside data_dir.', secret=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """Who may make an account. `comity user add` works whatever stands here."""
+
+    enabled: bool = key(values.flag, False, "Whether people may make accounts themselves.")
+    requires: str = key(
+        values.one_of("token", "nothing"),
+        "token",
+        'What they need for it: "token" (one that you gave out) or "nothing" (anybody at all: expect abuse).',
+    )
+    shared_secret: str | None = key(
+        values.text,
+        None,
+        "If set, whoever knows it may make accounts, administrators included, through "
+        "/_synapse/admin/v1/register (for operators' tools).",
+        secret=True,
+        example="a long random text",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """How new rooms are made."""
+
+    default_version: str = key(
+        values.one_of(*ROOM_VERSIONS), "12", "The room version of a new room if its maker names none."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimits:
+    """How often one person may do what costs much or annoys others."""
+
+    enabled: bool = key(
+        values.flag, True, "Whether to slow down who asks too often. Turn it off in tests only."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """Talking to other servers."""
+
+    enabled: bool = key(values.flag, True, "Whether to talk to other servers at all.")
+    trusted_ca: tuple[Path, ...] = key(
+        values.list_of(values.path), [], "Certificate authorities (PEM files) to trust beside the system's."
+    )
+    verify_certificates: bool = key(
+        values.flag, True, "Whether other servers must prove who they are. Turn it off in tests only."
+    )
+    allow_ranges: tuple[str, ...] = key(
+        values.list_of(values.network),
+        [],
+        "Networks that other servers may live in although they are private, loopback or link-local; those "
+        "are refused otherwise, so that no stranger can make this server ask your inner network.",
+    )
+    trusted_key_servers: tuple[str, ...] = key(
+        values.list_of(values.server_name),
+        ["matrix.org"],
+        "Servers to ask for the keys of servers that do not answer.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """What the world is told."""
+
+    client_base_url: str | None = key(
+        values.web_url,
+        None,
+        "Where apps reach this server, if that is not https://SERVER_NAME. /.well-known/matrix/client says "
+        "it; if one listener serves both, /.well-known/matrix/server sends other servers there too.",
+        example="https://matrix.example.org",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """What is written to the standard error stream."""
+
+    level: str = key(
+        values.one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least serious kind of message to write.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caches:
+    """Memory that makes things fast."""
+
+    megabytes: int = key(
+        values.whole_number(16, 1 << 20), 256, "How much memory the caches may take together, in megabytes."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    server_name: str = key(
+        values.server_name,
+        values.REQUIRED,
+        "The name of this server, the part after the colon in @user:name. It can never be changed.",
+        example="example.org",
+    )
+    data_dir: Path = key(
+        values.path,
+        "data",
+        "Where the signing key, the database and the media live. A relative path stands from this file.",
+    )
+    listeners: tuple[Listener, ...] = section(Listener, many=True)
+    tls: Tls | None = section(Tls, optional=True)
+    database: Database = section(Database)
+    registration: Registration = section(Registration)
+    rooms: Rooms = section(Rooms)
+    rate_limits: RateLimits = section(RateLimits)
+    federation: Federation = section(Federation)
+    public: Public = section(Public)
+    log: Log = section(Log)
+    caches: Caches = section(Caches)
+
+    @property
+    def database_file(self) -> Path:
+        """The file of the embedded database."""
+        return self.data_dir / self.database.url.removeprefix("sqlite:")
+
+    @property
+    def signing_key_file(self) -> Path:
+        """The file of the key that signs this server's events and requests."""
+        return self.data_dir / "signing.key"

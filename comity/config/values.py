@@ -1,0 +1,163 @@
+"""The kinds of value that a configuration key may take, and how a key is declared.
+
+A reader takes one TOML value and the directory that relative paths stand from, and returns the
+value of the tree or raises Unfit. It never touches the disk.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from comity.protocol.identifiers import parse_server_name
+
+#: The default of a key that has none: it must be written.
+REQUIRED = object()
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})", re.ASCII)
+
+
+class Unfit(Exception):
+    """A `value` is not what its key takes; `expected` says what that is."""
+
+    def __init__(self, value: Any, expected: str) -> None:
+        super().__init__(expected)
+        self.value = value
+        self.expected = expected
+
+
+#: What reads one kind of value.
+Reader = Callable[[Any, Path], Any]
+
+
+def flag(value: Any, directory: Path) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise Unfit(value, "true or false, without quotes")
+    return value
+
+
+def text(value: Any, directory: Path) -> str:
+    """Text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise Unfit(value, "text in quotes, not empty; to go without, leave the key out")
+    return value
+
+
+def path(value: Any, directory: Path) -> Path:
+    """A path, made absolute."""
+    if not isinstance(value, str) or not value or "\x00" in value:
+        raise Unfit(value, "a path in quotes; a relative one stands from the configuration file")
+    return directory / Path(value).expanduser()
+
+
+def server_name(value: Any, directory: Path) -> str:
+    """A server name (appendices §Server Name)."""
+    expected = 'a server name: a host name or IP literal with an optional :port, such as "example.org"'
+    if not isinstance(value, str):
+        raise Unfit(value, expected)
+    try:
+        parse_server_name(value)
+    except ValueError:
+        raise Unfit(value, expected) from None
+    return value
+
+
+def bind(value: Any, directory: Path) -> str:
+    """`host:port`, `[IPv6]:port`, or `unix:` and a path, which is made absolute."""
+    expected = 'an address and port such as "127.0.0.1:8008" or "[::1]:8008", or "unix:" and a path'
+    if not isinstance(value, str):
+        raise Unfit(value, expected)
+    if value.startswith("unix:"):
+        return "unix:" + str(path(value.removeprefix("unix:"), directory))
+    match = _HOST_AND_PORT.fullmatch(value)
+    if match is None or int(match[2]) > 65535:
+        raise Unfit(value, expected)
+    if match[1].startswith("["):
+        try:
+            ipaddress.IPv6Address(match[1][1:-1])
+        except ValueError:
+            raise Unfit(value, expected) from None
+    return value
+
+
+def network(value: Any, directory: Path) -> str:
+    """An IP network in CIDR notation; a bare address is a network of one."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise Unfit(
+            value, 'networks such as "10.0.0.0/8" or "fd00::/8", with no bit set after the prefix'
+        ) from None
+
+
+def database_url(value: Any, directory: Path) -> str:
+    """The URL of a database that comity can use."""
+    if not isinstance(value, str) or not re.fullmatch(r"sqlite:[^\x00]+", value):
+        raise Unfit(value, '"sqlite:" and a file name, which stands inside data_dir')
+    return value
+
+
+def web_url(value: Any, directory: Path) -> str:
+    """An http or https URL, without a slash at its end."""
+    expected = 'a URL such as "https://matrix.example.org", without query or fragment'
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        if parts is None or parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
+            raise Unfit(value, expected)
+    except ValueError:
+        raise Unfit(value, expected) from None
+    if parts.query or parts.fragment or parts.username is not None:
+        raise Unfit(value, expected)
+    return str(value).rstrip("/")
+
+
+def one_of(*choices: str) -> Reader:
+    """A reader of one of a few words."""
+
+    def read(value: Any, directory: Path) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise Unfit(value, "one of " + ", ".join(f'"{choice}"' for choice in choices))
+        return value
+
+    return read
+
+
+def whole_number(least: int, most: int) -> Reader:
+    """A reader of whole numbers between two bounds, both included."""
+
+    def read(value: Any, directory: Path) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise Unfit(value, f"a whole number from {least} to {most}, without quotes")
+        return value
+
+    return read
+
+
+def list_of(read_item: Reader, collect: Callable[[list[Any]], Any] = tuple, least: int = 0) -> Reader:
+    """A reader of lists of at least `least` items, gathered by `collect`."""
+
+    def read(value: Any, directory: Path) -> Any:
+        if not isinstance(value, list) or len(value) < least:
+            raise Unfit(value, "a list in square brackets" + (", not empty" if least else ""))
+        return collect([read_item(item, directory) for item in value])
+
+    return read
+
+
+def key(read: Reader, default: Any, meaning: str, *, secret: bool = False, example: Any = None) -> Any:
+    """A key of the file. `default` is as it would be written; None means "absent"."""
+    data = {"read": read, "default": default, "meaning": meaning, "secret": secret, "example": example}
+    return field(metadata=data, repr=not secret)
+
+
+def section(kind: type[Any], *, many: bool = False, optional: bool = False) -> Any:
+    """A table of the file; `many` makes it an array of tables, `optional` None where it is absent."""
+    return field(metadata={"section": kind, "many": many, "optional": optional})

@@ -1,0 +1,283 @@
+"""The HTTP server: several listeners on one event loop, all handing to one `handle`.
+
+Owns sockets, TLS, connection limits and the shutdown; `http_request` reads, and
+`http_response` writes. Never looks at paths: a request goes to `handle` as it came, with
+the name of what its listener serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from comity.net.http_protocol import BoundedServer, ConnectionCount
+from comity.net.http_request import BODY_GRACE_SECONDS, BodyBudget, BodyLimits, Incoming, Origin, Refused
+from comity.net.http_response import STALL_SECONDS, error_response, internal_error, send
+from comity.ports import Request, Response, request_id
+
+logger = logging.getLogger(__name__)
+
+Handle = Callable[[Request], Awaitable[Response]]
+
+#: Seconds a connection may be idle, and in which the head of its next request must have come.
+#: More than the 60 s that common reverse proxies keep theirs, so that they close first.
+KEEPALIVE_SECONDS = 75.0
+
+#: Open connections over all listeners; every waiting /sync is one. Past that, new ones are cut.
+MAX_CONNECTIONS = 20_000
+
+#: Connections the kernel may hold that we have not accepted yet.
+BACKLOG = 1024
+
+#: Seconds that requests cancelled at shutdown are given to end.
+CANCEL_SECONDS = 2.0
+
+#: How a `bind` that names a Unix socket begins.
+_UNIX = "unix:"
+
+#: How the log shows a request whose client went away before the answer.
+_CLIENT_GONE = 499
+
+
+class HttpServer:
+    """Listeners that turn HTTP into `ports.Request` and `ports.Response`.
+
+    When a client goes away its `handle` call is cancelled, wherever it waits: so long-polls
+    do not leak, and so a `handle` that must finish what it began has to shield it.
+    """
+
+    def __init__(
+        self,
+        handle: Handle,
+        *,
+        max_body_bytes: int,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
+        body_grace_seconds: float = BODY_GRACE_SECONDS,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        """`max_body_bytes` is the limit past which a body is not read. The rest are bounds
+        explained at the constants that are their defaults."""
+        self._handle = handle
+        self._limits = BodyLimits(max_body_bytes, body_grace_seconds)
+        self._stall_seconds = stall_seconds
+        self._budget = BodyBudget()
+        self.connections = ConnectionCount(max_connections)
+        self.keepalive_seconds = keepalive_seconds
+        self._listeners: list[_Listener] = []
+        self._in_flight: set[asyncio.Task[object]] = set()
+        self._idle = asyncio.Event()
+        self._closing = False
+        self._request_ids = _request_ids()
+
+    async def listen(self, bind: str, serves: frozenset[str], ssl_context: ssl.SSLContext | None) -> str:
+        """Accept connections on `bind`, and return the address with the port that was given.
+
+        `bind` is "127.0.0.1:8008", "[::1]:8008", "localhost:0" or "unix:/run/comity.sock".
+        `serves` is handed on in every Request. Raises ValueError on a malformed `bind`,
+        OSError when the address cannot be had.
+        """
+        nameless = "unix" if bind.startswith(_UNIX) else "unknown"
+        listener = _Listener(self, Origin(serves, _asks_for_certificate(ssl_context), nameless))
+        try:
+            address = await listener.open(bind, ssl_context)
+        except BaseException:
+            await listener.close()
+            raise
+        self._listeners.append(listener)
+        logger.info(
+            "listening on %s (%s) for %s",
+            address,
+            "plain HTTP" if ssl_context is None else "HTTPS",
+            ", ".join(sorted(serves)) or "nothing",
+        )
+        return address
+
+    async def close(self, grace_seconds: float) -> None:
+        """Stop accepting, let the requests in flight finish, then close every connection.
+
+        What has not finished after `grace_seconds` is cancelled.
+        """
+        self._closing = True
+        for listener in self._listeners:
+            await listener.stop_accepting()
+        if self._in_flight:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(grace_seconds):
+                    await self._idle.wait()
+            except TimeoutError:
+                logger.warning("%d requests did not finish in time and are cut off", len(self._in_flight))
+        leftover = list(self._in_flight)
+        for task in leftover:
+            task.cancel()
+        if leftover:
+            await asyncio.wait(leftover, timeout=CANCEL_SECONDS)
+        for listener in self._listeners:
+            await listener.close()
+        self._listeners.clear()
+
+    async def serve(self, message: web.BaseRequest, origin: Origin) -> web.StreamResponse:
+        """Serve one request from its parsed head to the last byte of its answer."""
+        request_id.set(next(self._request_ids))  # aiohttp runs each request in a context of its own
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
+        began = asyncio.get_running_loop().time() if logger.isEnabledFor(logging.DEBUG) else None
+        status = _CLIENT_GONE
+        incoming = Incoming(self._budget, self._limits)
+        try:
+            response, closing = await self._answer(message, incoming, origin)
+            status = response.status
+            try:
+                return await send(
+                    message, response, closing=closing or self._closing, stall_seconds=self._stall_seconds
+                )
+            except ValueError:
+                logger.exception("an answer could not be sent")
+                status = 500
+                return await send(message, internal_error(), closing=True, stall_seconds=self._stall_seconds)
+        finally:
+            incoming.close()
+            self._in_flight.discard(task)
+            if not self._in_flight:
+                self._idle.set()
+            if began is not None:
+                _log_access(message, status, asyncio.get_running_loop().time() - began)
+
+    async def _answer(
+        self, message: web.BaseRequest, incoming: Incoming, origin: Origin
+    ) -> tuple[Response, bool]:
+        """The answer, and whether the connection must end with it."""
+        try:
+            request = await incoming.read(message, origin)
+            return await self._handle(request), request.body_too_large
+        except Refused as refusal:
+            return error_response(refusal.status, refusal.text, refusal.headers), True
+        except Exception:  # the last wall: whatever it was, the client gets an answer
+            logger.exception("a request failed: %s %s", message.method, _path_only(message))
+            return internal_error(), False
+
+
+class _Listener:
+    """One bound address and the aiohttp machinery behind it."""
+
+    def __init__(self, server: HttpServer, origin: Origin) -> None:
+        self._server = server
+        self._origin = origin
+        self._runner = web.ServerRunner(
+            BoundedServer(server.connections, self._serve, server.keepalive_seconds),
+            shutdown_timeout=CANCEL_SECONDS,
+            handle_signals=False,
+        )
+        self._socket_file: _SocketFile | None = None
+
+    async def _serve(self, message: web.BaseRequest) -> web.StreamResponse:
+        return await self._server.serve(message, self._origin)
+
+    async def open(self, bind: str, ssl_context: ssl.SSLContext | None) -> str:
+        await self._runner.setup()
+        site: web.BaseSite
+        if bind.startswith(_UNIX):
+            path = bind.removeprefix(_UNIX)
+            if not path:
+                raise ValueError("a unix: listener needs the path of its socket")
+            site = web.UnixSite(self._runner, path, ssl_context=ssl_context, backlog=BACKLOG)
+            await site.start()
+            self._socket_file = _SocketFile(Path(path))
+            return bind
+        host, port = parse_bind(bind)
+        site = web.TCPSite(self._runner, host, port, ssl_context=ssl_context, backlog=BACKLOG)
+        await site.start()
+        address, port = self._runner.addresses[0][:2]
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    async def stop_accepting(self) -> None:
+        if self._socket_file is not None:
+            self._socket_file.remove()  # while the socket lives, its inode cannot be another's
+            self._socket_file = None
+        for site in self._runner.sites:
+            await site.stop()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+
+class _SocketFile:
+    """The file of a Unix socket, to be removed unless another process has put its own there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = path.stat().st_ino
+
+    def remove(self) -> None:
+        try:
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+        except FileNotFoundError:
+            pass  # someone was faster
+
+
+def parse_bind(bind: str) -> tuple[str, int]:
+    """The host and the port of "host:port" or "[IPv6]:port". Raises ValueError."""
+    host, separator, port_text = bind.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{bind!r}: an IPv6 address stands in brackets, as in [::1]:8008")
+    is_port = port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535
+    if not separator or not host or not is_port:
+        raise ValueError(f"{bind!r} is not host:port, [IPv6]:port or unix:/path")
+    return host, int(port_text)
+
+
+def server_ssl_context(
+    certificate_path: Path,
+    private_key_path: Path,
+    request_client_certificate: bool = False,
+    client_authorities: Sequence[Path] = (),
+) -> ssl.SSLContext:
+    """TLS for a listener, from PEM files (the certificate with its chain).
+
+    With `request_client_certificate` a client may present a certificate (server-server
+    §Client TLS Certificates) and need not; one it presents must be signed by the system's
+    authorities or one of `client_authorities`, or the handshake fails. Calling
+    `load_cert_chain` on the context renews the certificate for new connections.
+    Raises OSError (ssl.SSLError is one) when a file cannot be read or does not fit.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(certificate_path, private_key_path)
+    if request_client_certificate:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        for authority in client_authorities:
+            context.load_verify_locations(authority)
+    return context
+
+
+def _asks_for_certificate(context: ssl.SSLContext | None) -> bool:
+    return context is not None and context.verify_mode != ssl.CERT_NONE
+
+
+def _path_only(message: web.BaseRequest) -> str:
+    """The path without the query, where tokens may be."""
+    return message.raw_path.partition("?")[0].encode("ascii", "backslashreplace").decode()
+
+
+def _log_access(message: web.BaseRequest, status: int, seconds: float) -> None:
+    logger.debug("%s %s %d %.1f ms", message.method, _path_only(message), status, seconds * 1000)
+
+
+def _request_ids() -> Iterator[str]:
+    """Identifiers for the logs: short, and different in each run of the process."""
+    run = secrets.token_hex(3)
+    return map(f"{run}-{{:x}}".format, itertools.count(1))
