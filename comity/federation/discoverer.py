@@ -1,0 +1,130 @@
+"""Where servers are: drives `protocol.discovery` through the doors and remembers the results.
+
+Owns the cache, its bounds, and that one server is looked up once at a time. The steps and the
+lifetimes are the protocol's (server-server §Resolving server names).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from comity.federation.errors import FederationError
+from comity.ports import Clock, Endpoint, Entropy, Resolver, ResolverError, Transport, TransportError
+from comity.protocol.discovery import (
+    MAX_WELL_KNOWN_BYTES,
+    Discovery,
+    Found,
+    LookUpWellKnown,
+    SrvAnswer,
+    Unreachable,
+    WellKnownAnswer,
+)
+from comity.store.cache import Bounded
+
+#: Results that are remembered, about 1 KiB each: more servers than one homeserver talks to in a day.
+MAX_REMEMBERED_SERVERS = 20_000
+#: Seconds for one well-known document, redirects included. It stands before the first request
+#: to a server, and a host that serves no document often answers with silence.
+WELL_KNOWN_SECONDS = 10.0
+#: Servers being looked up at once; the others wait. Each holds a socket or two.
+MAX_CONCURRENT_DISCOVERIES = 64
+#: Servers that may wait for a look-up: past it somebody invents names.
+MAX_WAITING_DISCOVERIES = 5_000
+#: A result is used up to this share shorter, by chance, so that results that came together
+#: (a room with a thousand servers was joined) are not all looked up anew in the same second.
+LIFETIME_SPREAD = 0.1
+#: A result that led to no connection is looked up anew, but not within this time of its making.
+MIN_AGE_TO_DOUBT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A result: where to connect, or why there is nowhere. Times are of the monotonic clock."""
+
+    endpoints: tuple[Endpoint, ...]
+    reason: str
+    made_at: float
+    good_until: float
+    errors: int
+
+
+class Discoverer:
+    """Server names to endpoints."""
+
+    def __init__(self, transport: Transport, resolver: Resolver, clock: Clock, entropy: Entropy) -> None:
+        self._transport = transport
+        self._resolver = resolver
+        self._clock = clock
+        self._entropy = entropy
+        self._known: Bounded[str, _Known] = Bounded(MAX_REMEMBERED_SERVERS)
+        self._running: dict[str, asyncio.Task[_Known]] = {}
+        self._places = asyncio.Semaphore(MAX_CONCURRENT_DISCOVERIES)
+
+    async def endpoints(self, server: str) -> tuple[Endpoint, ...]:
+        """Where to connect for `server`, in this order; never empty. Raises FederationError."""
+        known = self._known.get(server)
+        if known is None or self._clock.monotonic() >= known.good_until:
+            known = await self._look_up(server, 0 if known is None else known.errors)
+        if not known.endpoints:
+            raise FederationError(server, known.reason, temporary=True)
+        return known.endpoints
+
+    def doubt(self, server: str) -> None:
+        """Nothing answered where the server should be: it may have moved, so look again next time."""
+        known = self._known.get(server)
+        if known is not None and self._clock.monotonic() - known.made_at >= MIN_AGE_TO_DOUBT_SECONDS:
+            self._known.drop(server)
+
+    async def _look_up(self, server: str, errors_before: int) -> _Known:
+        task = self._running.get(server)
+        if task is None:
+            if len(self._running) >= MAX_WAITING_DISCOVERIES:
+                raise FederationError(server, "too many servers are being looked up", temporary=True)
+            task = asyncio.get_running_loop().create_task(self._discover(server, errors_before))
+            self._running[server] = task
+            task.add_done_callback(lambda _: self._running.pop(server, None))
+        # Whoever gives up leaves the look-up to the others who wait for it.
+        return await asyncio.shield(task)
+
+    async def _discover(self, server: str, errors_before: int) -> _Known:
+        discovery = Discovery(server, errors_before=errors_before)
+        step = discovery.next()
+        if not isinstance(step, Found | Unreachable):
+            async with self._places:
+                while not isinstance(step, Found | Unreachable):
+                    if isinstance(step, LookUpWellKnown):
+                        discovery.feed(await self._well_known(step.url))
+                    else:
+                        discovery.feed(await self._srv(step.name))
+                    step = discovery.next()
+        now = self._clock.monotonic()
+        lifetime = step.cache_ms / 1000 * (1 - LIFETIME_SPREAD * self._entropy.random())
+        endpoints: tuple[Endpoint, ...] = ()
+        reason = ""
+        if isinstance(step, Found):
+            endpoints = tuple(
+                Endpoint(target.host, target.port, target.tls_name, target.host_header)
+                for target in step.targets
+            )
+        else:
+            reason = step.reason
+        known = _Known(endpoints, reason, now, now + lifetime, step.errors)
+        self._known.put(server, known)
+        return known
+
+    async def _well_known(self, url: str) -> WellKnownAnswer:
+        try:
+            answer = await self._transport.get_url(
+                url, timeout=WELL_KNOWN_SECONDS, max_bytes=MAX_WELL_KNOWN_BYTES
+            )
+        except TransportError:
+            return WellKnownAnswer(None)
+        return WellKnownAnswer(answer.status, answer.headers, answer.body, self._clock.now_ms())
+
+    async def _srv(self, name: str) -> SrvAnswer:
+        try:
+            records = await self._resolver.srv(name)
+        except ResolverError:
+            return SrvAnswer(failed=True)
+        return SrvAnswer(tuple((record.target, record.port) for record in records))

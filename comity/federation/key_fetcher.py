@@ -1,0 +1,206 @@
+"""Fetches other servers' keys: from the server itself, else from a notary (server-server §Retrieving
+server keys).
+
+Owns who is asked, in what order and how often; one server is asked once at a time, and one that
+does not answer is left alone for a while. What is fetched goes to `KnownKeys`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from comity.federation.calls import Calls
+from comity.federation.client import FederationError
+from comity.federation.known_keys import KnownKeys
+from comity.ports import Clock
+from comity.protocol import identifiers
+from comity.protocol.signing import parse_key_document, verify_json
+from comity.store.cache import Bounded
+
+_log = logging.getLogger(__name__)
+#: Servers asked for their keys at once; the others wait.
+MAX_CONCURRENT_FETCHES = 64
+#: Fetches under way and waiting; past it somebody invents servers, and the rest go without.
+MAX_FETCHES = 5_000
+#: When more servers than this are wanted at once (a large room was joined), a notary is asked
+#: first: one answer of its spares a wait for each server that is gone.
+NOTARY_FIRST_ABOVE = 8
+#: Servers in one query to a notary.
+MAX_SERVERS_PER_QUERY = 50
+#: Queries to notaries at once.
+MAX_CONCURRENT_QUERIES = 4
+#: Servers whose last fetch is remembered.
+MAX_REMEMBERED = 50_000
+#: A server that answered is not asked again within this time, whatever unknown keys are met, and
+#: one that did not is not asked within this time for the sake of events.
+PAUSE_MS = 60_000
+#: And for the sake of a request of its own, for then it is alive: after this time.
+REQUEST_PAUSE_MS = 5_000
+
+#: server -> key id -> the time (ms since the epoch) at which the key must still sign.
+Wanted = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    at: int
+    succeeded: bool
+
+
+class KeyFetcher:
+    """Fetches keys that are wanted, if anybody has them."""
+
+    def __init__(
+        self,
+        keys: KnownKeys,
+        calls: Calls,
+        clock: Clock,
+        server_name: str,
+        trusted_key_servers: Sequence[str],
+    ) -> None:
+        """`server_name` is ours; `trusted_key_servers` are the notaries, in the order to ask them."""
+        self._keys = keys
+        self._calls = calls
+        self._clock = clock
+        self._server_name = server_name
+        self._notaries = [name for name in trusted_key_servers if name != server_name]
+        self._fetched: Bounded[str, _Fetched] = Bounded(MAX_REMEMBERED)
+        self._asked_notary: Bounded[str, int] = Bounded(MAX_REMEMBERED)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
+        self._queries = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
+
+    async def fetch(self, wanted: Wanted, *, by_request: bool = False) -> None:
+        """Try to get the keys; what was got is in `KnownKeys`. Never raises but for cancellation.
+
+        `by_request` says that the server itself is waiting for us with a request.
+        """
+        wanted = {
+            server: keys
+            for server, keys in wanted.items()
+            if server != self._server_name and identifiers.is_server_name(server)
+        }
+        if len(wanted) > NOTARY_FIRST_ABOVE and self._notaries:
+            await self._ask_notaries(wanted)
+            wanted = self._lacking(wanted)
+        tasks = [
+            task
+            for server, keys in wanted.items()
+            if (task := self._start(server, keys, by_request=by_request)) is not None
+        ]
+        if tasks:
+            # Those who give up leave the fetch to the others who wait for it.
+            await asyncio.gather(*map(asyncio.shield, tasks))
+
+    def _start(self, server: str, keys: Mapping[str, int], *, by_request: bool) -> asyncio.Task[None] | None:
+        task = self._running.get(server)
+        if task is not None:
+            return task
+        if len(self._running) >= MAX_FETCHES:
+            _log.warning("too many servers' keys are being fetched; those of %s are not", server)
+            return None
+        task = asyncio.get_running_loop().create_task(self._fetch_one(server, keys, by_request))
+        self._running[server] = task
+        task.add_done_callback(lambda _: self._running.pop(server, None))
+        return task
+
+    async def _fetch_one(self, server: str, keys: Mapping[str, int], by_request: bool) -> None:
+        async with self._places:
+            if self._may_ask(server, by_request):
+                await self._ask_itself(server, by_request)
+        lacking = self._lacking({server: keys})
+        if lacking and self._notaries:
+            await self._ask_notaries(lacking)
+
+    def _may_ask(self, server: str, by_request: bool) -> bool:
+        last = self._fetched.get(server)
+        if last is None:
+            return True
+        pause = REQUEST_PAUSE_MS if by_request and not last.succeeded else PAUSE_MS
+        # A clock that was set back must not forbid asking.
+        return not 0 <= self._clock.now_ms() - last.at < pause
+
+    def _lacking(self, wanted: Wanted) -> dict[str, dict[str, int]]:
+        """What of `wanted` is not known, or not for long enough."""
+        lacking: dict[str, dict[str, int]] = {}
+        for server, keys in wanted.items():
+            known = self._keys.of(server)
+            for key_id, until in keys.items():
+                key = known.get(key_id)
+                if key is None or key.good_until < until:
+                    lacking.setdefault(server, {})[key_id] = until
+        return lacking
+
+    async def _ask_itself(self, server: str, by_request: bool) -> None:
+        try:
+            document = await self._calls.server_keys(server, even_if_backing_off=by_request)
+            published = parse_key_document(document, server)
+        except (FederationError, ValueError) as error:
+            _log.info("no keys from %s: %s", server, error)
+            self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=False))
+            return
+        self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=True))
+        self._keys.learn(server, published)
+
+    async def _ask_notaries(self, wanted: Wanted) -> None:
+        for notary in self._notaries:
+            lacking = [
+                (server, keys)
+                for server, keys in self._lacking(wanted).items()
+                if self._may_query(notary, server)
+            ]
+            parts = [
+                dict(lacking[start : start + MAX_SERVERS_PER_QUERY])
+                for start in range(0, len(lacking), MAX_SERVERS_PER_QUERY)
+            ]
+            if parts:
+                await asyncio.gather(*(self._query(notary, part) for part in parts))
+
+    def _may_query(self, notary: str, server: str) -> bool:
+        """Whether the notary may be asked about the server: not about itself, nor again and again."""
+        last = self._asked_notary.get(f"{notary} {server}")
+        return notary != server and (last is None or not 0 <= self._clock.now_ms() - last < PAUSE_MS)
+
+    async def _query(self, notary: str, wanted: Wanted) -> None:
+        now = self._clock.now_ms()
+        for server in wanted:
+            self._asked_notary.put(f"{notary} {server}", now)
+        async with self._queries:
+            own_keys = await self._notary_keys(notary)
+            if not own_keys:
+                return
+            try:
+                documents = await self._calls.query_keys(notary, wanted)
+            except FederationError as error:
+                _log.info("the notary %s gives no keys: %s", notary, error)
+                return
+        for document in documents:
+            name = document.get("server_name")
+            if not isinstance(name, str) or name not in wanted:
+                continue
+            try:
+                # The server's own signature first: it also checks the values that are signed.
+                published = parse_key_document(document, name)
+                if not verify_json(document, notary, own_keys):
+                    raise ValueError("it is not signed by the notary")
+            except ValueError as error:
+                _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, error)
+            else:
+                self._keys.learn(name, published, from_notary=True)
+
+    async def _notary_keys(self, notary: str) -> dict[str, bytes]:
+        """The keys with which a notary may sign now."""
+        for attempt in range(2):
+            now = self._clock.now_ms()
+            usable = {
+                key_id: known.key.public
+                for key_id, known in self._keys.of(notary).items()
+                if known.signs_requests(now)
+            }
+            if usable or attempt or not self._may_ask(notary, by_request=False):
+                return usable
+            await self._ask_itself(notary, by_request=False)
+        return {}
