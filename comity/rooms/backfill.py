@@ -1,0 +1,169 @@
+"""Backfill: history that is missing, fetched when a client pages there.
+
+server-server §Backfilling. Asks the room's servers in turn, joins what they send below the
+event before which it was missing, and moves or closes the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from comity.federation.calls import Calls
+from comity.federation.errors import FederationError
+from comity.protocol.event import Event
+from comity.protocol.identifiers import server_of
+from comity.rooms.batch import Batch
+from comity.rooms.decisions import Decisions
+from comity.rooms.fetch import Fetcher
+from comity.rooms.graft import Cutting, Grafter
+from comity.rooms.merge import Merger
+from comity.rooms.room import Room, Rooms
+from comity.store import rooms as stored_rooms
+from comity.store.database import Database, Tx
+from comity.store.rooms import Gap
+
+_log = logging.getLogger(__name__)
+#: Events asked for at once.
+LEAST_EVENTS, MOST_EVENTS = 20, 100
+#: Servers that are asked before we give up for now.
+MAX_SERVERS = 5
+#: Seconds that one page of history may keep a client waiting.
+PATIENCE_SECONDS = 30.0
+
+
+class Backfill:
+    """Fills gaps."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        rooms: Rooms,
+        merger: Merger,
+        decisions: Decisions,
+        grafter: Grafter,
+        fetcher: Fetcher,
+        calls: Calls,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._merger = merger
+        self._decisions = decisions
+        self._grafter = grafter
+        self._fetcher = fetcher
+        self._calls = calls
+        self._server_name = server_name
+        self._running: dict[str, asyncio.Task[bool]] = {}
+
+    async def fill(self, room_id: str, line: int, limit: int) -> bool:
+        """Fetch history into the newest gap at or below `line`; False if nothing came.
+
+        Requests for one room are answered together, and wait a bounded time.
+        """
+        task = self._running.get(room_id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._fill(room_id, line, limit))
+            self._running[room_id] = task
+            task.add_done_callback(lambda _: self._running.pop(room_id, None))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            return False
+
+    async def _fill(self, room_id: str, line: int, limit: int) -> bool:
+        room = self._rooms.get(room_id)
+        if room is None or not room.resident:
+            return False
+        gaps = self._database.read_now(lambda tx: stored_rooms.gaps(tx, room.number, after=0, upto=line))
+        if not gaps:
+            return False
+        gap = gaps[0]
+        for server in self._servers(room, gap):
+            try:
+                if await self._fill_from(server, room, gap, min(max(limit, LEAST_EVENTS), MOST_EVENTS)):
+                    return True
+            except FederationError as error:
+                _log.info("no history of %s from %s: %s", room_id, server, error)
+        return False
+
+    def _servers(self, room: Room, gap: Gap) -> list[str]:
+        """Whom to ask: first the server that told us of what is missing, then the admins' servers."""
+
+        def order(tx: Tx) -> list[str]:
+            first = self._rooms.events.timeline(
+                tx, room.number, after=gap.line - 1, upto=gap.line, limit=1, backwards=True
+            )
+            senders = [server_of(stored.event.sender) for stored in first]
+            find = self._merger.lookup(tx, room, room.state)
+            levels = find(("m.room.power_levels", ""))
+            users = levels.content.get("users") if levels is not None else None
+            admins = sorted(users, key=lambda user: -_level(users[user])) if isinstance(users, dict) else []
+            create = find(("m.room.create", ""))
+            creator = [server_of(create.sender)] if create is not None else []
+            return senders + creator + [server_of(user) for user in admins]
+
+        present = self._rooms.servers(room)
+        wanted = dict.fromkeys([*self._database.read_now(order), *sorted(present)])
+        return [server for server in wanted if server in present and server != self._server_name][
+            :MAX_SERVERS
+        ]
+
+    async def _fill_from(self, server: str, room: Room, gap: Gap, limit: int) -> bool:
+        values = await self._calls.backfill(server, room.room_id, list(gap.missing), limit)
+        found = await self._fetcher.check(room.version, values, room.room_id)
+        fresh = self._database.read_now(lambda tx: self._fresh(tx, found))
+        if not fresh and not self._closed(gap):
+            return False
+        cutting = await self._grafter.prepare(server, room, fresh)
+        added = await self._decisions.make(
+            lambda: self._rooms.get(room.room_id), lambda tx, batch: self._decide(tx, batch, gap, cutting)
+        )
+        return bool(added)
+
+    def _fresh(self, tx: Tx, found: dict[str, Event]) -> dict[str, Event]:
+        fresh = {}
+        for event_id, event in found.items():
+            stored = self._rooms.events.by_id(tx, event_id)
+            if stored is None or stored.state_before is None:
+                fresh[event_id] = event
+        return fresh
+
+    def _closed(self, gap: Gap) -> bool:
+        """Whether all that was missing is held by now."""
+
+        def held(tx: Tx) -> bool:
+            stored = [self._rooms.events.by_id(tx, event_id) for event_id in gap.missing]
+            return all(item is not None and item.state_before is not None for item in stored)
+
+        return self._database.read_now(held)
+
+    def _decide(self, tx: Tx, batch: Batch, gap: Gap, cutting: Cutting) -> bool:
+        count = len(cutting.events)
+        first = gap.next_line - count
+        lines = {event.event_id: first + index for index, event in enumerate(cutting.events)}
+        decided = self._grafter.decide(tx, batch, cutting, lines=lines)
+        missing: dict[str, None] = {}
+        for item in decided:
+            missing.update(dict.fromkeys(item.gap))
+            item.gap = ()
+        for event_id in gap.missing:
+            stored = self._rooms.events.by_id(tx, event_id)
+            if stored is None or stored.state_before is None:
+                missing[event_id] = None
+        number = batch.room.number
+        if missing:
+            moved = Gap(first if decided else gap.line, first if decided else gap.next_line, tuple(missing))
+            batch.also.append(lambda tx: stored_rooms.put_gap(tx, number, moved))
+            if moved.line != gap.line:
+                batch.also.append(lambda tx: stored_rooms.close_gap(tx, number, gap.line))
+        else:
+            batch.also.append(lambda tx: stored_rooms.close_gap(tx, number, gap.line))
+        batch.apply_awaited(tx, decided)
+        return bool(decided) or not missing
+
+
+def _level(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

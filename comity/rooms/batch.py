@@ -1,0 +1,290 @@
+"""Decisions on one room, gathered: what will be stored in one transaction.
+
+A batch moves the head in memory as it decides, so that the next decision stands on it, and
+remembers the head as it was, so that a decision which comes to nothing is taken back whole.
+It decides what follows from a verdict (state, extremities, memberships, redactions), never
+the verdict itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from comity.protocol.admission import Outcome, redaction_applies
+from comity.protocol.auth.power_levels import PowerLevels
+from comity.protocol.build import reference_to
+from comity.protocol.event import Event, StateKey
+from comity.rooms.merge import Merger
+from comity.rooms.room import Extremity, Room, Rooms
+from comity.store import rooms as stored_rooms
+from comity.store.database import Tx, WriteTx
+from comity.store.events import ACCEPTED, REJECTED, SOFT_FAILED, NewEvent, StoredEvent
+from comity.store.state import NewPages
+
+_VERDICTS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChange:
+    """One entry of the current state's members that an event changes; None: none any more."""
+
+    user_id: str
+    membership: str | None
+    event_num: int
+
+
+@dataclass(slots=True)
+class Decided:
+    """One decided event and what follows from it."""
+
+    new: NewEvent
+    stored: StoredEvent
+    head_state: bytes
+    members: list[MemberChange] = field(default_factory=list)
+    #: Send it to the room's servers, but not to this one (its own). None: do not send.
+    send_except: str | None = None
+    #: Servers beyond the room's that are told of it too.
+    visit: tuple[str, ...] = ()
+    #: The ids of events that it points to and that are not here.
+    gap: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A redaction that takes effect."""
+
+    target_number: int
+    redacted: Event
+    by: int
+
+
+class Batch:
+    """Decisions on one room. Make it under the room's lock; hand it to `Commits.submit`."""
+
+    def __init__(self, rooms: Rooms, merger: Merger, room: Room) -> None:
+        self.rooms = rooms
+        self.room = room
+        self.decided: list[Decided] = []
+        self.outliers: list[NewEvent] = []
+        self.placed: list[tuple[int, Decided]] = []
+        self.pages: NewPages = {}
+        self.slots: dict[StateKey, int] = {}
+        self.redactions: list[Redaction] = []
+        self.awaited: list[tuple[str, int]] = []
+        self.unstaged: list[str] = []
+        #: Anything else that is to be stored with it.
+        self.also: list[Callable[[WriteTx], None]] = []
+        #: The members and the extremities are replaced whole: we (re)join the room.
+        self.replaces_head = False
+        #: Set where the room's row may not be there yet.
+        self.room_creator: str | None = None
+        self._merger = merger
+        self._states = rooms.states
+        self._events = rooms.events
+        self._before = (room.state, dict(room.extremities), room.resident, room.next_slot)
+        self.extremities_before = frozenset(extremity.number for extremity in room.extremities.values())
+        #: The state and the extremities that are stored with the batch.
+        self.head = (room.state, self.extremities_before)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to store."""
+        return not (self.decided or self.placed or self.outliers or self.unstaged or self.also)
+
+    def seal(self) -> None:
+        """Note the head as this batch leaves it; later decisions move it on."""
+        room = self.room
+        self.head = (room.state, frozenset(extremity.number for extremity in room.extremities.values()))
+
+    def begin_anew(self) -> None:
+        """Forget the head: we join the room from outside, and learn its state anew."""
+        self.replaces_head = True
+        self.room.extremities, self.room.state = {}, b""
+
+    def undo(self) -> None:
+        """Take everything back: nothing of the batch was or will be stored."""
+        room = self.room
+        room.state, room.extremities, room.resident, room.next_slot = self._before
+        for new in self.new_events():
+            self._events.release(new.number)
+        self._states.forget(self.pages)
+        self._states.forget_slots(room.number, self.slots)
+        self._merger.forget()
+
+    def new_events(self) -> list[NewEvent]:
+        """Every event that the batch stores for the first time, auth events first."""
+        return [*self.outliers, *(decided.new for decided in self.decided)]
+
+    # -- states
+
+    def state_before(self, tx: Tx, prev_event_ids: Sequence[str]) -> bytes | None:
+        """The state before an event with those previous events; None if one is not held."""
+        if self.room.extremities.keys() == set(prev_event_ids):
+            return self.room.state
+        roots = []
+        for event_id in prev_event_ids:
+            stored = self._events.by_id(tx, event_id)
+            if stored is None or stored.state_after is None or stored.room_num != self.room.number:
+                return None
+            roots.append(stored.state_after)
+        return self.merge(tx, roots) if roots else b""
+
+    def merge(self, tx: Tx, roots: Sequence[bytes]) -> bytes:
+        """The resolution of several states of the room."""
+        return self._merger.merge(tx, self.room, roots, self.pages, self.slots)
+
+    def with_event(self, tx: Tx, root: bytes, event: Event, number: int) -> bytes:
+        """The state with a state event's entry set."""
+        slot = self._merger.slot_for(tx, self.room, event.key, self.slots)
+        return self._states.replace(tx, root, {slot: number}, self.pages)
+
+    def with_events(self, tx: Tx, root: bytes, entries: Sequence[tuple[Event, int]]) -> bytes:
+        """The state with many entries set."""
+        changes = {
+            self._merger.slot_for(tx, self.room, event.key, self.slots): number for event, number in entries
+        }
+        return self._states.replace(tx, root, changes, self.pages)
+
+    # -- events
+
+    def add_outlier(self, tx: Tx, event: Event, outcome: Outcome = Outcome.ACCEPT) -> int:
+        """Hold an event for authorization only; its number. One that is held keeps its own."""
+        known = self._events.number(tx, event.event_id)
+        if known is not None:
+            return known
+        number = self.rooms.numbers.event()
+        auth = self._auth_numbers(tx, event)
+        verdict = _VERDICTS[outcome]
+        self.outliers.append(NewEvent(number, event, verdict, None, None, auth, None))
+        self._events.hold(StoredEvent(number, self.room.number, event, None, verdict, None, None), auth)
+        return number
+
+    def _auth_numbers(self, tx: Tx, event: Event) -> tuple[int, ...]:
+        if not event.is_state:
+            return ()
+        found = self._events.numbers(tx, event.auth_event_ids)
+        numbers = set(found.values())
+        if event.version.room_id_is_create_hash and event.type != "m.room.create":
+            # rooms/v12: the create event is implied and part of every auth chain.
+            create = self._events.number(tx, "$" + event.room_id[1:])
+            if create is not None:
+                numbers.add(create)
+        return tuple(sorted(numbers))
+
+    def add(
+        self,
+        tx: Tx,
+        event: Event,
+        outcome: Outcome,
+        state_before: bytes,
+        *,
+        line: int = 0,
+        gap: tuple[str, ...] = (),
+    ) -> Decided:
+        """Append a judged event to the graph and move the head. `line` 0 means now."""
+        verdict = _VERDICTS[outcome]
+        held = self._events.by_id(tx, event.event_id)
+        number = held.number if held is not None else self.rooms.numbers.event()
+        auth = self._auth_numbers(tx, event)
+        counts = event.is_state and outcome is not Outcome.REJECT
+        if held is None:
+            stored = StoredEvent(number, self.room.number, event, None, verdict, state_before, state_before)
+            self._events.hold(stored, auth)
+        state_after = self.with_event(tx, state_before, event, number) if counts else state_before
+        if event.type == "m.room.redaction" and outcome is not Outcome.REJECT:
+            verdict = self._redact(tx, event, number, state_before, verdict)
+        stored = StoredEvent(
+            number,
+            self.room.number,
+            event,
+            None,
+            verdict,
+            state_before,
+            state_after,
+            held.redacted_by if held is not None else None,
+        )
+        self._events.hold(stored, auth)
+        decided = Decided(
+            NewEvent(number, event, verdict, state_before, state_after, auth, line),
+            stored,
+            self.room.state,
+            gap=gap,
+        )
+        if held is not None:
+            self.placed.append((number, decided))
+        else:
+            self.decided.append(decided)
+        if outcome is Outcome.ACCEPT and line == 0:
+            self._move_head(tx, decided)
+        return decided
+
+    def all_decided(self) -> list[Decided]:
+        """Every event that gets a place in the timeline, in the order of decision."""
+        if not self.placed:
+            return self.decided
+        return sorted(
+            [*self.decided, *(decided for _, decided in self.placed)], key=lambda decided: decided.new.number
+        )
+
+    def _move_head(self, tx: Tx, decided: Decided) -> None:
+        room, event, new = self.room, decided.new.event, decided.new
+        before = room.state
+        for event_id in event.prev_event_ids:
+            room.extremities.pop(event_id, None)
+        after = new.state_after if new.state_after is not None else b""
+        room.extremities[event.event_id] = Extremity(new.number, reference_to(event), after)
+        if len(room.extremities) == 1:
+            room.state = after
+        else:
+            room.state = self.merge(tx, [extremity.state_after for extremity in room.extremities.values()])
+        decided.head_state = room.state
+        if room.state != before:
+            decided.members = self._member_changes(tx, before, room.state)
+
+    def _member_changes(self, tx: Tx, before: bytes, after: bytes) -> list[MemberChange]:
+        changes = []
+        for slot, _, number in self._states.difference(tx, before, after):
+            event_type, user_id = self._states.key(tx, self.room.number, slot)
+            if event_type != "m.room.member":
+                continue
+            stored = self._events.get(tx, number) if number else None
+            membership = stored.event.membership if stored else None
+            changes.append(MemberChange(user_id, membership, number))
+        return changes
+
+    # -- redactions
+
+    def _redact(self, tx: Tx, event: Event, number: int, state_before: bytes, verdict: int) -> int:
+        """Apply a redaction, or let it wait for its target. Returns the redaction's verdict."""
+        redacts = event.redacts
+        if redacts is None:
+            return verdict
+        target = self._events.by_id(tx, redacts)
+        if target is None or target.room_num != self.room.number:
+            self.awaited.append((redacts, number))
+            return verdict
+        if not self.redaction_allowed(tx, event, target.event, state_before):
+            # rooms/v3 §Handling redactions: it is not sent to clients.
+            return max(verdict, SOFT_FAILED)
+        if verdict == ACCEPTED and target.redacted_by is None:
+            self.redactions.append(Redaction(target.number, target.event.redacted(), number))
+        return verdict
+
+    def redaction_allowed(self, tx: Tx, redaction: Event, target: Event, state: bytes) -> bool:
+        """Whether a redaction takes effect, in the state before it."""
+        find = self._merger.lookup(tx, self.room, state)
+        levels = PowerLevels(
+            self.room.version, find(("m.room.create", "")), find(("m.room.power_levels", ""))
+        )
+        return redaction_applies(redaction, target, levels.user(redaction.sender) >= levels.redact)
+
+    def apply_awaited(self, tx: Tx, decided: Sequence[Decided]) -> None:
+        """Redactions that came before these events take effect on them now."""
+        ids = {item.new.event.event_id: item for item in decided}
+        for redacts, number in stored_rooms.awaited_redactions(tx, list(ids)):
+            redaction = self._events.get(tx, number)
+            target = ids[redacts]
+            if redaction is None or redaction.state_before is None or redaction.verdict != ACCEPTED:
+                continue
+            if self.redaction_allowed(tx, redaction.event, target.new.event, redaction.state_before):
+                self.redactions.append(Redaction(target.new.number, target.new.event.redacted(), number))

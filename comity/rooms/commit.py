@@ -1,0 +1,240 @@
+"""The only writer of events: decided batches become one transaction.
+
+Events, edges, state, memberships, extremities, transaction ids, outbound marks and positions
+of everything that was decided together are stored together or not at all (DESIGN §3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from comity.bus import Bus
+from comity.protocol.identifiers import server_of
+from comity.rooms.batch import Batch, Decided, MemberChange
+from comity.rooms.merge import Merger
+from comity.rooms.room import Rooms
+from comity.store import events as stored_events
+from comity.store import queues
+from comity.store import rooms as stored_rooms
+from comity.store import state as stored_state
+from comity.store.database import Database, StoreFailedError, WriteTx
+from comity.store.events import NewEvent, live_line
+from comity.store.rooms import Gap, Member
+
+_log = logging.getLogger(__name__)
+
+
+class Commits:
+    """Stores batches, then tells the bus and whoever sends to other servers."""
+
+    def __init__(self, database: Database, rooms: Rooms, merger: Merger, bus: Bus, server_name: str) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._merger = merger
+        self._bus = bus
+        self._server_name = server_name
+        #: Called with a room and its servers when something was stored that they are owed.
+        self.on_outbound: list[Callable[[frozenset[str]], None]] = []
+
+    def submit(
+        self, batches: Sequence[Batch], also: Callable[[WriteTx], None] | None = None
+    ) -> asyncio.Future[int]:
+        """Queue batches to be stored in one transaction. Call it before the rooms' locks are let go.
+
+        The future resolves to the last position once everything is on disk, or raises; then the
+        rooms' heads have been dropped.
+        """
+
+        def store(tx: WriteTx) -> int:
+            try:
+                for batch in batches:
+                    if batch.room.stale:
+                        raise StoreFailedError("An earlier decision about the room was not stored")
+                position = 0
+                for batch in batches:
+                    position = _Storing(tx, batch, self._server_name).run() or position
+                if also is not None:
+                    also(tx)
+            except BaseException:
+                # Decisions later in the same group may stand on these heads.
+                for batch in batches:
+                    self._rooms.drop(batch.room)
+                raise
+            for batch in batches:
+                tx.after_commit(lambda batch=batch: self._settle(batch))  # type: ignore[misc]
+            return position
+
+        for batch in batches:
+            batch.seal()
+        try:
+            future = self._database.submit(store)
+        except Exception:
+            self._give_up(batches)
+            raise
+        future.add_done_callback(lambda done: self._finish(done, batches))
+        return future
+
+    def _finish(self, done: asyncio.Future[int], batches: Sequence[Batch]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            _log.error("a decision was not stored: %s", done.exception())
+            self._give_up(batches)
+
+    def _give_up(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            batch.undo()
+            self._rooms.drop(batch.room)
+        self._merger.forget()
+
+    def _settle(self, batch: Batch) -> None:
+        """The batch is on disk: its caches are true, and the world may know."""
+        room, events, states = batch.room, self._rooms.events, self._rooms.states
+        states.settle(batch.pages)
+        states.settle_slots(room.number, batch.slots)
+        for new in batch.new_events():
+            events.settle(new.number)
+        for number, _ in batch.placed:
+            events.settle(number)
+        for redaction in batch.redactions:
+            events.forget(redaction.target_number)
+        users: set[str] = set()
+        owed: set[str] = set()
+        for decided in batch.all_decided():
+            owed.update(decided.visit)
+            users.update(change.user_id for change in decided.members)
+        if users or batch.replaces_head:
+            before = room.servers or frozenset()
+            room.servers = None
+            owed |= before
+        if any(decided.send_except is not None for decided in batch.all_decided()):
+            owed |= self._rooms.servers(room)
+        else:
+            owed.clear()
+        keys = {room.room_id, *(user for user in users if server_of(user) == self._server_name)}
+        self._bus.publish(self._database.last_committed, keys)
+        owed.discard(self._server_name)
+        if owed:
+            for notify in self.on_outbound:
+                notify(frozenset(owed))
+
+
+class _Storing:
+    """One batch on its way into the open transaction."""
+
+    def __init__(self, tx: WriteTx, batch: Batch, server_name: str) -> None:
+        self._tx = tx
+        self._batch = batch
+        self._room = batch.room
+        self._server_name = server_name
+        self._lines: dict[int, int | None] = {}
+        self._last_position = 0
+
+    def run(self) -> int:
+        """Store everything; the last position that was given, or 0."""
+        tx, batch, room = self._tx, self._batch, self._room
+        if batch.room_creator is not None:
+            stored_rooms.insert(tx, room.number, room.room_id, room.version.identifier, batch.room_creator)
+        if batch.slots:
+            stored_state.insert_slots(tx, room.number, batch.slots)
+        if batch.pages:
+            stored_state.insert_pages(tx, batch.pages)
+        self._lines.update((new.number, None) for new in batch.outliers)
+        positions = [(decided, self._place(decided.new)) for decided in batch.all_decided()]
+        stored_events.insert(tx, room.number, batch.new_events(), self._lines)
+        for number, decided in batch.placed:
+            stored_events.place(
+                tx,
+                number,
+                line=self._lines[number] or 0,
+                verdict=decided.new.verdict,
+                state_before=decided.new.state_before or b"",
+                state_after=decided.new.state_after or b"",
+            )
+        for decided, position in positions:
+            self._follow(decided, position)
+        for redaction in batch.redactions:
+            stored_events.replace_with_redacted(tx, redaction.target_number, redaction.redacted, redaction.by)
+        for redacts, number in batch.awaited:
+            stored_rooms.await_redaction(tx, redacts, number)
+        if batch.unstaged:
+            queues.unstage(tx, batch.unstaged)
+        for write in batch.also:
+            write(tx)
+        self._store_head()
+        return self._last_position
+
+    def _place(self, new: NewEvent) -> int:
+        """Give an event its line; its position if it is live, else 0."""
+        if new.line:
+            self._lines[new.number] = new.line
+            position = 0
+        else:
+            position = self._last_position = self._tx.next_position()
+            self._lines[new.number] = live_line(position)
+        return position
+
+    def _follow(self, decided: Decided, position: int) -> None:
+        """Store what follows from one event."""
+        tx, room, new = self._tx, self._room, decided.new
+        decided.stored.line = self._lines[new.number]
+        if decided.gap:
+            line = decided.stored.line or 0
+            stored_rooms.put_gap(tx, room.number, Gap(line, line, decided.gap))
+        if position == 0:
+            return
+        if decided.members:
+            self._store_members(decided.members, position)
+        if decided.send_except is not None:
+            queues.add_outbound(tx, room.number, position, new.number, decided.send_except)
+            for server in decided.visit:
+                queues.ensure_destination(tx, server, position - 1)
+                stored_rooms.visit(tx, server, room.number, position)
+
+    def _store_members(self, changes: Sequence[MemberChange], position: int) -> None:
+        tx, room = self._tx, self._room
+        if self._batch.replaces_head:
+            stored_rooms.clear_memberships(tx, room.number)
+            for server in stored_rooms.servers(tx, room.number):
+                stored_rooms.end_stay(tx, server, room.number, position - 1)
+        stored_rooms.put_memberships(
+            tx,
+            room.number,
+            [
+                Member(change.user_id, change.membership, change.event_num, position)
+                for change in changes
+                if change.membership is not None
+            ],
+        )
+        stored_rooms.delete_memberships(
+            tx, room.number, [change.user_id for change in changes if change.membership is None]
+        )
+        servers = {server_of(change.user_id) for change in changes}
+        for server in servers:
+            joined = stored_rooms.has_joined_members(tx, room.number, server)
+            if server == self._server_name:
+                room.resident = joined
+            elif joined and not stored_rooms.is_staying(tx, server, room.number):
+                stored_rooms.begin_stay(tx, server, room.number, position)
+                queues.ensure_destination(tx, server, position - 1)
+            elif not joined:
+                stored_rooms.end_stay(tx, server, room.number, position)
+        for change in changes:
+            if server_of(change.user_id) != self._server_name:
+                continue
+            known = stored_rooms.last_local_membership(tx, change.user_id, room.number)
+            if known is None or known.event_num != change.event_num:
+                stored_rooms.add_local_membership(
+                    tx, change.user_id, room.number, position, change.membership or "leave", change.event_num
+                )
+
+    def _store_head(self) -> None:
+        tx, batch, room = self._tx, self._batch, self._room
+        if not batch.all_decided():
+            return
+        # The head may have moved on since: each batch stores its own, in order.
+        state, extremities = batch.head
+        stored_rooms.set_head(tx, room.number, state, resident=room.resident)
+        removed, added = batch.extremities_before - extremities, extremities - batch.extremities_before
+        if removed or added:
+            stored_rooms.change_extremities(tx, room.number, removed, added)

@@ -1,0 +1,250 @@
+"""Create a room: its first events in one transaction (client-server §Creation).
+
+The order of events, the presets and what overrides what are the specification's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comity.ports import Clock, Entropy
+from comity.protocol import identifiers
+from comity.protocol.build import Draft, build
+from comity.protocol.errors import MatrixError, bad_json, invalid_param
+from comity.protocol.room_versions import RoomVersion, room_version
+from comity.protocol.signing import SigningKey
+from comity.rooms.batch import Batch
+from comity.rooms.commit import Commits
+from comity.rooms.merge import Merger
+from comity.rooms.room import Room, Rooms
+from comity.rooms.write import Writer
+from comity.store import rooms as stored_rooms
+from comity.store.database import Database, Tx
+
+#: client-server §Creation: preset -> join rule, history visibility, guest access.
+PRESETS: Mapping[str, tuple[str, str, str]] = {
+    "private_chat": ("invite", "shared", "can_join"),
+    "trusted_private_chat": ("invite", "shared", "can_join"),
+    "public_chat": ("public", "shared", "forbidden"),
+}
+#: State events that one request may bring.
+MAX_INITIAL_STATE = 100
+#: Users that one request may invite.
+MAX_INVITES = 100
+ROOM_ID_LENGTH = 18
+#: Levels of the events that only moderators and admins send in a new room.
+_EVENT_LEVELS = {
+    "m.room.name": 50,
+    "m.room.avatar": 50,
+    "m.room.canonical_alias": 50,
+    "m.room.history_visibility": 100,
+    "m.room.power_levels": 100,
+    "m.room.tombstone": 100,
+    "m.room.server_acl": 100,
+    "m.room.encryption": 100,
+}
+#: rooms/v12: above every admin, so that only creators upgrade the room.
+CREATORS_ALONE = 150
+
+
+@dataclass(frozen=True, slots=True)
+class NewRoom:
+    """What `POST /createRoom` asks for, its types already checked."""
+
+    creator: str
+    version: str | None = None
+    preset: str | None = None
+    visibility: str = "private"
+    name: str | None = None
+    topic: str | None = None
+    alias_localpart: str | None = None
+    invite: Sequence[str] = ()
+    is_direct: bool = False
+    creation_content: Mapping[str, Any] = field(default_factory=dict)
+    initial_state: Sequence[Mapping[str, Any]] = ()
+    power_level_content_override: Mapping[str, Any] = field(default_factory=dict)
+    member_content: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Creator:
+    """Creates rooms on this server."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        rooms: Rooms,
+        merger: Merger,
+        commits: Commits,
+        writer: Writer,
+        clock: Clock,
+        entropy: Entropy,
+        server_name: str,
+        key: SigningKey,
+        default_version: str,
+    ) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._merger = merger
+        self._commits = commits
+        self._writer = writer
+        self._clock = clock
+        self._entropy = entropy
+        self._server_name = server_name
+        self._key = key
+        self._default_version = default_version
+
+    async def create(self, new: NewRoom) -> str:
+        """Create the room without its invites; its id, once it is on disk. Raises MatrixError."""
+        version = room_version(new.version or self._default_version)
+        if version is None:
+            raise MatrixError(
+                400, "M_UNSUPPORTED_ROOM_VERSION", f"Room version {new.version!r} is not supported"
+            )
+        if len(new.initial_state) > MAX_INITIAL_STATE:
+            raise invalid_param(f"At most {MAX_INITIAL_STATE} initial state events can be given")
+        alias = self._alias(new)
+        create = self._create_draft(new, version)
+        room_id = f"!{self._entropy.token(ROOM_ID_LENGTH)}:{self._server_name}"
+        room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=True, next_slot=0)
+        self._rooms.events.know_room(room.number, version)
+        first = build(
+            create,
+            version=version,
+            room_id=None if version.room_id_is_create_hash else room_id,
+            prev=(),
+            auth=(),
+            now_ms=self._clock.now_ms(),
+            server=self._server_name,
+            key=self._key,
+            assigned_id=self._writer.assigned_id(room),
+        )
+        room.room_id = first.room_id
+        batch = Batch(self._rooms, self._merger, room)
+        batch.room_creator = new.creator
+
+        def decide(tx: Tx) -> None:
+            self._writer.append_event(tx, batch, first)
+            for draft in self._drafts(new, version, alias):
+                self._writer.append(tx, batch, draft)
+
+        try:
+            self._database.read_now(decide)
+        except BaseException:
+            batch.undo()
+            raise
+        if alias is not None:
+            batch.also.append(lambda tx: self._store_alias(tx, alias, room.room_id, new.creator))
+        if new.visibility == "public":
+            batch.also.append(lambda tx: stored_rooms.set_published(tx, room.number, published=True))
+        future = self._commits.submit([batch])
+        self._rooms.put(room)
+        await future
+        return room.room_id
+
+    @staticmethod
+    def _store_alias(tx: Tx, alias: str, room_id: str, creator: str) -> None:
+        if not stored_rooms.put_alias(tx, alias, room_id, creator):
+            raise MatrixError(400, "M_ROOM_IN_USE", "The room alias is taken")
+
+    def _alias(self, new: NewRoom) -> str | None:
+        if new.alias_localpart is None:
+            return None
+        alias = f"#{new.alias_localpart}:{self._server_name}"
+        if identifiers.split_alias(alias) is None or any(part.isspace() for part in alias):
+            raise invalid_param("room_alias_name cannot be the local part of a room alias")
+        if self._database.read_now(lambda tx: stored_rooms.alias(tx, alias)) is not None:
+            raise MatrixError(400, "M_ROOM_IN_USE", "The room alias is taken")
+        return alias
+
+    def _create_draft(self, new: NewRoom, version: RoomVersion) -> Draft:
+        content = {**new.creation_content, "room_version": version.identifier}
+        content.pop("creator", None)
+        if not version.creator_is_sender:
+            content["creator"] = new.creator
+        if version.creators_have_infinite_power:
+            creators = content.get("additional_creators", [])
+            if not isinstance(creators, list) or not all(identifiers.is_user_id(user) for user in creators):
+                raise invalid_param("additional_creators is not a list of user ids")
+            if new.preset == "trusted_private_chat":
+                creators = [*creators, *new.invite]
+            unique = [user for user in dict.fromkeys(creators) if user != new.creator]
+            content.pop("additional_creators", None)
+            if unique:
+                content["additional_creators"] = unique
+        return Draft("m.room.create", new.creator, content, state_key="")
+
+    def _drafts(self, new: NewRoom, version: RoomVersion, alias: str | None) -> list[Draft]:
+        """Every event after the create event, in the specification's order."""
+        preset = new.preset or ("public_chat" if new.visibility == "public" else "private_chat")
+        if preset not in PRESETS:
+            raise bad_json(f"There is no preset {preset!r}")
+        join_rule, history, guests = PRESETS[preset]
+        member = {**new.member_content, "membership": "join"}
+        drafts = [Draft("m.room.member", new.creator, member, state_key=new.creator)]
+
+        def add(event_type: str, content: Mapping[str, Any], state_key: str = "") -> None:
+            drafts.append(Draft(event_type, new.creator, content, state_key=state_key))
+
+        add("m.room.power_levels", self._power_levels(new, version, preset))
+        if alias is not None:
+            add("m.room.canonical_alias", {"alias": alias})
+        given = self._initial_state(new)
+        for event_type, body in (
+            ("m.room.join_rules", {"join_rule": join_rule}),
+            ("m.room.history_visibility", {"history_visibility": history}),
+            ("m.room.guest_access", {"guest_access": guests}),
+        ):
+            if (event_type, "") not in given:
+                add(event_type, body)
+        for (event_type, state_key), content in given.items():
+            if event_type not in ("m.room.create", "m.room.member", "m.room.power_levels"):
+                add(event_type, content, state_key)
+        if new.name is not None:
+            add("m.room.name", {"name": new.name})
+        if new.topic is not None:
+            text = {"m.text": [{"mimetype": "text/plain", "body": new.topic}]}
+            add("m.room.topic", {"topic": new.topic, "m.topic": text})
+        return drafts
+
+    @staticmethod
+    def _initial_state(new: NewRoom) -> dict[tuple[str, str], Mapping[str, Any]]:
+        given: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for item in new.initial_state:
+            event_type, content = item.get("type"), item.get("content")
+            state_key = item.get("state_key", "")
+            if (
+                not isinstance(event_type, str)
+                or not isinstance(content, dict)
+                or not isinstance(state_key, str)
+            ):
+                raise bad_json(
+                    "An initial state event needs a type, a content and a state_key that is a string"
+                )
+            given[event_type, state_key] = content
+        return given
+
+    def _power_levels(self, new: NewRoom, version: RoomVersion, preset: str) -> dict[str, Any]:
+        users: dict[str, int] = {}
+        levels = dict(_EVENT_LEVELS)
+        if version.creators_have_infinite_power:
+            levels["m.room.tombstone"] = CREATORS_ALONE
+        else:
+            users[new.creator] = 100
+            if preset == "trusted_private_chat":
+                users |= dict.fromkeys(new.invite, 100)
+        content: dict[str, Any] = {
+            "users": users,
+            "users_default": 0,
+            "events": levels,
+            "events_default": 0,
+            "state_default": 50,
+            "ban": 50,
+            "kick": 50,
+            "redact": 50,
+            "invite": 0,
+            "historical": 100,
+        }
+        return {**content, **new.power_level_content_override}

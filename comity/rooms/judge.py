@@ -1,0 +1,131 @@
+"""Drive an admission with what is at hand in the store; never over the network.
+
+The same few lines for our own events and everybody's: answer each need from the room, and
+either there is a verdict, or something is missing and the caller finds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comity.protocol.admission import (
+    Admission,
+    AuthEvents,
+    NeedAuthEvents,
+    NeedCurrentState,
+    NeedSignatures,
+    NeedStateBefore,
+    Outcome,
+    StateBefore,
+    Verdict,
+)
+from comity.protocol.event import Event
+from comity.rooms.batch import Batch
+from comity.rooms.merge import Merger
+from comity.store.database import Tx
+from comity.store.events import REJECTED, Events
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the store does not hold, and the admission waits for."""
+
+    prev_event_ids: tuple[str, ...] = ()
+    auth_event_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict, and the state before the event on which it was reached."""
+
+    verdict: Verdict
+    state_before: bytes
+
+
+class Judge:
+    """Answers an admission's needs from one room."""
+
+    def __init__(self, events: Events, merger: Merger) -> None:
+        self._events = events
+        self._merger = merger
+
+    def judge(
+        self,
+        tx: Tx,
+        batch: Batch,
+        event: Event,
+        *,
+        state_before: bytes | None = None,
+        check_current: bool = True,
+    ) -> Judged | Missing:
+        """Checks 4 to 6 for an event whose format, signatures and hash are checked.
+
+        `state_before` is given when it is known from elsewhere (a gap, a join); without
+        `check_current` (events of the past) check 6 is left out.
+        """
+        room = batch.room
+        admission = Admission.checked(event)
+        root = state_before
+        while True:
+            step = admission.next()
+            if isinstance(step, Verdict):
+                return Judged(step, root if root is not None else b"")
+            if isinstance(step, NeedAuthEvents):
+                answer = self._auth_events(tx, batch, event)
+                if isinstance(answer, Missing):
+                    return answer
+                admission.feed_auth_events(answer)
+                if isinstance(admission.next(), Verdict) and root is None:
+                    # Rejected: it still needs its place in the graph.
+                    root = batch.state_before(tx, event.prev_event_ids)
+                    if root is None:
+                        return Missing(prev_event_ids=self._unknown(tx, batch, event.prev_event_ids))
+            elif isinstance(step, NeedStateBefore):
+                if root is None:
+                    root = batch.state_before(tx, event.prev_event_ids)
+                if root is None:
+                    return Missing(prev_event_ids=self._unknown(tx, batch, event.prev_event_ids))
+                is_current = not check_current or root == room.state
+                admission.feed_state_before(StateBefore(self._merger.lookup(tx, room, root), is_current))
+            elif isinstance(step, NeedCurrentState):
+                admission.feed_current_state(self._merger.lookup(tx, room, room.state))
+            elif isinstance(step, NeedSignatures):
+                raise RuntimeError("Signatures are checked before an event comes to a room")
+
+    def judge_outlier(self, tx: Tx, batch: Batch, event: Event) -> Outcome | Missing:
+        """Check 4 alone, for an event that is held for authorization only."""
+        answer = self._auth_events(tx, batch, event)
+        if isinstance(answer, Missing):
+            return answer
+        admission = Admission.checked(event)
+        admission.feed_auth_events(answer)
+        step = admission.next()
+        return step.outcome if isinstance(step, Verdict) else Outcome.ACCEPT
+
+    def _auth_events(self, tx: Tx, batch: Batch, event: Event) -> AuthEvents | Missing:
+        found: list[Event] = []
+        missing: list[str] = []
+        rejected: set[str] = set()
+        for event_id in event.auth_event_ids:
+            stored = self._events.by_id(tx, event_id)
+            if stored is None:
+                missing.append(event_id)
+                continue
+            found.append(stored.event)
+            if stored.verdict == REJECTED:
+                rejected.add(event_id)
+        if missing:
+            return Missing(auth_event_ids=tuple(missing))
+        create = None
+        if event.version.room_id_is_create_hash and event.type != "m.room.create":
+            held = self._events.by_id(tx, "$" + batch.room.room_id[1:])
+            create = held.event if held is not None and held.verdict != REJECTED else None
+        return AuthEvents(found, rejected.__contains__, create)
+
+    def _unknown(self, tx: Tx, batch: Batch, event_ids: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = []
+        for event_id in event_ids:
+            stored = self._events.by_id(tx, event_id)
+            if stored is None or stored.state_after is None or stored.room_num != batch.room.number:
+                unknown.append(event_id)
+        return tuple(unknown)

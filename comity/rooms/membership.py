@@ -1,0 +1,275 @@
+"""Memberships that a local user changes: join, leave, invite, kick, ban, unban.
+
+Owns which way such a change takes: written at the head of a room that we are in, or by the
+handshakes with a server that is (server-server §Joining, §Leaving, §Inviting).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from comity.federation.calls import Calls
+from comity.federation.errors import FederationError
+from comity.protocol import identifiers
+from comity.protocol.auth.rules import StateLookup
+from comity.protocol.build import Draft
+from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
+from comity.protocol.event import Event
+from comity.protocol.identifiers import server_of
+from comity.rooms.batch import Batch
+from comity.rooms.decisions import Decisions
+from comity.rooms.fetch import Fetcher
+from comity.rooms.join import Joiner, Leaver
+from comity.rooms.merge import Merger
+from comity.rooms.restricted import Restricted
+from comity.rooms.room import Room, Rooms
+from comity.rooms.write import Writer
+from comity.store import rooms as stored_rooms
+from comity.store.database import Database, Tx
+
+_log = logging.getLogger(__name__)
+#: State that an invite shows of a room, beside the create event (client-server §Stripped state).
+INVITE_STATE = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+#: Servers tried for one join.
+MAX_CANDIDATES = 10
+
+
+class Memberships:
+    """Changes memberships on behalf of local users."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        rooms: Rooms,
+        merger: Merger,
+        decisions: Decisions,
+        writer: Writer,
+        joiner: Joiner,
+        leaver: Leaver,
+        restricted: Restricted,
+        fetcher: Fetcher,
+        calls: Calls,
+        server_name: str,
+        member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """`member_content` gives a local user's displayname and avatar_url for their memberships."""
+        self._database = database
+        self._rooms = rooms
+        self._merger = merger
+        self._decisions = decisions
+        self._writer = writer
+        self._joiner = joiner
+        self._leaver = leaver
+        self._restricted = restricted
+        self._fetcher = fetcher
+        self._calls = calls
+        self._server_name = server_name
+        self._member_content = member_content
+
+    def membership(self, room: Room, user_id: str) -> str | None:
+        """A user's membership in the current state of a room that we are in."""
+        event = self._database.read_now(lambda tx: self._state(tx, room)(("m.room.member", user_id)))
+        return event.membership if event is not None else None
+
+    def _state(self, tx: Tx, room: Room) -> StateLookup:
+        return self._merger.lookup(tx, room, room.state)
+
+    async def join(
+        self,
+        user_id: str,
+        room_id: str,
+        via: Sequence[str],
+        *,
+        reason: str | None = None,
+        third_party_signed: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Join a room; its id. Raises MatrixError when no way leads in."""
+        if not identifiers.is_room_id(room_id):
+            raise invalid_param("That is not a room id")
+        content: dict[str, Any] = {**await self._member_content(user_id), "membership": "join"}
+        if reason is not None:
+            content["reason"] = reason
+        if third_party_signed is not None:
+            content["third_party_invite"] = {"signed": third_party_signed}
+        room = self._rooms.get(room_id)
+        if room is not None and room.resident:
+            authoriser = self._restricted.local_authoriser(room, user_id)
+            if authoriser is not None:
+                content["join_authorised_via_users_server"] = authoriser
+            if authoriser is not None or not self._restricted.applies(room, user_id):
+                await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
+                return room_id
+        candidates = self._candidates(user_id, room_id, via)
+        if not candidates:
+            if room is not None and room.resident:
+                raise forbidden("You are not allowed to join this room")
+            raise not_found("No server is known through which the room could be joined")
+        await self._joiner.join(user_id, room_id, candidates, content)
+        return room_id
+
+    def _candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
+        """Servers to join through: those named, the inviter's, the room id's."""
+        named = [server for server in via if identifiers.is_server_name(server)]
+        inviter = self._inviter(user_id, room_id)
+        wanted = [*named, server_of(inviter) if inviter else "", server_of(room_id)]
+        room = self._rooms.get(room_id)
+        if room is not None and room.resident:
+            wanted.extend(sorted(self._rooms.servers(room)))
+        return [server for server in dict.fromkeys(wanted) if server and server != self._server_name][
+            :MAX_CANDIDATES
+        ]
+
+    def _inviter(self, user_id: str, room_id: str) -> str | None:
+        def read(tx: Tx) -> str | None:
+            room = self._rooms.get(room_id)
+            last = stored_rooms.last_local_membership(tx, user_id, room.number) if room is not None else None
+            if last is None or last.membership not in ("invite", "knock"):
+                return None
+            event = self._rooms.events.get(tx, last.event_num)
+            return event.event.sender if event is not None else None
+
+        return self._database.read_now(read)
+
+    async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
+        """Leave a room, or reject its invite. Leaving twice is no error."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            raise not_found("No such room is known here")
+        content: dict[str, Any] = {"membership": "leave"}
+        if reason is not None:
+            content["reason"] = reason
+        if room.resident:
+            if self.membership(room, user_id) in ("leave", None):
+                raise forbidden("You are not in the room")
+            await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
+            return
+        inviter = self._inviter(user_id, room_id)
+        if inviter is None:
+            raise forbidden("You are not in the room")
+        await self._leaver.leave(user_id, room, server_of(inviter), content)
+
+    async def forget(self, user_id: str, room_id: str) -> None:
+        """client-server §Leaving Rooms: only a room that the user is not in can be forgotten."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            raise not_found("No such room is known here")
+        last = self._database.read_now(
+            lambda tx: stored_rooms.last_local_membership(tx, user_id, room.number)
+        )
+        if last is None:
+            raise not_found("You have never been in that room")
+        if last.membership not in ("leave", "ban"):
+            raise MatrixError(400, "M_UNKNOWN", "You are still in the room: leave it first")
+        await self._database.write(lambda tx: stored_rooms.forget(tx, user_id, room.number))
+
+    async def kick(self, user_id: str, room_id: str, target: str, *, reason: str | None = None) -> None:
+        """Remove another user. Raises 403 M_FORBIDDEN."""
+        await self._set(user_id, room_id, target, "leave", reason, from_any_of=("join", "invite", "knock"))
+
+    async def ban(self, user_id: str, room_id: str, target: str, *, reason: str | None = None) -> None:
+        """Ban another user. Raises 403 M_FORBIDDEN."""
+        await self._set(user_id, room_id, target, "ban", reason)
+
+    async def unban(self, user_id: str, room_id: str, target: str, *, reason: str | None = None) -> None:
+        """Lift a ban. Raises 403 M_FORBIDDEN."""
+        await self._set(user_id, room_id, target, "leave", reason, from_any_of=("ban",))
+
+    async def _set(
+        self,
+        user_id: str,
+        room_id: str,
+        target: str,
+        membership: str,
+        reason: str | None,
+        from_any_of: tuple[str, ...] | None = None,
+    ) -> None:
+        if not identifiers.is_user_id(target):
+            raise invalid_param("user_id is not a user id")
+        room = self._writer.resident_room(room_id)
+        if from_any_of is not None and self.membership(room, target) not in from_any_of:
+            raise forbidden(
+                "The user is not in the room" if "ban" not in from_any_of else "The user is not banned"
+            )
+        content: dict[str, Any] = {"membership": membership}
+        if reason is not None:
+            content["reason"] = reason
+        await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=target))
+
+    # -- invites
+
+    async def invite(
+        self, user_id: str, room_id: str, target: str, *, reason: str | None = None, is_direct: bool = False
+    ) -> None:
+        """Invite a user of any server. Raises MatrixError."""
+        if not identifiers.is_user_id(target):
+            raise invalid_param("user_id is not a user id")
+        content: dict[str, Any] = {"membership": "invite"}
+        if server_of(target) == self._server_name:
+            content = {**await self._member_content(target), **content}
+        if reason is not None:
+            content["reason"] = reason
+        if is_direct:
+            content["is_direct"] = True
+        draft = Draft("m.room.member", user_id, content, state_key=target)
+        if server_of(target) == self._server_name:
+            await self._writer.send(room_id, draft)
+        else:
+            await self._invite_remote(room_id, draft, server_of(target))
+
+    async def _invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
+        """server-server §Inviting to a room: the invited server signs before it is stored."""
+        room = self._writer.resident_room(room_id)
+        # Only drafted: the lock is not held while the other server is asked.
+        event = await self._decisions.draft(room, lambda tx, batch: self._draft_invite(tx, batch, draft))
+        try:
+            answer = await self._calls.invite(
+                server, room_id, event, room.version.identifier, self.invite_state(room)
+            )
+        except FederationError as error:
+            if error.status == 403:
+                raise MatrixError(
+                    403, error.code or "M_FORBIDDEN", "The invited user's server refused"
+                ) from None
+            raise MatrixError(
+                502,
+                error.code or "M_UNKNOWN",
+                "The invited user's server could not be asked",
+                detail=str(error),
+            ) from None
+        signed = (await self._fetcher.check(room.version, [answer], room_id)).get(event.event_id)
+        if signed is None:
+            raise MatrixError(502, "M_UNKNOWN", "The invited user's server answered with another event")
+        accepted = event.with_signatures(signed.source["signatures"])
+        await self._decisions.make(
+            lambda: self._writer.resident_room(room_id),
+            lambda tx, batch: self._writer.append_event(tx, batch, accepted),
+        )
+
+    def _draft_invite(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
+        create = self._state(tx, batch.room)(("m.room.create", ""))
+        if create is not None and create.content.get("m.federate") is False:
+            raise forbidden("The room is not federated: only users of this server can be invited")
+        event = self._writer.draft_event(tx, batch, draft)
+        self._writer.append_event(tx, batch, event)
+        return event
+
+    def invite_state(self, room: Room) -> list[Event]:
+        """The state events that an invite to the room carries."""
+
+        def read(tx: Tx) -> list[Event]:
+            find = self._state(tx, room)
+            found = [find((event_type, "")) for event_type in INVITE_STATE]
+            return [event for event in found if event is not None]
+
+        return self._database.read_now(read)

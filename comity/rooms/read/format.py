@@ -1,0 +1,175 @@
+"""Events as clients see them, put together from finished bytes.
+
+The part of an event that is the same for everybody is serialised once and kept (DESIGN §4.1);
+`unsigned`, which depends on who asks and when, is spliced in behind it. Whether somebody may
+see an event is decided in `comity.rooms.read.visible`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from comity.protocol import canonical_json
+from comity.protocol.event import Event
+from comity.protocol.filters import Filter, select_fields
+from comity.store.cache import Bounded
+from comity.store.database import Tx
+from comity.store.events import Events, StoredEvent
+from comity.store.state import States
+
+#: Events kept in the client format: about a kilobyte each.
+MAX_CACHED_BODIES = 20_000
+_REDACTION = "m.room.redaction"
+
+
+def encode(value: object) -> bytes:
+    """JSON bytes of a part of an event."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        # COMPAT: room versions 1–5 allow integers that orjson does not write.
+        return canonical_json.encode_lenient(value)
+
+
+def client_object(event: Event) -> dict[str, object]:
+    """An event's client format without `room_id` and `unsigned` (client-server §Room event format)."""
+    content = event.content
+    value: dict[str, object] = {
+        "content": content,
+        "event_id": event.event_id,
+        "origin_server_ts": event.origin_server_ts,
+        "sender": event.sender,
+        "type": event.type,
+    }
+    if event.state_key is not None:
+        value["state_key"] = event.state_key
+    if event.type == _REDACTION and event.redacts is not None:
+        # rooms/v11 §Moving the redacts property: both places, for clients old and new.
+        value["redacts"] = event.redacts
+        if not event.version.redacts_in_content:
+            value["content"] = {**content, "redacts": event.redacts}
+    return value
+
+
+def stripped(event: Event) -> orjson.Fragment:
+    """A state event as stripped state (client-server §Stripped state)."""
+    return orjson.Fragment(
+        encode(
+            {
+                "content": event.content,
+                "sender": event.sender,
+                "state_key": event.state_key,
+                "type": event.type,
+            }
+        )
+    )
+
+
+@dataclass(slots=True)
+class Reading:
+    """Who reads, when and how: what `unsigned` and the shape of events depend on.
+
+    `transactions`: event id -> transaction id, for events that this device sent.
+    `membership`: the reader's membership at an event, None to leave it out.
+    `may_see`: whether the reader may see an event, asked of the state that an event replaced.
+    """
+
+    now_ms: int
+    with_room_id: bool = True
+    transactions: Mapping[str, str] = field(default_factory=dict)
+    membership: Callable[[StoredEvent], str | None] = lambda _: None
+    may_see: Callable[[StoredEvent], bool] = lambda _: False
+    #: Of a /sync filter: `event_fields` and `event_format`.
+    fields: tuple[tuple[str, ...], ...] | None = None
+    federation_format: bool = False
+
+    #: Whether to tell what needs the state at the event: `membership`, what it replaced.
+    in_context: bool = True
+
+    def shape(self, wanted: Filter) -> None:
+        """Take the shape that a filter asks for."""
+        self.fields = wanted.event_fields
+        self.federation_format = wanted.event_format == "federation"
+
+    def brief(self) -> Reading:
+        """The same, for lists of state: events from all over the room's life, whose states are far apart.
+
+        What stood around them then is optional, and would cost a look into as many states.
+        """
+        return replace(self, in_context=False)
+
+
+class ClientFormat:
+    """Writes events for clients; owns the cache of finished bytes."""
+
+    def __init__(self, states: States, events: Events) -> None:
+        self._states = states
+        self._events = events
+        #: (number, the redaction applied) -> the event's object without its closing brace.
+        self._bodies: Bounded[tuple[int, int | None], bytes] = Bounded(MAX_CACHED_BODIES)
+
+    def _body(self, stored: StoredEvent) -> bytes:
+        key = (stored.number, stored.redacted_by)
+        body = self._bodies.get(key)
+        if body is None:
+            body = encode(client_object(stored.event))[:-1]
+            self._bodies.put(key, body)
+        return body
+
+    def event(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
+        """One event, as `reading` has it."""
+        return orjson.Fragment(self._bytes(tx, stored, reading))
+
+    def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
+        """Many events."""
+        return [orjson.Fragment(self._bytes(tx, stored, reading)) for stored in listed]
+
+    def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
+        body = stored.event.encoded[:-1] if reading.federation_format else self._body(stored)
+        parts = [body]
+        if reading.with_room_id and not reading.federation_format:
+            parts.append(b',"room_id":%b' % encode(stored.event.room_id))
+        parts.append(b',"unsigned":%b}' % self._unsigned(tx, stored, reading))
+        whole = b"".join(parts)
+        if reading.fields is not None:
+            whole = encode(select_fields(orjson.loads(whole), reading.fields))
+        return whole
+
+    def _unsigned(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
+        """client-server §Room event format, UnsignedData."""
+        event = stored.event
+        parts = [b'{"age":%d' % (reading.now_ms - event.origin_server_ts)]
+        membership = reading.membership(stored) if reading.in_context else None
+        if membership is not None:
+            parts.append(b',"membership":%b' % encode(membership))
+        transaction_id = reading.transactions.get(event.event_id)
+        if transaction_id is not None:
+            parts.append(b',"transaction_id":%b' % encode(transaction_id))
+        if event.is_state and reading.in_context:
+            replaced = self._replaced(tx, stored)
+            if replaced is not None:
+                parts.append(b',"replaces_state":%b' % encode(replaced.event.event_id))
+                if reading.may_see(replaced):
+                    parts.append(b',"prev_content":%b' % encode(replaced.event.content))
+        if stored.redacted_by is not None:
+            redaction = self._events.get(tx, stored.redacted_by)
+            if redaction is not None and redaction.redacted_by is None:
+                parts.append(b',"redacted_because":%b' % self._redaction(redaction, reading))
+        parts.append(b"}")
+        return b"".join(parts)
+
+    def _redaction(self, redaction: StoredEvent, reading: Reading) -> bytes:
+        room_id = b',"room_id":%b' % encode(redaction.event.room_id) if reading.with_room_id else b""
+        age = reading.now_ms - redaction.event.origin_server_ts
+        return b'%b%b,"unsigned":{"age":%d}}' % (self._body(redaction), room_id, age)
+
+    def _replaced(self, tx: Tx, stored: StoredEvent) -> StoredEvent | None:
+        """The state event that a state event replaced on its branch."""
+        if not stored.state_before:
+            return None
+        slot = self._states.slot(tx, stored.room_num, stored.event.key)
+        number = 0 if slot is None else self._states.get(tx, stored.state_before, slot)
+        return self._events.get(tx, number) if number and number != stored.number else None

@@ -1,0 +1,262 @@
+"""Walking a room's history: /messages and /context.
+
+Pages go as far as a request may cost; where history is missing, other servers are asked
+through `fill_gap`, and what they cannot give is read across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from comity.protocol.errors import not_found
+from comity.protocol.filters import RoomEventFilter
+from comity.rooms.read.access import Access, access, ignored_users
+from comity.rooms.read.format import ClientFormat, Reading
+from comity.rooms.read.tokens import line_token, parse_line
+from comity.rooms.read.visible import RoomView, Visibility
+from comity.rooms.read.window import Keep, Window, scan_back, scan_forward
+from comity.store.database import Database, Tx
+from comity.store.events import Events, StoredEvent
+from comity.store.state import States
+
+#: Gaps that one request tries to have filled: each is a question to other servers.
+MAX_FILLS = 5
+#: Events asked for when a gap is filled, at least: asking for fewer is not cheaper.
+MIN_FILL = 20
+#: Reads of one request before it answers with what it has.
+MAX_ROUNDS = 10
+
+#: (room id, line of the gap, how many events) -> whether anything more could be had.
+FillGap = Callable[[str, int, int], Awaitable[bool]]
+#: (tx, user id, device id, events, the room's view) -> how these events are read.
+MakeReading = Callable[[Tx, str, str, Iterable[StoredEvent], RoomView], Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What /messages was asked. `start` and `end` are tokens of either kind."""
+
+    user_id: str
+    device_id: str
+    room_id: str
+    backwards: bool
+    start: str | None
+    end: str | None
+    limit: int
+    wanted: RoomEventFilter
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a walk has come to. `cursor` and `bound` are lines."""
+
+    cursor: int
+    bound: int
+    found: list[StoredEvent] = field(default_factory=list)
+    passed: set[int] = field(default_factory=set)
+    exhausted: bool = False
+
+
+def wanted_events(
+    tx: Tx, view: RoomView, user_id: str, room_id: str, wanted: RoomEventFilter
+) -> Keep:
+    """The test for events that a user may see and asked for, nobody's whom they ignore."""
+    ignored = ignored_users(tx, user_id)
+    is_open = wanted.is_open
+
+    def keep(stored: StoredEvent) -> bool:
+        event = stored.event
+        if ignored and event.sender in ignored and event.state_key is None:
+            return False
+        return view.may_see(stored) and (
+            is_open or wanted.matches(event.type, event.sender, room_id, event.content)
+        )
+
+    return keep
+
+
+def members_of(
+    tx: Tx, states: States, events: Events, room_num: int, root: bytes, users: Iterable[str]
+) -> list[StoredEvent]:
+    """The membership events of some users in a state, in the order of their user ids."""
+    numbers = []
+    for user_id in sorted(users):
+        slot = states.slot(tx, room_num, ("m.room.member", user_id))
+        number = 0 if slot is None else states.get(tx, root, slot)
+        if number:
+            numbers.append(number)
+    loaded = events.load(tx, numbers)
+    return [loaded[number] for number in numbers if number in loaded]
+
+
+class Paging:
+    """Pages through history for clients."""
+
+    def __init__(
+        self,
+        database: Database,
+        states: States,
+        events: Events,
+        visibility: Visibility,
+        client_format: ClientFormat,
+        make_reading: MakeReading,
+        position: Callable[[], int],
+        fill_gap: FillGap,
+    ) -> None:
+        self._database = database
+        self._states = states
+        self._events = events
+        self._visibility = visibility
+        self._format = client_format
+        self._make_reading = make_reading
+        self._position = position
+        self._fill_gap = fill_gap
+
+    async def messages(self, walk: Walk) -> dict[str, Any]:
+        """GET /rooms/{roomId}/messages. Raises 403 M_FORBIDDEN, 400 M_INVALID_PARAM."""
+        now = self._position()
+        progress, start = self._database.read_now(lambda tx: self._begin(tx, walk, now))
+        fills = 0
+        for _ in range(MAX_ROUNDS):
+            window = self._database.read_now(lambda tx: self._step(tx, walk, progress))
+            if window.gap is None:
+                break
+            more = False
+            if fills < MAX_FILLS:
+                fills += 1
+                more = await self._fill_gap(walk.room_id, window.gap.line, max(walk.limit, MIN_FILL))
+            if not more:
+                progress.passed.add(window.gap.line)
+        return self._database.read_now(lambda tx: self._page(tx, walk, progress, start))
+
+    def _begin(self, tx: Tx, walk: Walk, now: int) -> tuple[_Progress, int]:
+        allowed = access(tx, self._states, self._events, walk.user_id, walk.room_id, now)
+        start = parse_line(walk.start) if walk.start is not None else None
+        end = parse_line(walk.end) if walk.end is not None else None
+        if walk.backwards:
+            first = allowed.line if start is None else start
+            return _Progress(min(first, allowed.line), 0 if end is None else end), first
+        last = allowed.line if end is None else min(end, allowed.line)
+        return _Progress(start or 0, last), start or 0
+
+    def _step(self, tx: Tx, walk: Walk, progress: _Progress) -> Window:
+        room_num = self._room_num(tx, walk)
+        view = self._visibility.view(tx, walk.user_id, room_num)
+        keep = wanted_events(tx, view, walk.user_id, walk.room_id, walk.wanted)
+        limit = walk.limit - len(progress.found)
+        if walk.backwards:
+            window = scan_back(
+                tx, self._events, room_num, after=progress.bound, upto=progress.cursor, limit=limit,
+                keep=keep, passed=progress.passed,
+            )  # fmt: skip
+        else:
+            window = scan_forward(
+                tx, self._events, room_num, after=progress.cursor, upto=progress.bound, limit=limit,
+                keep=keep, passed=progress.passed,
+            )  # fmt: skip
+        progress.found.extend(window.events)
+        progress.cursor = window.stop
+        progress.exhausted = window.exhausted
+        if len(progress.found) == walk.limit:
+            window.gap = None
+        return window
+
+    def _room_num(self, tx: Tx, walk: Walk) -> int:
+        now = self._position()
+        return access(tx, self._states, self._events, walk.user_id, walk.room_id, now).room.room_num
+
+    def _page(self, tx: Tx, walk: Walk, progress: _Progress, start: int) -> dict[str, Any]:
+        view = self._visibility.view(tx, walk.user_id, self._room_num(tx, walk))
+        # A redaction may have come while a gap was filled: read what is true now.
+        fresh = self._events.load(tx, [stored.number for stored in progress.found])
+        chunk = [fresh[stored.number] for stored in progress.found if stored.number in fresh]
+        reading = self._make_reading(tx, walk.user_id, walk.device_id, chunk, view)
+        answer: dict[str, Any] = {
+            "start": walk.start if walk.start is not None else line_token(start),
+            "chunk": self._format.events(tx, chunk, reading),
+        }
+        if walk.wanted.lazy_load_members and chunk:
+            root = chunk[0].state_after if walk.backwards else chunk[0].state_before
+            senders = {item.event.sender for item in chunk}
+            members = members_of(tx, self._states, self._events, chunk[0].room_num, root or b"", senders)
+            answer["state"] = self._format.events(tx, members, reading.brief())
+        if not progress.exhausted or (chunk and not walk.backwards):
+            # Going forwards, what comes next may not have happened yet.
+            answer["end"] = line_token(progress.cursor)
+        elif chunk and walk.end is not None and progress.bound > 0:
+            answer["end"] = line_token(progress.bound)
+        return answer
+
+    # -- context
+
+    async def context(
+        self, user_id: str, device_id: str, room_id: str, event_id: str, limit: int, wanted: RoomEventFilter
+    ) -> dict[str, Any]:
+        """GET /rooms/{roomId}/context/{eventId}. Raises 403 M_FORBIDDEN, 404 M_NOT_FOUND."""
+        now = self._position()
+
+        def read(tx: Tx) -> dict[str, Any]:
+            allowed = access(tx, self._states, self._events, user_id, room_id, now)
+            stored = self._events.by_id(tx, event_id)
+            view = self._visibility.view(tx, user_id, allowed.room.room_num)
+            if stored is None or stored.room_num != allowed.room.room_num or not view.may_see(stored):
+                raise not_found("There is no such event in the room, or you may not see it")
+            if stored.line is None:
+                raise not_found("The event has no place in the room's history as this server has it")
+            return self._around(tx, allowed, view, stored, device_id, limit, wanted)
+
+        return self._database.read_now(read)
+
+    def _around(
+        self,
+        tx: Tx,
+        allowed: Access,
+        view: RoomView,
+        stored: StoredEvent,
+        device_id: str,
+        limit: int,
+        wanted: RoomEventFilter,
+    ) -> dict[str, Any]:
+        room_num, line, room_id = stored.room_num, stored.line or 0, stored.event.room_id
+        keep = wanted_events(tx, view, view.user_id, room_id, wanted)
+        half = limit // 2
+        ceiling = max(allowed.line, line)
+        before = scan_back(tx, self._events, room_num, after=0, upto=line - 1, limit=half, keep=keep)
+        after = scan_forward(
+            tx, self._events, room_num, after=line, upto=ceiling, limit=limit - half, keep=keep
+        )
+        listed = [*reversed(before.events), stored, *after.events]
+        reading = self._make_reading(tx, view.user_id, device_id, listed, view)
+        state = self._state_for(tx, room_num, listed, lazy=wanted.lazy_load_members)
+        chosen = [
+            item
+            for item in state
+            if wanted.matches(item.event.type, item.event.sender, room_id, item.event.content)
+        ]
+        return {
+            "start": line_token(before.stop),
+            "end": line_token(after.stop),
+            "event": self._format.event(tx, stored, reading),
+            "events_before": self._format.events(tx, before.events, reading),
+            "events_after": self._format.events(tx, after.events, reading),
+            "state": self._format.events(tx, chosen, reading.brief()),
+        }
+
+    def _state_for(
+        self, tx: Tx, room_num: int, listed: list[StoredEvent], *, lazy: bool
+    ) -> list[StoredEvent]:
+        """The state at the last of some events; if `lazy`, of the members only those who sent them."""
+        root = listed[-1].state_after or b""
+        if not lazy:
+            every = [number for _, number in self._states.items(tx, root)]
+            return list(self._events.load(tx, every).values())
+        numbers = [
+            number
+            for slot, number in self._states.items(tx, root)
+            if self._states.key(tx, room_num, slot)[0] != "m.room.member"
+        ]
+        senders = {item.event.sender for item in listed}
+        members = members_of(tx, self._states, self._events, room_num, root, senders)
+        return [*self._events.load(tx, numbers).values(), *members]

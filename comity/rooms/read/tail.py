@@ -1,0 +1,125 @@
+"""The newest part of each busy room's timeline, in memory, for all who follow it.
+
+A room's followers are woken by the same event; the first of them reads it from the store, the
+others find it here (DESIGN §4.5). A tail holds numbers, not events, so that what was redacted
+meanwhile is read anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from comity.bus import Bus
+from comity.store import heads
+from comity.store import rooms as stored_rooms
+from comity.store.cache import Bounded
+from comity.store.database import Tx
+from comity.store.events import Events, StoredEvent, live_line
+
+#: Events that a tail begins with: more than most timelines that clients ask for.
+FIRST_EVENTS = 32
+#: And those after which it starts anew.
+MAX_EVENTS = 512
+#: Rooms with a tail in memory: at most about 16 KiB each.
+MAX_TAILS = 5_000
+
+
+@dataclass(slots=True)
+class Tail:
+    """Every timeline event of a room with `floor < line`, up to `position`, oldest first."""
+
+    floor: int
+    position: int
+    lines: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    #: The current states since the first of these positions.
+    head_positions: list[int] = field(default_factory=list)
+    head_states: list[bytes] = field(default_factory=list)
+    #: The lines just above which history is missing, newest first; those above `floor`.
+    gap_lines: list[int] = field(default_factory=list)
+    #: The position of the newest receipt.
+    receipts: int = 0
+
+
+class Tails:
+    """The tails of the rooms that are followed now."""
+
+    def __init__(self, events: Events, bus: Bus) -> None:
+        self._events = events
+        self._bus = bus
+        self._tails: Bounded[str, Tail] = Bounded(MAX_TAILS)
+
+    def drop(self, room_id: str) -> None:
+        """The room's past has changed: forget what is remembered of it."""
+        self._tails.drop(room_id)
+
+    def get(self, tx: Tx, room_num: int, room_id: str, now: int) -> Tail:
+        """The room's tail as of position `now`, which is the bus's."""
+        tail = self._tails.get(room_id)
+        if tail is None or len(tail.lines) > MAX_EVENTS or tail.position > now:
+            tail = self._load(tx, room_num, now)
+            self._tails.put(room_id, tail)
+        elif tail.position < now:
+            if self._bus.changed((room_id,), tail.position):
+                self._extend(tx, room_num, tail, now)
+            tail.position = now
+        return tail
+
+    def _load(self, tx: Tx, room_num: int, now: int) -> Tail:
+        listed = self._events.timeline(
+            tx, room_num, after=0, upto=live_line(now), limit=FIRST_EVENTS, backwards=True
+        )
+        tail = Tail(floor=0, position=now)
+        if len(listed) == FIRST_EVENTS:
+            tail.floor = (listed[-1].line or 1) - 1
+        for stored in reversed(listed):
+            tail.lines.append(stored.line or 0)
+            tail.numbers.append(stored.number)
+        tail.head_positions.append(now)
+        tail.head_states.append(heads.at(tx, room_num, now))
+        self._refresh(tx, room_num, tail, now)
+        return tail
+
+    def _extend(self, tx: Tx, room_num: int, tail: Tail, now: int) -> None:
+        after, upto = live_line(tail.position), live_line(now)
+        listed = self._events.timeline(
+            tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True
+        )
+        if len(listed) == MAX_EVENTS:
+            tail.floor = (listed[-1].line or 1) - 1
+            tail.lines, tail.numbers = [], []
+        for stored in reversed(listed):
+            tail.lines.append(stored.line or 0)
+            tail.numbers.append(stored.number)
+        for position, state in heads.between(tx, room_num, tail.position, now):
+            tail.head_positions.append(position)
+            tail.head_states.append(state)
+        self._refresh(tx, room_num, tail, now)
+
+    @staticmethod
+    def _refresh(tx: Tx, room_num: int, tail: Tail, now: int) -> None:
+        gaps = stored_rooms.gaps(tx, room_num, after=tail.floor, upto=live_line(now) + 1)
+        tail.gap_lines = [gap.next_line - 1 for gap in gaps]
+        row = tx.one(
+            "SELECT max(position) FROM receipts WHERE room_num = ? AND position <= ?", (room_num, now)
+        )
+        tail.receipts = int(row[0] or 0) if row else 0
+
+    def head(self, tx: Tx, room_num: int, tail: Tail, position: int) -> bytes:
+        """The name of the room's current state at a position not after the tail's."""
+        index = bisect_right(tail.head_positions, position)
+        return tail.head_states[index - 1] if index else heads.at(tx, room_num, position)
+
+    def newest(self, tx: Tx, tail: Tail, after: int, limit: int) -> list[StoredEvent] | None:
+        """Up to `limit` newest events with `after < line`, newest first.
+
+        None if the tail is too short to say, or if history is missing there: what has been
+        fetched of it meanwhile is in the store alone.
+        """
+        if (after < tail.floor and len(tail.lines) < limit) or any(line > after for line in tail.gap_lines):
+            return None
+        start = max(bisect_right(tail.lines, after), len(tail.lines) - limit)
+        numbers = tail.numbers[start:]
+        loaded = self._events.load(tx, numbers)
+        return [loaded[number] for number in reversed(numbers) if number in loaded]

@@ -1,0 +1,72 @@
+"""Tokens: places in the one log of everything that happened here, as clients carry them.
+
+`s<position>_<typing serial>` is a place in the whole log (/sync), with `_<position>` behind it
+while a device has not been given all its messages; `t<line>` is a place between two events of a
+room's timeline: just above that line. Lines and positions share one order
+(DESIGN §3), so either may be given where a place in a timeline is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from comity.protocol.errors import invalid_param
+from comity.store.events import LINE_BITS, live_line
+
+#: Digits of a position or line: 2**63 has 19.
+_SYNC = re.compile(r"s([0-9]{1,12})_([0-9]{1,18})(?:_([0-9]{1,12}))?", re.ASCII)
+_LINE = re.compile(r"t([0-9]{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncToken:
+    """A place in the log, and how much of who is typing was told (typing is not in the log)."""
+
+    position: int
+    typing: int = 0
+    #: Up to where messages from other devices were given, if not up to `position`.
+    device_position: int | None = None
+
+    @property
+    def messages(self) -> int:
+        """The position up to which the device has its messages."""
+        return self.position if self.device_position is None else self.device_position
+
+    @classmethod
+    def parse(cls, text: str) -> SyncToken:
+        """A `since` or `next_batch`. Raises 400 M_INVALID_PARAM."""
+        match = _SYNC.fullmatch(text)
+        if match is None:
+            raise invalid_param("The token is not one that /sync gave")
+        return cls(int(match[1]), int(match[2]), None if match[3] is None else int(match[3]))
+
+    def __str__(self) -> str:
+        rest = "" if self.device_position is None else f"_{self.device_position}"
+        return f"s{self.position}_{self.typing}{rest}"
+
+
+def line_token(line: int) -> str:
+    """The token of the place just above `line`."""
+    return f"t{line}"
+
+
+def parse_line(text: str) -> int:
+    """The line below the place that a token of either kind names. Raises 400 M_INVALID_PARAM."""
+    match = _LINE.fullmatch(text)
+    if match is not None:
+        return int(match[1])
+    match = _SYNC.fullmatch(text)
+    if match is None:
+        raise invalid_param("The token is not one that this server gave")
+    return live_line(int(match[1]))
+
+
+def position_below(line: int) -> int:
+    """The last position whose live event is at or below `line`."""
+    return line >> LINE_BITS
+
+
+def is_live(line: int) -> bool:
+    """Whether an event at `line` came as it happened, not as history fetched later."""
+    return line & ((1 << LINE_BITS) - 1) == 0

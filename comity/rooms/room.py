@@ -1,0 +1,150 @@
+"""A room's head in memory: where its graph ends, its current state, who waits to write.
+
+Owns the registry of rooms and the numbers that decisions give out. A head is changed only
+under the room's lock, by the code that decides (`comity.rooms.batch`); what is decided is on
+disk a little later, and a head whose write failed is stale and loaded anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from comity.protocol.build import Reference, reference_to
+from comity.protocol.room_versions import RoomVersion, room_version
+from comity.store import events as stored_events
+from comity.store import rooms as stored_rooms
+from comity.store.database import Database, Tx
+from comity.store.events import Events
+from comity.store.state import States, next_slot
+
+#: Rooms whose heads are in memory: a few kilobytes each.
+MAX_ROOMS_IN_MEMORY = 20_000
+
+
+@dataclass(slots=True)
+class Extremity:
+    """An event at the end of the graph."""
+
+    number: int
+    reference: Reference
+    #: The name of the state after it.
+    state_after: bytes
+
+
+@dataclass(slots=True)
+class Room:
+    """One room's head. Hold `lock` to decide anything about it."""
+
+    number: int
+    room_id: str
+    version: RoomVersion
+    state: bytes
+    #: event id -> extremity
+    extremities: dict[str, Extremity]
+    #: Whether a user of ours is joined, so that we know the room's present.
+    resident: bool
+    next_slot: int
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: A decision of this head was not stored: it is not true any more.
+    stale: bool = False
+    #: Servers with joined users, for wake-ups; None until asked for.
+    servers: frozenset[str] | None = None
+
+
+class Numbers:
+    """Gives event and room numbers, ahead of the disk. Gaps are harmless."""
+
+    def __init__(self, last_event: int, last_room: int) -> None:
+        self._event = last_event
+        self._room = last_room
+
+    def event(self) -> int:
+        """The next event number."""
+        self._event += 1
+        return self._event
+
+    def room(self) -> int:
+        """The next room number."""
+        self._room += 1
+        return self._room
+
+
+class Rooms:
+    """The registry of heads."""
+
+    def __init__(self, database: Database, states: States, events: Events, numbers: Numbers) -> None:
+        self.database = database
+        self.states = states
+        self.events = events
+        self.numbers = numbers
+        self._by_id: dict[str, Room] = {}
+
+    def get(self, room_id: str) -> Room | None:
+        """The head of a room that is held; None for an unknown room."""
+        room = self._by_id.get(room_id)
+        if room is not None and not room.stale:
+            return room
+        room = self.database.read_now(lambda tx: self._load(tx, room_id))
+        if room is not None:
+            self.put(room)
+        return room
+
+    def by_number(self, tx: Tx, room_num: int) -> Room | None:
+        """The head of a room by its number."""
+        row = stored_rooms.by_number(tx, room_num)
+        return self.get(row.room_id) if row else None
+
+    def put(self, room: Room) -> None:
+        """Register a head."""
+        self._by_id[room.room_id] = room
+        self.events.know_room(room.number, room.version)
+        if len(self._by_id) > MAX_ROOMS_IN_MEMORY:
+            self._evict()
+
+    def drop(self, room: Room) -> None:
+        """The head is not true: whoever wants the room loads it anew."""
+        room.stale = True
+        if self._by_id.get(room.room_id) is room:
+            del self._by_id[room.room_id]
+
+    def _evict(self) -> None:
+        """Let the longest-registered idle heads go. A head with undecided writes is never idle."""
+        for room_id in list(self._by_id)[: MAX_ROOMS_IN_MEMORY // 10]:
+            if not self._by_id[room_id].lock.locked():
+                del self._by_id[room_id]
+
+    def _load(self, tx: Tx, room_id: str) -> Room | None:
+        row = stored_rooms.by_id(tx, room_id)
+        version = room_version(row.version) if row else None
+        if row is None or version is None:
+            return None
+        self.events.know_room(row.room_num, version)
+        extremities = {}
+        for number in stored_rooms.extremities(tx, row.room_num):
+            stored = self.events.get(tx, number)
+            if stored is not None and stored.state_after is not None:
+                extremities[stored.event.event_id] = Extremity(
+                    number, reference_to(stored.event), stored.state_after
+                )
+        slot = next_slot(tx, row.room_num)
+        return Room(row.room_num, room_id, version, row.state, extremities, row.resident, slot)
+
+    def servers(self, room: Room) -> frozenset[str]:
+        """The servers with joined users, as of the last commit."""
+        if room.servers is None:
+            room.servers = frozenset(self.database.read_now(lambda tx: stored_rooms.servers(tx, room.number)))
+        return room.servers
+
+
+def know_all_rooms(tx: Tx, events: Events) -> None:
+    """Tell `events` the version of every room, so that any event can be read."""
+    for room_num, identifier in tx.all("SELECT room_num, version FROM rooms"):
+        version = room_version(identifier)
+        if version is not None:
+            events.know_room(room_num, version)
+
+
+def load_numbers(tx: Tx) -> Numbers:
+    """Numbers that go on where the database ends."""
+    return Numbers(stored_events.last_number(tx), stored_rooms.last_number(tx))

@@ -1,0 +1,230 @@
+"""A local user writes: a draft becomes an event at the room's head.
+
+Under the room's lock: references and auth events from the head, built and signed, judged by
+the same admission as everybody's, moved into the head; then queued to be stored. The lock is
+not held while the disk is awaited (DESIGN §4.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from comity.ports import Clock, Entropy
+from comity.protocol.admission import Outcome
+from comity.protocol.auth.rules import auth_keys
+from comity.protocol.build import Draft, Reference, build, reference_to
+from comity.protocol.errors import MatrixError, forbidden, not_found
+from comity.protocol.event import Event
+from comity.protocol.identifiers import server_of
+from comity.protocol.room_versions import EventIds
+from comity.protocol.signing import SigningKey
+from comity.rooms.batch import Batch
+from comity.rooms.commit import Commits
+from comity.rooms.judge import Judge, Missing
+from comity.rooms.merge import Merger
+from comity.rooms.room import Room, Rooms
+from comity.store import queues
+from comity.store.database import Database, Tx, WriteTx
+
+#: An event of ours points to at most this many ends of the graph; the rest wait for the next.
+MAX_PREV_OF_OURS = 10
+#: Characters of an event id that room versions 1 and 2 let us choose.
+ASSIGNED_ID_LENGTH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTransaction:
+    """What makes a repeated request the same one (client-server §Transaction identifiers)."""
+
+    user_id: str
+    device_id: str
+    scope: str
+    transaction_id: str
+
+
+class Writer:
+    """Writes events of local users into rooms that this server is in."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        rooms: Rooms,
+        merger: Merger,
+        judge: Judge,
+        commits: Commits,
+        clock: Clock,
+        entropy: Entropy,
+        server_name: str,
+        key: SigningKey,
+    ) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._merger = merger
+        self._judge = judge
+        self._commits = commits
+        self._clock = clock
+        self._entropy = entropy
+        self._server_name = server_name
+        self._key = key
+        #: Transactions whose event is decided and not on disk yet.
+        self._in_flight: dict[ClientTransaction, tuple[str, asyncio.Future[int]]] = {}
+
+    def resident_room(self, room_id: str) -> Room:
+        """The head of a room that a user of ours is in. Raises 404 M_NOT_FOUND."""
+        room = self._rooms.get(room_id)
+        if room is None or not room.extremities:
+            raise not_found("This server is not in a room of that id")
+        return room
+
+    async def send(self, room_id: str, draft: Draft, *, transaction: ClientTransaction | None = None) -> str:
+        """Write one event; its id, once it is on disk.
+
+        A repeated `transaction` gives the first one's event id. A state event that would change
+        nothing gives the id of the one that stands. Raises MatrixError (403 M_FORBIDDEN when the
+        authorization rules do not allow it).
+        """
+        while True:
+            room = self.resident_room(room_id)
+            async with room.lock:
+                if room.stale:
+                    continue
+                known = self._repeated(transaction)
+                if known is not None:
+                    event_id, future = known
+                else:
+                    event_id, future = self._decide_and_submit(room, draft, transaction)
+            if future is not None:
+                await asyncio.shield(future)
+            return event_id
+
+    def _repeated(
+        self, transaction: ClientTransaction | None
+    ) -> tuple[str, asyncio.Future[int] | None] | None:
+        if transaction is None:
+            return None
+        in_flight = self._in_flight.get(transaction)
+        if in_flight is not None:
+            return in_flight
+        event_id = self._database.read_now(
+            lambda tx: queues.client_event(
+                tx, transaction.user_id, transaction.device_id, transaction.scope, transaction.transaction_id
+            )
+        )
+        return None if event_id is None else (event_id, None)
+
+    def _decide_and_submit(
+        self, room: Room, draft: Draft, transaction: ClientTransaction | None
+    ) -> tuple[str, asyncio.Future[int] | None]:
+        batch = Batch(self._rooms, self._merger, room)
+        try:
+            event = self._database.read_now(lambda tx: self._decide(tx, batch, draft))
+        except BaseException:
+            batch.undo()
+            raise
+        if not batch.decided:
+            return event.event_id, None
+        future = self._commits.submit([batch], self._remember(transaction, event.event_id))
+        if transaction is not None:
+            self._in_flight[transaction] = (event.event_id, future)
+            future.add_done_callback(lambda _: self._in_flight.pop(transaction, None))
+        return event.event_id, future
+
+    def _remember(
+        self, transaction: ClientTransaction | None, event_id: str
+    ) -> Callable[[WriteTx], None] | None:
+        if transaction is None:
+            return None
+        now = self._clock.now_ms()
+        return lambda tx: queues.put_client_event(
+            tx,
+            transaction.user_id,
+            transaction.device_id,
+            transaction.scope,
+            transaction.transaction_id,
+            event_id,
+            now,
+        )
+
+    def _decide(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
+        standing = self._unchanged(tx, batch.room, draft)
+        return standing if standing is not None else self.append(tx, batch, draft)
+
+    def _unchanged(self, tx: Tx, room: Room, draft: Draft) -> Event | None:
+        """The state event that stands, if the draft would set the same again."""
+        if draft.state_key is None:
+            return None
+        standing = self._merger.lookup(tx, room, room.state)((draft.type, draft.state_key))
+        if standing is None or standing.sender != draft.sender:
+            return None
+        same = orjson.dumps(standing.content, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+            draft.content, option=orjson.OPT_SORT_KEYS
+        )
+        return standing if same else None
+
+    # -- steps that other writers of local events share
+
+    def draft_event(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
+        """Build a draft at the head of the batch's room: signed, not yet judged."""
+        room = batch.room
+        prev = self._prev(room)
+        find = self._merger.lookup(tx, room, room.state)
+        auth: list[Reference] = []
+        for key in auth_keys(room.version, draft.type, draft.sender, draft.state_key, draft.content):
+            held = find(key)
+            if held is not None:
+                auth.append(reference_to(held))
+        creates = draft.type == "m.room.create" and room.version.room_id_is_create_hash
+        return build(
+            draft,
+            version=room.version,
+            room_id=None if creates else room.room_id,
+            prev=prev,
+            auth=auth,
+            now_ms=self._clock.now_ms(),
+            server=self._server_name,
+            key=self._key,
+            assigned_id=self.assigned_id(room),
+        )
+
+    def assigned_id(self, room: Room) -> str:
+        """An event id of our choice, for the room versions that have them."""
+        if room.version.event_ids is not EventIds.ASSIGNED:
+            return ""
+        return f"${self._entropy.token(ASSIGNED_ID_LENGTH)}:{self._server_name}"
+
+    @staticmethod
+    def _prev(room: Room) -> Sequence[Reference]:
+        references = [extremity.reference for extremity in room.extremities.values()]
+        if len(references) > MAX_PREV_OF_OURS:
+            references.sort(key=lambda reference: -reference.depth)
+            references = references[:MAX_PREV_OF_OURS]
+        return references
+
+    def append(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
+        """Build, judge and append a draft. Raises MatrixError 403 M_FORBIDDEN when denied."""
+        event = self.draft_event(tx, batch, draft)
+        self.append_event(tx, batch, event, visit=self._told_beside(batch.room, event))
+        return event
+
+    def _told_beside(self, room: Room, event: Event) -> tuple[str, ...]:
+        """Servers outside the room that an event concerns: an invite of theirs ends."""
+        if event.type != "m.room.member" or event.membership not in ("leave", "ban"):
+            return ()
+        server = server_of(event.state_key or "")
+        return () if server == self._server_name or server in self._rooms.servers(room) else (server,)
+
+    def append_event(self, tx: Tx, batch: Batch, event: Event, *, visit: tuple[str, ...] = ()) -> None:
+        """Judge an event of ours and append it. Raises MatrixError 403 M_FORBIDDEN when denied."""
+        judged = self._judge.judge(tx, batch, event)
+        if isinstance(judged, Missing):
+            raise MatrixError(500, "M_UNKNOWN", "The room's history is incomplete", detail=repr(judged))
+        if judged.verdict.outcome is not Outcome.ACCEPT:
+            raise forbidden(judged.verdict.reason.partition(": ")[2] or judged.verdict.reason)
+        decided = batch.add(tx, event, Outcome.ACCEPT, judged.state_before)
+        decided.send_except = self._server_name
+        decided.visit = visit

@@ -1,0 +1,148 @@
+"""One room's part of a sync, for a user who is not in the room: left, invited, knocked.
+
+A room that was left is told as it was up to the leaving; an invite or a knock is told by
+stripped state alone (client-server §Stripped state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from comity.rooms.read import Reader
+from comity.rooms.read.access import end_of_last_stay
+from comity.rooms.read.format import stripped
+from comity.store import heads
+from comity.store import rooms as stored_rooms
+from comity.store.database import Tx
+from comity.store.events import StoredEvent, live_line
+from comity.store.rooms import LocalMembership
+from comity.store.state import EMPTY
+from comity.sync.asked import Asked, Stretch
+from comity.sync.delta import MEMBER, Delta, Deltas
+from comity.sync.slice import AccountData, account_data_events, event_lists
+from comity.sync.timeline import stretch
+
+STRIPPED_TYPES = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+_STRIPPED_KEYS = ("content", "sender", "state_key", "type")
+#: Stripped events from another server that are handed on.
+MAX_STRIPPED = 100
+
+
+class OtherRooms:
+    """Cuts the parts of rooms that the user is not in."""
+
+    def __init__(self, reader: Reader, deltas: Deltas) -> None:
+        self._reader = reader
+        self._deltas = deltas
+
+    # -- left
+
+    def left(
+        self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
+    ) -> dict[str, Any] | None:
+        """A room that the user left, or was kicked or banned from, up to then."""
+        history = [
+            item
+            for item in stored_rooms.local_history(tx, asked.user_id, entry.room_num)
+            if item.position <= asked.now
+        ]
+        if any(item.forgotten for item in history[-1:]):
+            return None
+        before = [item for item in history if item.position <= asked.after]
+        was_joined = bool(before) and before[-1].membership == "join"
+        left_at = end_of_last_stay(history)
+        view = self._reader.visibility.view(tx, asked.user_id, entry.room_num)
+        if left_at is None or (not asked.is_initial and left_at <= asked.after):
+            # An invite that was turned down, or a ban after leaving: only that is news.
+            if asked.is_initial:
+                return None
+            shown, delta = self._only(tx, entry), Delta(EMPTY, EMPTY)
+        else:
+            after = asked.after if was_joined else 0
+            shown = stretch(
+                tx, self._reader, asked, view, room_id, None,
+                after=live_line(after), upto=live_line(entry.position),
+            )  # fmt: skip
+            known = heads.at(tx, entry.room_num, after) if after else EMPTY
+            lazy = asked.wanted.room.state.lazy_load_members and known == EMPTY
+            needed = frozenset({asked.user_id, *(stored.event.sender for stored in shown.events)})
+            delta = self._deltas.between(
+                tx, entry.room_num, known, heads.at(tx, entry.room_num, left_at), shown,
+                at_end=asked.request.use_state_after, only_members=needed if lazy else None,
+            )  # fmt: skip
+        part = event_lists(tx, self._reader, asked, view, room_id, shown, delta, self._deltas)
+        part["account_data"] = {
+            "events": account_data_events(asked.wanted.room.account_data, room_id, account_data)
+        }
+        return part
+
+    def _only(self, tx: Tx, entry: LocalMembership) -> Stretch:
+        stored = self._reader.events.get(tx, entry.event_num) if entry.event_num else None
+        line = (stored.line if stored is not None else None) or live_line(entry.position)
+        return Stretch([] if stored is None else [stored], stored is not None, line - 1)
+
+    # -- invited, knocked
+
+    def invited(self, tx: Tx, asked: Asked, entry: LocalMembership) -> dict[str, Any] | None:
+        """An invite; None from somebody whom the user ignores (client-server §Ignoring Users)."""
+        event = self._reader.events.get(tx, entry.event_num) if entry.event_num else None
+        if event is not None and event.event.sender in asked.ignored:
+            return None
+        return {"invite_state": {"events": self._stripped(tx, asked, entry, event)}}
+
+    def knocked(self, tx: Tx, asked: Asked, entry: LocalMembership) -> dict[str, Any]:
+        """A knock that waits for an answer."""
+        event = self._reader.events.get(tx, entry.event_num) if entry.event_num else None
+        return {"knock_state": {"events": self._stripped(tx, asked, entry, event)}}
+
+    def _stripped(
+        self, tx: Tx, asked: Asked, entry: LocalMembership, own: StoredEvent | None
+    ) -> Sequence[object]:
+        """What a stranger is shown of the room, the user's own membership last."""
+        if entry.stripped is not None:
+            events = _pruned(orjson.loads(entry.stripped), asked.user_id if own is not None else None)
+        else:
+            events = self._stripped_here(tx, asked, entry, own)
+        return [*events, stripped(own.event)] if own is not None else events
+
+    def _stripped_here(
+        self, tx: Tx, asked: Asked, entry: LocalMembership, own: StoredEvent | None
+    ) -> list[object]:
+        keys = [(event_type, "") for event_type in STRIPPED_TYPES]
+        if own is not None and own.event.sender != asked.user_id:
+            # Whoever invites has a name that the client will want to show.
+            keys.append((MEMBER, own.event.sender))
+        state = heads.at(tx, entry.room_num, asked.now)
+        found: list[object] = []
+        for key in keys:
+            slot = self._reader.states.slot(tx, entry.room_num, key)
+            number = 0 if slot is None else self._reader.states.get(tx, state, slot)
+            stored = self._reader.events.get(tx, number) if number else None
+            if stored is not None:
+                found.append(stripped(stored.event))
+        return found
+
+
+def _pruned(listed: object, without: str | None) -> list[object]:
+    """Stripped state from elsewhere, cut to what it may have; the member `without` is added anew."""
+    found: list[object] = []
+    for item in listed[:MAX_STRIPPED] if isinstance(listed, list) else ():
+        if not isinstance(item, dict) or not isinstance(item.get("content"), dict):
+            continue
+        if not all(isinstance(item.get(key), str) for key in _STRIPPED_KEYS[1:]):
+            continue
+        if without is not None and item["type"] == MEMBER and item["state_key"] == without:
+            continue
+        found.append({key: item[key] for key in _STRIPPED_KEYS})
+    return found

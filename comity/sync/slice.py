@@ -1,0 +1,241 @@
+"""One room's part of a sync, for a user who is in the room.
+
+Everything is read from one snapshot, bounded by the positions of `Asked`: the timeline's newest
+stretch, the state that the client lacks beside it, what is ephemeral, counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from comity.protocol.filters import RoomEventFilter
+from comity.rooms.read import Reader
+from comity.rooms.read.format import encode
+from comity.rooms.read.tail import Tail
+from comity.rooms.read.tokens import line_token
+from comity.rooms.read.visible import RoomView
+from comity.store import personal
+from comity.store import rooms as stored_rooms
+from comity.store.database import Tx
+from comity.store.events import live_line
+from comity.store.rooms import LocalMembership
+from comity.store.state import EMPTY
+from comity.sync.asked import Asked, Stretch
+from comity.sync.delta import MEMBER, Delta, Deltas
+from comity.sync.lazy import SentMembers
+from comity.sync.summary import Summaries
+from comity.sync.timeline import stretch
+from comity.sync.unread import MAIN, Count, UnreadCounts
+from comity.users.ephemeral import Ephemeral
+
+#: (type, JSON text) of a user's account data.
+AccountData = Sequence[tuple[str, str]]
+
+
+def account_data_events(wanted: RoomEventFilter, room_id: str, listed: AccountData) -> list[dict[str, Any]]:
+    """Account data of a room as clients get it, as far as the filter lets it through."""
+    events = []
+    for event_type, text in listed:
+        content = {} if wanted.contains_url is None else orjson.loads(text)
+        if wanted.matches(event_type, None, room_id, content):
+            events.append({"type": event_type, "content": orjson.Fragment(text)})
+    return events
+
+
+def event_lists(
+    tx: Tx,
+    reader: Reader,
+    asked: Asked,
+    view: RoomView,
+    room_id: str,
+    shown: Stretch,
+    delta: Delta,
+    deltas: Deltas,
+) -> dict[str, Any]:
+    """`timeline`, and `state` or `state_after`, of a room that the user is or was in."""
+    wanted = asked.wanted.room.state
+    is_open = wanted.is_open
+    state = [
+        stored
+        for stored in deltas.load(tx, delta)
+        if is_open
+        or wanted.matches(stored.event.type, stored.event.sender, room_id, stored.event.content)
+    ]
+    reading = reader.reading(
+        tx, asked.user_id, asked.request.device_id, shown.events, view, with_room_id=False
+    )
+    reading.shape(asked.wanted)
+    return {
+        "timeline": {
+            "events": reader.format.events(tx, shown.events, reading),
+            "limited": shown.limited,
+            "prev_batch": line_token(shown.before),
+        },
+        "state_after" if asked.request.use_state_after else "state": {
+            "events": reader.format.events(tx, state, reading.brief())
+        },
+    }
+
+
+class JoinedRooms:
+    """Cuts the parts of rooms that the user is in."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        deltas: Deltas,
+        summaries: Summaries,
+        unread: UnreadCounts,
+        ephemeral: Ephemeral,
+    ) -> None:
+        self._reader = reader
+        self._deltas = deltas
+        self._summaries = summaries
+        self._unread = unread
+        self._ephemeral = ephemeral
+        self._sent = SentMembers()
+
+    def part(
+        self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
+    ) -> dict[str, Any] | None:
+        """The room's part, or None if there is no news. `account_data`: what changed of it here."""
+        reader, room_num = self._reader, entry.room_num
+        is_new = self._is_new(tx, asked, entry)
+        after = 0 if is_new else asked.after
+        tail = reader.tails.get(tx, room_num, room_id, asked.now)
+        view = reader.visibility.view(tx, asked.user_id, room_num)
+        shown = stretch(
+            tx, reader, asked, view, room_id, tail, after=live_line(after), upto=live_line(asked.now)
+        )
+        if is_new and shown.hidden:
+            # Nothing that the client may have of an earlier stay continues here.
+            shown = Stretch(shown.events, True, shown.before, True)
+        is_whole = is_new or asked.request.full_state
+        known = EMPTY if is_whole else reader.tails.head(tx, room_num, tail, after)
+        current = reader.tails.head(tx, room_num, tail, asked.now)
+        delta, summary = self._state(tx, asked, view, known, current, shown)
+        if is_new and not asked.is_initial:
+            account_data = personal.room_account_data(tx, asked.user_id, room_id, asked.now)
+        told = account_data_events(asked.wanted.room.account_data, room_id, account_data)
+        ephemeral, own_receipt = self._ephemeral_events(tx, asked, room_num, room_id, tail, after)
+        if not (is_whole or shown.events or delta.entries or summary or told or ephemeral or own_receipt):
+            return None
+        part = event_lists(tx, reader, asked, view, room_id, shown, delta, self._deltas)
+        part["summary"] = summary
+        part["ephemeral"] = {"events": ephemeral}
+        part["account_data"] = {"events": told}
+        self._add_unread(tx, asked, view, tail, current, part)
+        return part
+
+    def _is_new(self, tx: Tx, asked: Asked, entry: LocalMembership) -> bool:
+        """Whether the client knows nothing of the user's present stay in the room."""
+        if asked.is_initial:
+            return True
+        if entry.position <= asked.after:
+            return False
+        history = stored_rooms.local_history(tx, asked.user_id, entry.room_num)
+        before = [item for item in history if item.position <= asked.after]
+        since = [item for item in history if asked.after < item.position <= asked.now]
+        return not before or any(item.membership != "join" for item in (before[-1], *since))
+
+    # -- state
+
+    def _state(
+        self, tx: Tx, asked: Asked, view: RoomView, known: bytes, current: bytes, shown: Stretch
+    ) -> tuple[Delta, dict[str, Any]]:
+        """The state to tell, members loaded lazily if so wished, and the summary if it changed."""
+        room_num, at_end = view.room_num, asked.request.use_state_after
+        lazy = asked.wanted.room.state.lazy_load_members
+        needed = {stored.event.sender for stored in shown.events}
+        if known == EMPTY:
+            needed.add(asked.user_id)
+        delta = self._deltas.between(
+            tx,
+            room_num,
+            known,
+            current,
+            shown,
+            at_end=at_end,
+            only_members=frozenset(needed) if lazy and known == EMPTY else None,
+        )
+        summary: dict[str, Any] = {}
+        if delta.renames:
+            is_named = self._deltas.is_named(tx, room_num, current)
+            summary, heroes = self._summaries.summary(
+                tx, room_num, current, asked.user_id, is_named=is_named
+            )
+            needed.update(heroes)
+        if lazy:
+            self._add_members(tx, asked, room_num, delta, shown, needed)
+        return delta, summary
+
+    def _add_members(
+        self, tx: Tx, asked: Asked, room_num: int, delta: Delta, shown: Stretch, needed: Iterable[str]
+    ) -> None:
+        """client-server §Lazy-loading room members: those who are needed and not yet known."""
+        device = (asked.user_id, asked.request.device_id)
+        at_end = asked.request.use_state_after
+        if delta.known == EMPTY:
+            self._sent.forget(device, room_num)
+        in_timeline = set() if at_end else {stored.number for stored in shown.events}
+        redundant_too = asked.wanted.room.state.include_redundant_members
+        for slot, user_id, number in self._deltas.members_at(
+            tx, room_num, delta, shown, needed, at_end=at_end
+        ):
+            if slot in delta.entries or number in in_timeline:
+                continue
+            if redundant_too or not self._sent.has(device, room_num, user_id, number, asked.after):
+                delta.entries[slot] = number
+        for slot, number in delta.entries.items():
+            event_type, user_id = self._reader.states.key(tx, room_num, slot)
+            if event_type == MEMBER:
+                self._sent.note(device, room_num, user_id, number, asked.now)
+        for stored in () if at_end else shown.events:
+            if stored.event.type == MEMBER and stored.event.state_key is not None:
+                self._sent.note(device, room_num, stored.event.state_key, stored.number, asked.now)
+
+    # -- what is not of the graph
+
+    def _ephemeral_events(
+        self, tx: Tx, asked: Asked, room_num: int, room_id: str, tail: Tail, after: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Typing and receipts since `after`; and whether the user's own receipt moved."""
+        wanted = asked.wanted.room.ephemeral
+        events: list[dict[str, Any]] = []
+        serial, typing = self._ephemeral.typing(room_id)
+        told = asked.request.since.typing if asked.request.since is not None and after else 0
+        if serial > told and (typing or told):
+            users = [user_id for user_id in typing if user_id not in asked.ignored]
+            content: Mapping[str, Any] = {"user_ids": users}
+            if wanted.matches("m.typing", None, room_id, content):
+                events.append({"type": "m.typing", "content": content})
+        if tail.receipts <= after:
+            return events, False
+        receipts = personal.receipts_since(tx, room_num, after, asked.now, asked.user_id)
+        if receipts is None:
+            return events, False
+        if wanted.matches("m.receipt", None, room_id, {}):
+            events.append({"type": "m.receipt", "content": orjson.Fragment(receipts)})
+        return events, encode(asked.user_id) in receipts
+
+    def _add_unread(
+        self,
+        tx: Tx,
+        asked: Asked,
+        view: RoomView,
+        tail: Tail,
+        current: bytes,
+        part: dict[str, Any],
+    ) -> None:
+        """client-server §Receiving notifications; by thread if the filter asks for it."""
+        counts = self._unread.count(tx, view, tail, current, asked.now)
+        if not asked.wanted.room.timeline.unread_thread_notifications:
+            part["unread_notifications"] = counts.total().told()
+            return
+        part["unread_notifications"] = counts.threads.get(MAIN, Count()).told()
+        part["unread_thread_notifications"] = {
+            thread: count.told() for thread, count in counts.threads.items() if thread != MAIN
+        }

@@ -1,0 +1,189 @@
+"""/sync, version 3: everything new since a token, or a wait for it.
+
+client-server §Syncing. Looks at `now` first and bounds the whole answer by it; if there is
+nothing, sleeps on the bus until a position after `now` concerns the user, so that no wake-up
+can be lost (DESIGN §3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from comity.bus import Bus
+from comity.protocol.push_rules import default_rules
+from comity.rooms.read import Reader
+from comity.rooms.read.tokens import SyncToken
+from comity.store import personal
+from comity.store.database import Database, Tx
+from comity.store.rooms import LocalMembership
+from comity.sync import devices
+from comity.sync.asked import Asked, SyncRequest
+from comity.sync.delta import Deltas
+from comity.sync.departures import OtherRooms
+from comity.sync.slice import JoinedRooms
+from comity.sync.summary import Summaries
+from comity.sync.unread import PUSH_RULES, UnreadCounts
+from comity.sync.user_rooms import RoomsOfUsers, UserRooms
+from comity.users.ephemeral import Ephemeral
+
+#: Seconds that a client may wait at most: longer than any that clients ask for.
+MAX_TIMEOUT = 180.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer under construction, and whether there is anything to tell."""
+
+    now: int
+    joined: Collection[str]
+    body: dict[str, Any] = field(default_factory=dict)
+    is_empty: bool = True
+
+
+class Sync:
+    """Answers /sync."""
+
+    def __init__(self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral) -> None:
+        self._database = database
+        self._bus = bus
+        self._reader = reader
+        self._ephemeral = ephemeral
+        self._rooms = RoomsOfUsers(bus)
+        deltas, summaries = Deltas(reader.states, reader.events), Summaries()
+        unread = UnreadCounts(reader.states, reader.events, summaries, bus)
+        self._joined = JoinedRooms(reader, deltas, summaries, unread, ephemeral)
+        self._others = OtherRooms(reader, deltas)
+
+    async def sync(self, request: SyncRequest) -> dict[str, Any]:
+        """What is new for a device; empty after `request.timeout` seconds without news."""
+        clock = self._reader.clock
+        deadline = clock.monotonic() + min(request.timeout, MAX_TIMEOUT)
+        await devices.acknowledge(self._database, request)
+        while True:
+            # From here to the wait nothing is awaited: what comes meanwhile has a later position,
+            # or, of who is typing, wakes a waiter that is there already.
+            answer = self._database.read_now(self._look(request))
+            remaining = deadline - clock.monotonic()
+            if not answer.is_empty or request.since is None or request.full_state or remaining <= 0:
+                return answer.body
+            if not await self._bus.wait([request.user_id, *answer.joined], answer.now, remaining):
+                return answer.body
+
+    def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
+        now, serial = self._bus.position, self._ephemeral.typing_serial
+
+        def look(tx: Tx) -> _Answer:
+            rooms = self._rooms.get(tx, request.user_id, now, afresh=request.since is None)
+            return self._answer(tx, Asked(request, now, serial, rooms.ignored), rooms)
+
+        return look
+
+    def _answer(self, tx: Tx, asked: Asked, rooms: UserRooms) -> _Answer:
+        answer = _Answer(asked.now, rooms.joined)
+        account_data = self._account_data(tx, asked)
+        self._add_rooms(tx, asked, rooms, account_data, answer)
+        part = devices.news(tx, asked)
+        events = self._global_account_data(tx, asked, account_data.get("", []))
+        if events:
+            answer.body["account_data"] = {"events": events}
+        answer.is_empty = answer.is_empty and not events and part.is_empty
+        devices.add_to(answer.body, tx, asked, part)
+        answer.body["next_batch"] = str(SyncToken(asked.now, asked.typing_serial, part.upto))
+        return answer
+
+    # -- account data
+
+    def _account_data(self, tx: Tx, asked: Asked) -> dict[str, list[tuple[str, str]]]:
+        """room id or '' -> (type, JSON text) of what changed."""
+        if not asked.is_initial and not self._bus.changed((asked.user_id,), asked.after):
+            return {}
+        found: dict[str, list[tuple[str, str]]] = {}
+        for room_id, event_type, text in personal.account_data_since(
+            tx, asked.user_id, asked.after, asked.now
+        ):
+            found.setdefault(room_id, []).append((event_type, text))
+        return found
+
+    def _global_account_data(
+        self, tx: Tx, asked: Asked, changed: list[tuple[str, str]]
+    ) -> list[dict[str, Any]]:
+        wanted = asked.wanted.account_data
+        listed = [(event_type, orjson.Fragment(text)) for event_type, text in changed]
+        if asked.is_initial and all(event_type != PUSH_RULES for event_type, _ in changed):
+            # client-server §Push Rules: the rules are account data, predefined ones included.
+            rules = orjson.dumps({"global": default_rules(asked.user_id)})
+            listed.append((PUSH_RULES, orjson.Fragment(rules)))
+        return [
+            {"type": event_type, "content": content}
+            for event_type, content in listed
+            if wanted.matches(event_type, None)
+        ]
+
+    # -- rooms
+
+    def _add_rooms(
+        self,
+        tx: Tx,
+        asked: Asked,
+        rooms: UserRooms,
+        account_data: dict[str, list[tuple[str, str]]],
+        answer: _Answer,
+    ) -> None:
+        parts: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
+        wanted = asked.wanted.room
+        for room_id, entry in rooms.joined.items():
+            if wanted.wants_room(room_id) and self._may_have_news(asked, room_id, entry, account_data):
+                part = self._joined.part(tx, asked, room_id, entry, account_data.get(room_id, ()))
+                if part is not None:
+                    parts["join"][room_id] = part
+        if asked.is_initial or asked.request.full_state or self._bus.changed((asked.user_id,), asked.after):
+            for room_id, entry in rooms.memberships.items():
+                if entry.membership != "join" and wanted.wants_room(room_id):
+                    self._add_other(tx, asked, room_id, entry, account_data.get(room_id, ()), parts)
+        answer.is_empty = not any(parts.values())
+        answer.body["rooms"] = parts
+
+    def _may_have_news(
+        self,
+        asked: Asked,
+        room_id: str,
+        entry: LocalMembership,
+        account_data: dict[str, list[tuple[str, str]]],
+    ) -> bool:
+        """A look into memory, so that only rooms that changed are read."""
+        since = asked.request.since
+        return (
+            since is None
+            or asked.request.full_state
+            or entry.position > asked.after
+            or self._bus.changed((room_id,), asked.after)
+            or room_id in account_data
+            or self._ephemeral.typing(room_id)[0] > since.typing
+        )
+
+    def _add_other(
+        self,
+        tx: Tx,
+        asked: Asked,
+        room_id: str,
+        entry: LocalMembership,
+        account_data: Any,
+        parts: dict[str, dict[str, Any]],
+    ) -> None:
+        is_news = asked.is_initial or entry.position > asked.after
+        part: dict[str, Any] | None = None
+        if entry.membership in ("invite", "knock"):
+            if is_news or asked.request.full_state:
+                knows = self._others.invited if entry.membership == "invite" else self._others.knocked
+                part = knows(tx, asked, entry)
+            kind = entry.membership
+        else:
+            if is_news and (asked.wanted.room.include_leave or not asked.is_initial):
+                part = self._others.left(tx, asked, room_id, entry, account_data)
+            kind = "leave"
+        if part is not None:
+            parts[kind][room_id] = part

@@ -1,0 +1,162 @@
+"""Accounts: their names, their making and their end (client-server §Account registration).
+
+Owns the grammar of new user names and the check of a password against an account. What an
+access token is, and who may register, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comity.ports import Clock, Entropy
+from comity.protocol.errors import MatrixError, forbidden
+from comity.protocol.identifiers import MAX_IDENTIFIER_BYTES, is_new_localpart, split_user_id
+from comity.store import accounts
+from comity.store.accounts import User
+from comity.store.database import Database, WriteTx
+from comity.users.passwords import Passwords
+
+#: Characters of a localpart that is made up here: one in 36^12 is taken twice.
+GENERATED_LOCALPART_LENGTH = 12
+
+
+class Accounts:
+    """The accounts of this server."""
+
+    def __init__(
+        self, database: Database, passwords: Passwords, clock: Clock, entropy: Entropy, server_name: str
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._clock = clock
+        self._entropy = entropy
+        self.server_name = server_name
+
+    # -- names
+
+    def new_user_id(self, username: str) -> str:
+        """The user id that registering as `username` gives: its localpart in lower case.
+
+        Raises 400 M_INVALID_USERNAME.
+        """
+        localpart = username.lower() if username.isascii() else username
+        if not is_new_localpart(localpart):
+            raise _invalid_username("A user name is made of a-z, 0-9 and . _ = - / +")
+        user_id = f"@{localpart}:{self.server_name}"
+        if len(user_id) > MAX_IDENTIFIER_BYTES:
+            raise _invalid_username(f"A user id is at most {MAX_IDENTIFIER_BYTES} characters long")
+        return user_id
+
+    def generated_user_id(self) -> str:
+        """A user id for somebody who names none."""
+        return f"@{self._entropy.token(GENERATED_LOCALPART_LENGTH).lower()}:{self.server_name}"
+
+    def is_local(self, user_id: str) -> bool:
+        """Whether a user id is of this server; it need not exist."""
+        parts = split_user_id(user_id)
+        return parts is not None and parts[1] == self.server_name
+
+    def check_available(self, user_id: str) -> None:
+        """Raise 400 M_USER_IN_USE if there is or ever was such an account."""
+        if self.find(user_id) is not None:
+            raise user_in_use()
+
+    def find(self, user_id: str) -> User | None:
+        """The account of that user id, deactivated ones included."""
+        return self._database.read_now(lambda tx: accounts.user(tx, user_id))
+
+    def exists(self, user_id: str) -> bool:
+        """Whether it is the id of an account that is in use."""
+        found = self.find(user_id)
+        return found is not None and not found.deactivated
+
+    def resolve(self, name: str) -> str | None:
+        """The user id that somebody who logs in means: a user id of ours, or a localpart."""
+        if name.startswith("@"):
+            return name if self.is_local(name) else None
+        user_id = f"@{name}:{self.server_name}"
+        if self.find(user_id) is not None or not name.isascii():
+            return user_id
+        return f"@{name.lower()}:{self.server_name}"
+
+    # -- making and ending
+
+    async def create(
+        self,
+        user_id: str,
+        password: str | None,
+        *,
+        admin: bool = False,
+        along: Callable[[WriteTx], None] | None = None,
+    ) -> None:
+        """Create an account, and do `along` in the same transaction.
+
+        Raises 400 M_USER_IN_USE, 400 M_INVALID_PARAM for a password that cannot be, and what
+        `along` raises; then nothing is stored.
+        """
+        self.check_available(user_id)
+        password_hash = None if password is None else await self._passwords.hash(password)
+        now = self._clock.now_ms()
+
+        def store(tx: WriteTx) -> None:
+            if not accounts.insert_user(tx, user_id, password_hash, admin=admin, now_ms=now):
+                raise user_in_use()
+            if along is not None:
+                along(tx)
+
+        await self._database.write(store)
+
+    async def check_password(self, user_id: str | None, password: str) -> User:
+        """The account that this password opens.
+
+        Raises 403 M_FORBIDDEN, alike for a wrong password and for no such account, and 403
+        M_USER_DEACTIVATED.
+        """
+        account = self.find(user_id) if user_id is not None else None
+        right = await self._passwords.matches(account.password_hash if account else None, password)
+        if account is not None and account.deactivated:
+            raise MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")
+        if account is None or not right:
+            raise forbidden("The user name or the password is wrong")
+        if account.password_hash and self._passwords.is_outdated(account.password_hash):
+            await self._renew_hash(account.user_id, account.password_hash, password)
+        return account
+
+    async def _renew_hash(self, user_id: str, outdated: str, password: str) -> None:
+        renewed = await self._passwords.hash(password)
+        # Only in the place of what was checked: the password may have been changed meanwhile.
+        await self._database.write(lambda tx: accounts.replace_password_hash(tx, user_id, outdated, renewed))
+
+    async def set_password(
+        self, user_id: str, password: str, *, along: Callable[[WriteTx], None] | None = None
+    ) -> None:
+        """Replace the password, and do `along` in the same transaction.
+
+        Raises 400 M_INVALID_PARAM.
+        """
+        password_hash = await self._passwords.hash(password)
+
+        def store(tx: WriteTx) -> None:
+            accounts.set_password_hash(tx, user_id, password_hash)
+            if along is not None:
+                along(tx)
+
+        await self._database.write(store)
+
+    async def deactivate(self, user_id: str, along: Callable[[WriteTx], None]) -> None:
+        """End an account for good, and do `along` (closing its sessions) in the same transaction."""
+
+        def store(tx: WriteTx) -> None:
+            accounts.deactivate(tx, user_id)
+            along(tx)
+
+        await self._database.write(store)
+
+
+def user_in_use() -> MatrixError:
+    """400 M_USER_IN_USE."""
+    return MatrixError(400, "M_USER_IN_USE", "This user name is taken")
+
+
+def _invalid_username(text: str) -> MatrixError:
+    return MatrixError(400, "M_INVALID_USERNAME", text)

@@ -1,0 +1,70 @@
+"""What the operator does with accounts at the command line.
+
+The database is opened by the caller and may be in use by a running server: nothing here
+needs that server's memory, and nothing here gives out positions.
+"""
+
+from __future__ import annotations
+
+from comity.ports import Clock, Entropy, Offload
+from comity.protocol.errors import invalid_param
+from comity.protocol.identifiers import is_opaque
+from comity.store import accounts as stored
+from comity.store.accounts import RegistrationToken, User
+from comity.store.database import Database
+from comity.users.accounts import Accounts
+from comity.users.passwords import Passwords
+from comity.users.registration import MAX_REGISTRATION_TOKEN_CHARACTERS
+
+GENERATED_TOKEN_LENGTH = 20
+
+
+class Administration:
+    """Accounts and registration tokens, for who owns the machine."""
+
+    def __init__(
+        self, database: Database, offload: Offload, clock: Clock, entropy: Entropy, server_name: str
+    ) -> None:
+        self._database = database
+        self._entropy = entropy
+        self._accounts = Accounts(database, Passwords(offload, entropy), clock, entropy, server_name)
+
+    async def add_user(self, name: str, password: str, *, admin: bool = False) -> str:
+        """Create an account; `name` is a localpart or a user id of this server. The user id.
+
+        Raises MatrixError 400 M_INVALID_USERNAME, M_USER_IN_USE or M_INVALID_PARAM.
+        """
+        localpart = name
+        if name.startswith("@") and self._accounts.is_local(name):
+            localpart = name[1:].partition(":")[0]
+        user_id = self._accounts.new_user_id(localpart)
+        await self._accounts.create(user_id, password, admin=admin)
+        return user_id
+
+    def users(self) -> list[User]:
+        """Every account, by user id."""
+        return self._database.read_now(stored.users)
+
+    async def add_registration_token(
+        self, token: str | None = None, *, uses_allowed: int | None = None, expires_at: int | None = None
+    ) -> str:
+        """Create a registration token: `token`, or one that is made up. Times in ms.
+
+        Raises MatrixError 400 M_INVALID_PARAM if it exists or is outside the grammar.
+        """
+        chosen = token or self._entropy.token(GENERATED_TOKEN_LENGTH)
+        if not is_opaque(chosen) or len(chosen) > MAX_REGISTRATION_TOKEN_CHARACTERS:
+            raise invalid_param(
+                f"A registration token is 1 to {MAX_REGISTRATION_TOKEN_CHARACTERS} of A-Z a-z 0-9 . _ ~ -"
+            )
+        if uses_allowed is not None and uses_allowed < 1:
+            raise invalid_param("A registration token may be used at least once")
+        if not await self._database.write(
+            lambda tx: stored.put_registration_token(tx, chosen, uses_allowed, expires_at)
+        ):
+            raise invalid_param("There is such a registration token already")
+        return chosen
+
+    def registration_tokens(self) -> list[RegistrationToken]:
+        """Every registration token."""
+        return self._database.read_now(stored.registration_tokens)

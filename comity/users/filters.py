@@ -1,0 +1,59 @@
+"""Filters that clients keep here (client-server §Filtering); what they mean is `protocol.filters`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from comity.protocol import canonical_json
+from comity.protocol.errors import MatrixError, not_found, too_large
+from comity.protocol.filters import parse_filter
+from comity.store import personal
+from comity.store.database import Database, WriteTx
+
+#: A filter's JSON: room for thousands of room ids.
+MAX_FILTER_BYTES = 256 * 1024
+#: Filters of one user; clients use a handful, and the same ones have the same id.
+MAX_FILTERS = 1_000
+ID_CHARACTERS = 20
+
+
+class Filters:
+    """The filters of local users."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, user_id: str, definition: Mapping[str, Any]) -> str:
+        """Keep a filter; the same definition has the same id.
+
+        Raises 400 M_BAD_JSON or M_INVALID_PARAM for what is no filter, 413 M_TOO_LARGE.
+        """
+        parse_filter(definition)
+        text = canonical_json.encode(definition)
+        if len(text) > MAX_FILTER_BYTES:
+            raise too_large(f"A filter has at most {MAX_FILTER_BYTES} bytes")
+        filter_id = hashlib.sha256(text).hexdigest()[:ID_CHARACTERS]
+
+        def is_known() -> bool:
+            return (
+                self._database.read_now(lambda tx: personal.filter_definition(tx, user_id, filter_id))
+                is not None
+            )
+
+        def store(tx: WriteTx) -> None:
+            if personal.count_filters(tx, user_id) >= MAX_FILTERS:
+                raise MatrixError(400, "M_UNKNOWN", f"A user has at most {MAX_FILTERS} filters")
+            personal.put_filter(tx, user_id, filter_id, text.decode())
+
+        if not is_known():
+            await self._database.write(store)
+        return filter_id
+
+    def get(self, user_id: str, filter_id: str) -> bytes:
+        """The JSON of a filter. Raises 404 M_NOT_FOUND."""
+        definition = self._database.read_now(lambda tx: personal.filter_definition(tx, user_id, filter_id))
+        if definition is None:
+            raise not_found("There is no such filter")
+        return definition.encode()

@@ -1,0 +1,146 @@
+"""User-Interactive Authentication (client-server §User-Interactive Authentication API).
+
+Owns the sessions in which a client completes stages, bounded and expiring; what a stage
+proves is told by the function that checks it. Nothing is stored: after a restart clients
+begin again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comity.ports import Clock, Entropy
+from comity.protocol.errors import MatrixError, bad_json, missing_param
+
+#: Sessions under way, about 1 KiB each; the oldest goes when there are more.
+MAX_SESSIONS = 10_000
+#: Seconds that a person may take for all stages.
+SESSION_SECONDS = 30 * 60.0
+SESSION_ID_LENGTH = 24
+
+DUMMY = "m.login.dummy"
+PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
+REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
+
+#: Checks one stage: (stage, the client's `auth`) -> what is to be remembered of it.
+#: Raises MatrixError if it proves nothing; its code and text are told beside the flows.
+CheckStage = Callable[[str, Mapping[str, Any]], Awaitable[object]]
+
+
+class AuthenticationNeededError(MatrixError):
+    """401 with the flows that are open; without an error unless an attempt failed."""
+
+    def __init__(self, details: Mapping[str, object], failed: MatrixError | None = None) -> None:
+        super().__init__(
+            401,
+            failed.code if failed else "M_UNAUTHORIZED",
+            failed.text if failed else "User-interactive authentication is needed",
+            extra=details,
+        )
+        self._failed = failed
+
+    def body(self) -> dict[str, object]:
+        """The flows, the session and what is completed; `errcode` only after a failed attempt."""
+        return super().body() if self._failed else dict(self.extra)
+
+
+@dataclass(slots=True)
+class _Session:
+    operation: str
+    expires_at: float
+    completed: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A flow is complete: what each stage gave. `finish` it when the operation has succeeded."""
+
+    session_id: str
+    completed: Mapping[str, object]
+
+
+class Interactive:
+    """Every session of this process."""
+
+    def __init__(self, clock: Clock, entropy: Entropy) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._sessions: dict[str, _Session] = {}
+
+    async def require(
+        self, operation: str, flows: Sequence[Sequence[str]], auth: object, check: CheckStage
+    ) -> Proven:
+        """Return once a flow is complete for `operation` (what is done, to what, by whom).
+
+        `auth` is the member of the request's body, or None. Raises AuthenticationNeededError
+        with what is missing, 400 M_BAD_JSON or M_MISSING_PARAM for an `auth` that is none.
+        """
+        if auth is None:
+            raise self._needed(self._begin(operation), flows)
+        if not isinstance(auth, dict):
+            raise bad_json("auth is not a JSON object")
+        session_id = auth.get("session")
+        if session_id is not None and not isinstance(session_id, str):
+            raise bad_json("auth.session is not a string")
+        session = self._find(session_id, operation)
+        if session is None:
+            if session_id is not None:
+                expired = MatrixError(401, "M_UNAUTHORIZED", "The session is unknown or over: begin again")
+                raise self._needed(self._begin(operation), flows, expired)
+            # COMPAT: clients that know the flows give the proof at once, without a session.
+            session_id = self._begin(operation)
+            session = self._sessions[session_id]
+        assert session_id is not None
+        stage = auth.get("type")
+        if stage is None and "session" not in auth:
+            raise missing_param("auth lacks type")
+        if stage is not None and stage not in session.completed:
+            if not isinstance(stage, str) or not any(stage in flow for flow in flows):
+                unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
+                raise self._needed(session_id, flows, unknown)
+            try:
+                given = await check(stage, auth)
+            except MatrixError as error:
+                if error.status == 429:
+                    raise
+                raise self._needed(session_id, flows, error) from None
+            session.completed[stage] = given
+        if any(all(stage in session.completed for stage in flow) for flow in flows):
+            return Proven(session_id, session.completed)
+        raise self._needed(session_id, flows)
+
+    def finish(self, proven: Proven) -> None:
+        """The operation is done: its session proves nothing any more."""
+        self._sessions.pop(proven.session_id, None)
+
+    def _begin(self, operation: str) -> str:
+        now = self._clock.monotonic()
+        # The oldest stand first: those that are over go, and the oldest if there are too many.
+        for session_id in list(self._sessions):
+            if self._sessions[session_id].expires_at > now and len(self._sessions) < MAX_SESSIONS:
+                break
+            del self._sessions[session_id]
+        session_id = self._entropy.token(SESSION_ID_LENGTH)
+        self._sessions[session_id] = _Session(operation, now + SESSION_SECONDS)
+        return session_id
+
+    def _find(self, session_id: str | None, operation: str) -> _Session | None:
+        session = self._sessions.get(session_id) if session_id is not None else None
+        if session is None or session.operation != operation or session.expires_at <= self._clock.monotonic():
+            return None
+        return session
+
+    def _needed(
+        self, session_id: str, flows: Sequence[Sequence[str]], failed: MatrixError | None = None
+    ) -> AuthenticationNeededError:
+        session = self._sessions.get(session_id)
+        details: dict[str, object] = {
+            "session": session_id,
+            "flows": [{"stages": list(flow)} for flow in flows],
+            "params": {},
+        }
+        if session is not None and session.completed:
+            details["completed"] = list(session.completed)
+        return AuthenticationNeededError(details, failed)

@@ -1,0 +1,83 @@
+"""Passwords: hashing and checking with Argon2id, in a bounded number of threads.
+
+It knows no account: whose password it is and what follows from a right one is the affair of
+`comity.users.accounts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import argon2
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from comity.ports import Entropy, Offload
+from comity.protocol.errors import invalid_param
+
+#: A longer password is no password: it is work that somebody makes for us.
+MAX_PASSWORD_BYTES = 512
+#: Hashes worked out at once: each takes `memory_kib`, and a core for as long as it lasts.
+MAX_CONCURRENT_HASHES = 4
+SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one hash takes. The default is about 50 ms on one core of a small machine."""
+
+    passes: int = 2
+    memory_kib: int = 19_456
+    lanes: int = 1
+
+
+class Passwords:
+    """The one way to make and to check password hashes."""
+
+    def __init__(self, offload: Offload, entropy: Entropy, cost: Cost | None = None) -> None:
+        """`cost` is for new hashes; older ones say their own, and are renewed as they are used."""
+        cost = cost or Cost()
+        self._offload = offload
+        self._entropy = entropy
+        self._hasher = argon2.PasswordHasher(
+            time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes
+        )
+        self._places = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
+        self._nobodys: str | None = None
+
+    async def hash(self, password: str) -> str:
+        """The hash to store, salt and cost included. Raises 400 M_INVALID_PARAM if it is too long."""
+        data = _encoded(password)
+        if not data or len(data) > MAX_PASSWORD_BYTES:
+            raise invalid_param(f"A password is between 1 and {MAX_PASSWORD_BYTES} bytes long")
+        salt = self._entropy.bytes(SALT_BYTES)
+        async with self._places:
+            return await self._offload.run(lambda: self._hasher.hash(data, salt=salt))
+
+    async def matches(self, stored: str | None, password: str) -> bool:
+        """Whether `password` is the one that `stored` is the hash of.
+
+        It takes as long without a stored hash as with one, so that nobody learns by the time
+        whether there is an account.
+        """
+        data = _encoded(password)[: MAX_PASSWORD_BYTES + 1]
+        if self._nobodys is None:
+            self._nobodys = await self.hash(self._entropy.token(32))
+        against = stored if stored is not None else self._nobodys
+        async with self._places:
+            right = await self._offload.run(lambda: self._verify(against, data))
+        return right and stored is not None
+
+    def is_outdated(self, stored: str) -> bool:
+        """Whether a hash was made at another cost than today's."""
+        return self._hasher.check_needs_rehash(stored)
+
+    def _verify(self, stored: str, data: bytes) -> bool:
+        try:
+            return self._hasher.verify(stored, data)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def _encoded(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")

@@ -1,0 +1,204 @@
+"""Profiles (client-server §Profiles): a display name, an avatar, fields of any name.
+
+Owns what may stand in a profile of ours. Carrying a change into the rooms of the user, and
+asking other servers for theirs, is done by functions that are handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from comity.protocol.errors import MatrixError, forbidden, invalid_param, missing_param, not_found
+from comity.protocol.identifiers import is_namespaced, is_server_name, split_user_id
+from comity.store import accounts as stored
+from comity.store.database import Database, WriteTx
+from comity.users.accounts import Accounts
+from comity.users.rate_limits import PROFILE_CHANGES, RateLimits
+from comity.users.text import checked_text
+
+DISPLAY_NAME = "displayname"
+AVATAR = "avatar_url"
+TIME_ZONE = "m.tz"
+#: The fields that stand in membership events too.
+IN_ROOMS = (DISPLAY_NAME, AVATAR)
+#: client-server §Profiles: the whole profile, as JSON, is under 64 KiB.
+MAX_PROFILE_BYTES = 65_536
+#: client-server §Profiles: the longest name of a field.
+MAX_KEY_BYTES = 255
+#: Each stands in every membership event of the user, of which every room's state is full.
+MAX_DISPLAY_NAME_BYTES = 1_024
+MAX_AVATAR_BYTES = 1_024
+
+#: Carries a profile into the joined rooms of a user: (user id, profile) -> when it is done.
+Propagate = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+#: Asks another server: (user id, field or None) -> its answer. Raises MatrixError.
+AskRemote = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
+
+
+def check_key(key: str) -> None:
+    """Check the name of a field. Raises 400 M_KEY_TOO_LARGE or M_INVALID_PARAM."""
+    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        raise MatrixError(
+            400, "M_KEY_TOO_LARGE", f"The name of a profile field has at most {MAX_KEY_BYTES} bytes"
+        )
+    if key not in IN_ROOMS and not ("." in key and is_namespaced(key)):
+        raise invalid_param(
+            "A profile field is displayname, avatar_url, or has a namespace: org.example.name"
+        )
+
+
+def check_value(key: str, value: object) -> str | None:
+    """The JSON text to store of a field's value, or None where the value means "no such field".
+
+    Raises 400 M_BAD_JSON, M_INVALID_PARAM or M_PROFILE_TOO_LARGE.
+    """
+    if key == DISPLAY_NAME:
+        checked_text(value, key, most=MAX_DISPLAY_NAME_BYTES, empty=True)
+    elif key == AVATAR:
+        text = checked_text(value, key, most=MAX_AVATAR_BYTES, empty=True)
+        if text and not is_mxc_uri(text):
+            raise invalid_param("avatar_url is not an mxc:// URI")
+    elif key == TIME_ZONE:
+        checked_text(value, key)
+    if value == "" and key in IN_ROOMS:
+        # COMPAT: clients have always cleared these two with an empty string.
+        return None
+    text = orjson.dumps(value).decode()
+    if len(text.encode()) > MAX_PROFILE_BYTES:
+        raise _too_large()
+    return text
+
+
+def is_mxc_uri(text: str) -> bool:
+    """Whether `text` is `mxc://server/media-id`."""
+    server, slash, media_id = text.removeprefix("mxc://").partition("/")
+    plain = media_id.replace("-", "").replace("_", "")
+    return (
+        text.startswith("mxc://")
+        and is_server_name(server)
+        and bool(slash)
+        and plain.isalnum()
+        and plain.isascii()
+    )
+
+
+class Profiles:
+    """The profiles of local users, and the way to those of others."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts,
+        limits: RateLimits,
+        propagate: Propagate,
+        ask_remote: AskRemote,
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._limits = limits
+        self._propagate = propagate
+        self._ask_remote = ask_remote
+
+    def local(self, user_id: str) -> dict[str, Any] | None:
+        """The profile of a user of ours, {} if it is empty; None if there is no such user."""
+        if not self._accounts.exists(user_id):
+            return None
+        fields = self._database.read_now(lambda tx: stored.profile(tx, user_id))
+        return {field: orjson.loads(value) for field, value in fields.items()}
+
+    async def get(self, user_id: str, field: str | None = None, *, may_ask: bool = True) -> dict[str, Any]:
+        """A profile, or one field of it (as an object), of any user anywhere.
+
+        `may_ask` says whether another server may be asked for it. Raises 400 M_INVALID_PARAM,
+        403 M_FORBIDDEN, 404 M_NOT_FOUND.
+        """
+        if split_user_id(user_id) is None:
+            raise invalid_param("This is not a user id")
+        if field is not None:
+            check_key(field)
+        if self._accounts.is_local(user_id):
+            return self.answer(user_id, field)
+        if not may_ask:
+            raise forbidden("Only users of this server may look up profiles of other servers")
+        found = await self._ask_remote(user_id, field)
+        return _checked_remote(found, field)
+
+    def answer(self, user_id: str, field: str | None) -> dict[str, Any]:
+        """The profile of a user of ours, or one field: also the answer of `GET /query/profile`.
+
+        server-server §Querying for information. Raises 404 M_NOT_FOUND.
+        """
+        profile = self.local(user_id) if self._accounts.is_local(user_id) else None
+        if profile is None:
+            raise not_found("There is no such user here")
+        if field is None:
+            return profile
+        if field not in profile:
+            raise not_found("The user's profile has no such field")
+        return {field: profile[field]}
+
+    async def put(self, user_id: str, key: str, body: Mapping[str, Any]) -> None:
+        """Set a field; the request body has one member, of its name.
+
+        Raises 400 M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM, M_KEY_TOO_LARGE or
+        M_PROFILE_TOO_LARGE; 429 M_LIMIT_EXCEEDED.
+        """
+        check_key(key)
+        if key not in body:
+            raise missing_param(f"The request body lacks {key}")
+        await self._change(user_id, key, check_value(key, body[key]))
+
+    async def delete(self, user_id: str, key: str) -> None:
+        """Remove a field, if it is there. Raises 400 M_INVALID_PARAM, M_KEY_TOO_LARGE, 429."""
+        check_key(key)
+        await self._change(user_id, key, None)
+
+    async def _change(self, user_id: str, key: str, value: str | None) -> None:
+        self._limits.check(PROFILE_CHANGES, user_id)
+
+        def store(tx: WriteTx) -> bool:
+            fields = stored.profile(tx, user_id)
+            if fields.get(key) == value:
+                return False
+            if value is None:
+                stored.delete_profile_field(tx, user_id, key)
+                return True
+            fields[key] = value
+            size = 2 + sum(len(orjson.dumps(name)) + len(text.encode()) + 2 for name, text in fields.items())
+            if size >= MAX_PROFILE_BYTES:
+                raise _too_large()
+            stored.put_profile_field(tx, user_id, key, value)
+            return True
+
+        changed = await self._database.write(store)
+        if changed and key in IN_ROOMS:
+            profile = self.local(user_id)
+            if profile is not None:
+                await self._propagate(user_id, profile)
+
+
+def member_content(profiles: Profiles, user_id: str) -> dict[str, Any]:
+    """What a membership of a local user carries of their profile."""
+    profile = profiles.local(user_id) or {}
+    return {name: profile[name] for name in IN_ROOMS if name in profile}
+
+
+def _checked_remote(found: Mapping[str, Any], field: str | None) -> dict[str, Any]:
+    """What is handed on of another server's answer: bounded, and texts where texts belong."""
+    profile = {
+        key: value
+        for key, value in found.items()
+        if (field is None or key == field) and not (key in IN_ROOMS and not isinstance(value, str))
+    }
+    if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
+        raise MatrixError(502, "M_UNKNOWN", "The user's server gave a profile that is too large")
+    if field is not None and field not in profile:
+        raise not_found("The user's profile has no such field")
+    return profile
+
+
+def _too_large() -> MatrixError:
+    return MatrixError(400, "M_PROFILE_TOO_LARGE", f"A profile is smaller than {MAX_PROFILE_BYTES} bytes")

@@ -1,0 +1,123 @@
+"""Receipts and the fully-read marker (client-server §Receipts, §Read and unread markers).
+
+Owns the check of what a client says it has read. A receipt is stored with its position and
+published under the room's id; the marker is room account data, published under the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from comity.bus import Bus
+from comity.ports import Clock
+from comity.protocol.errors import bad_json, forbidden, invalid_param
+from comity.protocol.identifiers import is_event_id
+from comity.store import personal
+from comity.store.database import Database, Tx, WriteTx
+from comity.store.personal import Receipt
+from comity.users.account_data import FULLY_READ
+
+READ = "m.read"
+READ_PRIVATE = personal.PRIVATE_RECEIPT
+#: client-server §Threaded read receipts: the thread id of what is in no thread.
+MAIN = "main"
+
+
+class Receipts:
+    """How far local users have read."""
+
+    def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+
+    async def receive(
+        self, user_id: str, room_id: str, receipt_type: str, event_id: str, body: Mapping[str, Any]
+    ) -> None:
+        """`POST /rooms/{roomId}/receipt/{receiptType}/{eventId}`.
+
+        Raises 400 M_INVALID_PARAM or M_BAD_JSON, 403 M_FORBIDDEN.
+        """
+        thread_id = body.get("thread_id", "")
+        if receipt_type == FULLY_READ:
+            if thread_id != "":
+                raise invalid_param("m.fully_read takes no thread_id")
+            await self._move(user_id, room_id, fully_read=event_id, receipts={})
+            return
+        if receipt_type not in (READ, READ_PRIVATE):
+            raise invalid_param("The receipt type is not m.read, m.read.private or m.fully_read")
+        if "thread_id" in body and not (thread_id == MAIN or is_event_id(thread_id)):
+            raise invalid_param('thread_id is not "main" or the event id of a thread\'s root')
+        await self._move(
+            user_id, room_id, fully_read=None, receipts={receipt_type: event_id}, thread_id=thread_id
+        )
+
+    async def mark(self, user_id: str, room_id: str, body: Mapping[str, Any]) -> None:
+        """`POST /rooms/{roomId}/read_markers`: all that is in the body, or nothing of it.
+
+        Raises 400 M_INVALID_PARAM or M_BAD_JSON, 403 M_FORBIDDEN.
+        """
+        for name in (FULLY_READ, READ, READ_PRIVATE):
+            if body.get(name) is not None and not isinstance(body[name], str):
+                raise bad_json(f"{name} is not a string")
+        receipts = {name: body[name] for name in (READ, READ_PRIVATE) if body.get(name) is not None}
+        await self._move(user_id, room_id, fully_read=body.get(FULLY_READ), receipts=receipts)
+
+    async def _move(
+        self,
+        user_id: str,
+        room_id: str,
+        *,
+        fully_read: str | None,
+        receipts: Mapping[str, str],
+        thread_id: str = "",
+    ) -> None:
+        now = self._clock.now_ms()
+
+        def store(tx: WriteTx) -> None:
+            room_num = personal.joined_room(tx, room_id, user_id)
+            if room_num is None:
+                raise forbidden("The user is not in this room")
+            published: dict[str, int] = {}
+            held = {
+                (receipt.receipt_type, receipt.thread_id): receipt.event_id
+                for receipt in personal.receipts_of(tx, room_num, user_id)
+            }
+            for receipt_type, event_id in receipts.items():
+                line = _line(tx, room_num, event_id)
+                if not _is_ahead(tx, room_num, held.get((receipt_type, thread_id)), line):
+                    continue
+                published[room_id] = tx.next_position()
+                receipt = Receipt(user_id, receipt_type, thread_id, event_id, now)
+                personal.put_receipt(tx, room_num, receipt, published[room_id])
+            if fully_read is not None:
+                _line(tx, room_num, fully_read)
+                content = orjson.dumps({"event_id": fully_read}).decode()
+                if personal.account_data(tx, user_id, room_id, FULLY_READ) != content:
+                    published[user_id] = tx.next_position()
+                    personal.put_account_data(tx, user_id, room_id, FULLY_READ, content, published[user_id])
+
+            def publish() -> None:
+                for key, position in published.items():
+                    self._bus.publish(position, [key])
+
+            tx.after_commit(publish)
+
+        await self._database.write(store)
+
+
+def _line(tx: Tx, room_num: int, event_id: str) -> int:
+    """Where in the room's timeline an event is. Raises 400 M_INVALID_PARAM if it is not there."""
+    place = personal.event_place(tx, event_id) if is_event_id(event_id) else None
+    if place is None or place[0] != room_num:
+        raise invalid_param("The event is not one of this room's timeline")
+    return place[1]
+
+
+def _is_ahead(tx: Tx, room_num: int, held: str | None, line: int) -> bool:
+    """Whether `line` is past the event of the receipt that is held: "read up to" never goes back."""
+    place = personal.event_place(tx, held) if held is not None else None
+    return place is None or place[0] != room_num or line > place[1]

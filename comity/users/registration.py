@@ -1,0 +1,140 @@
+"""Registration by the people themselves (client-server §Account registration).
+
+Owns who may register and what with: nothing, or a registration token. Accounts are made by
+`comity.users.accounts`; operators' ways around this are `shared_secret` and `administration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comity.config import Registration as RegistrationConfig
+from comity.ports import Clock
+from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
+from comity.store import accounts as stored
+from comity.store.database import Database, WriteTx
+from comity.users.accounts import Accounts
+from comity.users.interactive import DUMMY, REGISTRATION_TOKEN, Interactive
+from comity.users.rate_limits import REGISTRATION, REGISTRATION_QUESTIONS, RateLimits
+from comity.users.sessions import Opened, Sessions
+
+#: client-server §Token-authenticated registration.
+MAX_REGISTRATION_TOKEN_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A new account, and the session that was opened with it, if one was."""
+
+    user_id: str
+    session: Opened | None
+
+
+class Registration:
+    """Makes accounts for whom the configuration lets in."""
+
+    def __init__(
+        self,
+        config: RegistrationConfig,
+        database: Database,
+        clock: Clock,
+        accounts: Accounts,
+        sessions: Sessions,
+        interactive: Interactive,
+        limits: RateLimits,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._clock = clock
+        self._accounts = accounts
+        self._sessions = sessions
+        self._interactive = interactive
+        self._limits = limits
+
+    def _check_open(self) -> None:
+        if not self._config.enabled:
+            raise forbidden("Registration is not open on this server")
+
+    async def register(self, body: Mapping[str, Any], kind: str, address: str) -> Registered:
+        """`POST /register`. `kind` is the query parameter, `address` where the request came from.
+
+        Raises 401 with flows (AuthenticationNeededError); 400 M_USER_IN_USE, M_INVALID_USERNAME,
+        M_BAD_JSON, M_MISSING_PARAM, M_INVALID_PARAM; 403 M_FORBIDDEN; 429 M_LIMIT_EXCEEDED.
+        """
+        if kind == "guest":
+            raise forbidden("This server has no guest accounts")
+        if kind != "user":
+            raise invalid_param("kind is neither user nor guest")
+        if body.get("type") == "m.login.application_service":
+            raise forbidden("No application service is registered here")
+        self._check_open()
+        self._limits.check(REGISTRATION_QUESTIONS, address)
+        username, password = _optional(body, "username"), _optional(body, "password")
+        inhibit_login = body.get("inhibit_login", False)
+        if not isinstance(inhibit_login, bool):
+            raise bad_json("inhibit_login is not a boolean")
+        user_id = (
+            self._accounts.generated_user_id() if username is None else self._accounts.new_user_id(username)
+        )
+        self._accounts.check_available(user_id)
+        if body.get("auth") is not None:
+            if password is None and inhibit_login:
+                raise missing_param("An account without a password needs a session: inhibit_login is true")
+            self._limits.check(REGISTRATION, address)
+        flow = [REGISTRATION_TOKEN] if self._config.requires == "token" else [DUMMY]
+        proven = await self._interactive.require("register", [flow], body.get("auth"), self._check_stage)
+        opened: Opened | None = None
+        store_session: Callable[[WriteTx], None] | None = None
+        if not inhibit_login:
+            opened, store_session = self._sessions.prepare(
+                user_id, body.get("device_id"), body.get("initial_device_display_name")
+            )
+        token = proven.completed.get(REGISTRATION_TOKEN)
+        now = self._clock.now_ms()
+
+        def along(tx: WriteTx) -> None:
+            if isinstance(token, str) and not stored.use_registration_token(tx, token, now):
+                raise forbidden("The registration token has been used up meanwhile")
+            if store_session is not None:
+                store_session(tx)
+
+        await self._accounts.create(user_id, password, along=along)
+        self._interactive.finish(proven)
+        return Registered(user_id, opened)
+
+    async def _check_stage(self, stage: str, auth: Mapping[str, Any]) -> object:
+        if stage == REGISTRATION_TOKEN:
+            token = auth.get("token")
+            if not isinstance(token, str):
+                raise missing_param("auth lacks token")
+            if not self._is_valid_token(token):
+                raise MatrixError(401, "M_UNAUTHORIZED", "The registration token is not valid")
+            return token
+        return True
+
+    def check_available(self, username: str, address: str) -> None:
+        """`GET /register/available`. Raises 400 M_USER_IN_USE or M_INVALID_USERNAME, 403, 429."""
+        self._check_open()
+        self._limits.check(REGISTRATION_QUESTIONS, address)
+        self._accounts.check_available(self._accounts.new_user_id(username))
+
+    def is_valid_token(self, token: str, address: str) -> bool:
+        """Whether a registration token is good. Raises 403 M_FORBIDDEN, 429 M_LIMIT_EXCEEDED."""
+        self._check_open()
+        self._limits.check(REGISTRATION_QUESTIONS, address)
+        return self._is_valid_token(token)
+
+    def _is_valid_token(self, token: str) -> bool:
+        if not token or len(token) > MAX_REGISTRATION_TOKEN_CHARACTERS or "\x00" in token:
+            return False
+        found = self._database.read_now(lambda tx: stored.registration_token(tx, token))
+        return found is not None and found.is_valid(self._clock.now_ms())
+
+
+def _optional(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise bad_json(f"{name} is not a string")
+    return value

@@ -1,0 +1,88 @@
+"""The parts of `users`, built in the order in which they need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comity.bus import Bus
+from comity.config import Config
+from comity.ports import Ports
+from comity.protocol.errors import MatrixError
+from comity.store.database import Database
+from comity.users.account_data import AccountData
+from comity.users.accounts import Accounts
+from comity.users.devices import Devices
+from comity.users.ephemeral import Ephemeral
+from comity.users.filters import Filters
+from comity.users.interactive import Interactive
+from comity.users.keys import Keys
+from comity.users.login import Login, PasswordProof
+from comity.users.management import LeaveAll, Management
+from comity.users.passwords import Passwords
+from comity.users.profile import AskRemote, Profiles, Propagate, member_content
+from comity.users.push import PushRules
+from comity.users.rate_limits import RateLimits
+from comity.users.receipts import Receipts
+from comity.users.registration import Registration
+from comity.users.sessions import Sessions
+from comity.users.shared_secret import SharedSecret
+from comity.users.to_device import ToDevice
+
+
+class UserSystem:
+    """Everything about users; others take from it the parts that they name."""
+
+    def __init__(self, config: Config, ports: Ports, database: Database, bus: Bus) -> None:
+        clock, entropy = ports.clock, ports.entropy
+        self.limits = RateLimits(clock, enabled=config.rate_limits.enabled)
+        self.accounts = Accounts(
+            database, Passwords(ports.offload, entropy), clock, entropy, config.server_name
+        )
+        self.sessions = Sessions(database, clock, entropy)
+        interactive = Interactive(clock, entropy)
+        self.login = Login(self.accounts, self.sessions, self.limits)
+        proof = PasswordProof(interactive, self.accounts, self.login, self.limits)
+        self.registration = Registration(
+            config.registration, database, clock, self.accounts, self.sessions, interactive, self.limits
+        )
+        self.shared_secret = SharedSecret(
+            config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
+        )
+        self.profiles = Profiles(database, self.accounts, self.limits, self._propagate, self._ask)
+        self.devices = Devices(database, self.sessions, proof)
+        self.management = Management(self.accounts, self.sessions, proof, self._leave)
+        self.account_data = AccountData(database, bus)
+        self.filters = Filters(database)
+        self.push_rules = PushRules(self.account_data)
+        self.ephemeral = Ephemeral(database, bus, clock)
+        self.receipts = Receipts(database, bus, clock)
+        self.keys = Keys(database, bus, clock, self.accounts)
+        self.to_device = ToDevice(database, bus, clock, self.accounts)
+        self._connected: tuple[Propagate, AskRemote, LeaveAll] | None = None
+
+    def connect(self, propagate: Propagate, ask: AskRemote, leave_all: LeaveAll) -> None:
+        """What users need of rooms, which are built later."""
+        self._connected = (propagate, ask, leave_all)
+
+    def _rooms(self) -> tuple[Propagate, AskRemote, LeaveAll]:
+        if self._connected is None:
+            raise MatrixError(503, "M_UNKNOWN", "The server is starting")
+        return self._connected
+
+    async def _propagate(self, user_id: str, profile: Mapping[str, Any]) -> None:
+        await self._rooms()[0](user_id, profile)
+
+    async def _ask(self, user_id: str, field: str | None) -> Mapping[str, Any]:
+        return await self._rooms()[1](user_id, field)
+
+    async def _leave(self, user_id: str) -> None:
+        await self._rooms()[2](user_id)
+
+    async def member_content(self, user_id: str) -> Mapping[str, Any]:
+        """What a membership of a local user carries of their profile."""
+        return member_content(self.profiles, user_id)
+
+    async def close(self) -> None:
+        """End the tasks that expire what is ephemeral."""
+        await self.ephemeral.close()
