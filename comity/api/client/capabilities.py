@@ -1,0 +1,31 @@
+"""What this server can do (client-server §Capabilities negotiation)."""
+
+from __future__ import annotations
+
+from comity.api.client.prefixes import add_classic
+from comity.api.router import Call, Guard, Router, json_response
+from comity.config import Config
+from comity.ports import Response
+from comity.protocol.room_versions import ROOM_VERSIONS
+
+
+def routes(router: Router, guard: Guard, config: Config) -> None:
+    """Add the routes of this family."""
+    capabilities = {
+        "m.room_versions": {
+            "default": config.rooms.default_version,
+            "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+        },
+        "m.change_password": {"enabled": True},
+        "m.profile_fields": {"enabled": True},
+        # Deprecated forms of the one above.
+        "m.set_displayname": {"enabled": True},
+        "m.set_avatar_url": {"enabled": True},
+        "m.3pid_changes": {"enabled": False},
+        "m.get_login_token": {"enabled": False},
+    }
+
+    async def get(call: Call) -> Response:
+        return json_response({"capabilities": capabilities})
+
+    add_classic(router, "GET", "/capabilities", get, guard)

@@ -1,0 +1,99 @@
+"""Send events, set state, redact (client-server §Sending events to a room, §Redactions)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comity.api.client.prefixes import add_classic
+from comity.api.router import Call, Guard, Router, json_response
+from comity.ports import Response
+from comity.protocol.build import Draft
+from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param
+from comity.protocol.identifiers import is_event_id, split_alias
+from comity.rooms.directory import Directory
+from comity.rooms.write import ClientTransaction, Writer
+from comity.users.rate_limits import MESSAGES, RateLimits
+
+#: A transaction id is the client's string: it is bounded before it is stored.
+MAX_TRANSACTION_ID = 255
+
+
+class EventsApi:
+    """Routes by which users write into rooms."""
+
+    def __init__(self, writer: Writer, directory: Directory, rate_limits: RateLimits) -> None:
+        self._writer = writer
+        self._directory = directory
+        self._rate_limits = rate_limits
+
+    def routes(self, router: Router, guard: Guard) -> None:
+        """Add the routes."""
+        room = "/rooms/{roomId}"
+        add_classic(router, "PUT", room + "/send/{eventType}/{txnId}", self.send, guard=guard)
+        add_classic(router, "PUT", room + "/redact/{eventId}/{txnId}", self.redact, guard=guard)
+        add_classic(router, "PUT", room + "/state/{eventType}/{stateKey}", self.state, guard=guard)
+        add_classic(router, "PUT", room + "/state/{eventType}", self.state, guard=guard)
+
+    def _transaction(self, call: Call, endpoint: str) -> ClientTransaction:
+        transaction_id = call.parameters["txnId"]
+        if len(transaction_id) > MAX_TRANSACTION_ID:
+            raise invalid_param("The transaction id is too long")
+        requester = call.requester
+        scope = f"{call.parameters['roomId']} {endpoint}"
+        return ClientTransaction(requester.user_id, requester.device_id, scope, transaction_id)
+
+    async def send(self, call: Call) -> Response:
+        """PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
+        event_type = call.parameters["eventType"]
+        content = call.json()
+        redacts = None
+        if event_type == "m.room.redaction":
+            redacts = content.get("redacts")
+            if not is_event_id(redacts):
+                raise bad_json("A redaction's content names the event that it redacts")
+        draft = Draft(event_type, call.requester.user_id, content, redacts=redacts)
+        transaction = self._transaction(call, f"send/{event_type}")
+        event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
+        return json_response({"event_id": event_id})
+
+    async def redact(self, call: Call) -> Response:
+        """PUT /rooms/{roomId}/redact/{eventId}/{txnId}."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
+        target = call.parameters["eventId"]
+        if not is_event_id(target):
+            raise invalid_param("That is not an event id")
+        content = {name: value for name, value in call.json_or_empty().items() if name == "reason"}
+        draft = Draft("m.room.redaction", call.requester.user_id, content, redacts=target)
+        transaction = self._transaction(call, f"redact/{target}")
+        event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
+        return json_response({"event_id": event_id})
+
+    async def state(self, call: Call) -> Response:
+        """PUT /rooms/{roomId}/state/{eventType}[/{stateKey}]."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
+        event_type = call.parameters["eventType"]
+        content = call.json()
+        if event_type == "m.room.create":
+            raise forbidden("A room is created once")
+        if event_type == "m.room.canonical_alias":
+            await self._check_aliases(content, call.parameters["roomId"])
+        draft = Draft(
+            event_type, call.requester.user_id, content, state_key=call.parameters.get("stateKey", "")
+        )
+        event_id = await self._writer.send(call.parameters["roomId"], draft)
+        return json_response({"event_id": event_id})
+
+    async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
+        """client-server §m.room.canonical_alias: every alias named must lead to the room."""
+        alternatives = content.get("alt_aliases", [])
+        if not isinstance(alternatives, list):
+            raise bad_json("alt_aliases is not a list")
+        for alias in [content.get("alias"), *alternatives]:
+            if alias in (None, ""):
+                continue
+            if not isinstance(alias, str) or split_alias(alias) is None:
+                raise invalid_param("A canonical alias is not a room alias")
+            found, _ = await self._directory.resolve(alias)
+            if found != room_id:
+                raise MatrixError(400, "M_BAD_ALIAS", "A canonical alias leads to another room")

@@ -1,0 +1,55 @@
+"""Keys for encryption, and messages to devices (client-server §End-to-End Encryption).
+
+There is no key backup and no cross-signing yet; their endpoints say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comity.api.client.prefixes import add_classic
+from comity.api.router import Call, Guard, Router, json_response
+from comity.ports import Response
+from comity.protocol.errors import not_found
+from comity.users.keys import Keys
+from comity.users.to_device import ToDevice
+
+#: The position in a sync token. Raises 400 M_INVALID_PARAM for what is none.
+PositionOf = Callable[[str], int]
+
+
+def routes(router: Router, guard: Guard, keys: Keys, to_device: ToDevice, position_of: PositionOf) -> None:
+    """Add the routes of this family."""
+
+    async def upload(call: Call) -> Response:
+        who = call.requester
+        return json_response(
+            {"one_time_key_counts": await keys.upload(who.user_id, who.device_id, call.json())}
+        )
+
+    async def query(call: Call) -> Response:
+        return json_response(keys.query(call.json()))
+
+    async def claim(call: Call) -> Response:
+        return json_response(await keys.claim(call.json()))
+
+    async def changes(call: Call) -> Response:
+        after, upto = position_of(call.query_required("from")), position_of(call.query_required("to"))
+        return json_response(keys.changes(call.requester.user_id, after, upto))
+
+    async def backup_version(call: Call) -> Response:
+        raise not_found("There is no key backup")
+
+    async def send_to_device(call: Call) -> Response:
+        who, at = call.requester, call.parameters
+        await to_device.send(who.user_id, who.device_id, at["eventType"], at["txnId"], call.json())
+        return json_response({})
+
+    add_classic(router, "POST", "/keys/upload", upload, guard)
+    # COMPAT: an old form of r0 has the device id in the path.
+    router.add("POST", "/_matrix/client/r0/keys/upload/{deviceId}", upload, guard=guard)
+    add_classic(router, "POST", "/keys/query", query, guard)
+    add_classic(router, "POST", "/keys/claim", claim, guard)
+    add_classic(router, "GET", "/keys/changes", changes, guard)
+    add_classic(router, "GET", "/room_keys/version", backup_version, guard)
+    add_classic(router, "PUT", "/sendToDevice/{eventType}/{txnId}", send_to_device, guard)

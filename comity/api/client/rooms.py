@@ -1,0 +1,153 @@
+"""Create, join, leave, invite, kick, ban, forget (client-server §Rooms)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comity.api.client.prefixes import add_classic
+from comity.api.router import Call, Guard, Router, json_response
+from comity.ports import Response
+from comity.protocol import identifiers
+from comity.protocol.errors import MatrixError, bad_json, invalid_param
+from comity.rooms.create import MAX_INVITES, Creator, NewRoom
+from comity.rooms.directory import Directory
+from comity.rooms.membership import Memberships
+from comity.users.profile import Profiles, member_content
+
+_log = logging.getLogger(__name__)
+
+
+class RoomsApi:
+    """Routes that make rooms and change memberships."""
+
+    def __init__(
+        self, creator: Creator, memberships: Memberships, directory: Directory, profiles: Profiles
+    ) -> None:
+        self._creator = creator
+        self._memberships = memberships
+        self._directory = directory
+        self._profiles = profiles
+
+    def routes(self, router: Router, guard: Guard) -> None:
+        """Add the routes."""
+        for template, handler in (
+            ("/createRoom", self.create),
+            ("/join/{roomIdOrAlias}", self.join),
+            ("/rooms/{roomId}/join", self.join),
+            ("/rooms/{roomId}/leave", self.leave),
+            ("/rooms/{roomId}/forget", self.forget),
+            ("/rooms/{roomId}/invite", self.invite),
+            ("/rooms/{roomId}/kick", self.kick),
+            ("/rooms/{roomId}/ban", self.ban),
+            ("/rooms/{roomId}/unban", self.unban),
+        ):
+            add_classic(router, "POST", template, handler, guard=guard)
+
+    async def create(self, call: Call) -> Response:
+        """POST /createRoom."""
+        user_id = call.requester.user_id
+        body = call.json_or_empty()
+        invite = _list(body, "invite", str)
+        if len(invite) > MAX_INVITES or not all(identifiers.is_user_id(user) for user in invite):
+            raise invalid_param(f"invite is not a list of at most {MAX_INVITES} user ids")
+        visibility = _one(body, "visibility", str) or "private"
+        if visibility not in ("public", "private"):
+            raise bad_json("visibility is neither public nor private")
+        new = NewRoom(
+            creator=user_id,
+            version=_one(body, "room_version", str),
+            preset=_one(body, "preset", str),
+            visibility=visibility,
+            name=_one(body, "name", str),
+            topic=_one(body, "topic", str),
+            alias_localpart=_one(body, "room_alias_name", str),
+            invite=invite,
+            is_direct=bool(_one(body, "is_direct", bool)),
+            creation_content=_one(body, "creation_content", dict) or {},
+            initial_state=_list(body, "initial_state", dict),
+            power_level_content_override=_one(body, "power_level_content_override", dict) or {},
+            member_content=member_content(self._profiles, user_id),
+        )
+        room_id = await self._creator.create(new)
+        for target in invite:
+            try:
+                await self._memberships.invite(user_id, room_id, target, is_direct=new.is_direct)
+            except MatrixError as error:
+                # The room stands; who could not be reached can be invited again.
+                _log.warning("%s could not be invited to %s: %s", target, room_id, error)
+        return json_response({"room_id": room_id})
+
+    async def join(self, call: Call) -> Response:
+        """POST /join/{roomIdOrAlias} and /rooms/{roomId}/join."""
+        target = call.parameters.get("roomIdOrAlias") or call.parameters["roomId"]
+        body = call.json_or_empty()
+        via = [*call.query_all("via"), *call.query_all("server_name")]
+        if target.startswith("#"):
+            target, servers = await self._directory.resolve(target)
+            via += servers
+        signed = body.get("third_party_signed")
+        if signed is not None and not isinstance(signed, dict):
+            raise bad_json("third_party_signed is not an object")
+        room_id = await self._memberships.join(
+            call.requester.user_id, target, via, reason=_one(body, "reason", str), third_party_signed=signed
+        )
+        return json_response({"room_id": room_id})
+
+    async def leave(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/leave."""
+        reason = _one(call.json_or_empty(), "reason", str)
+        await self._memberships.leave(call.requester.user_id, call.parameters["roomId"], reason=reason)
+        return json_response({})
+
+    async def forget(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/forget."""
+        await self._memberships.forget(call.requester.user_id, call.parameters["roomId"])
+        return json_response({})
+
+    async def invite(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/invite."""
+        if "medium" in call.json():
+            raise MatrixError(
+                403, "M_THREEPID_DENIED", "Invites to third-party identifiers are not offered here"
+            )
+        target = call.field("user_id", str)
+        reason = call.field("reason", str, required=False)
+        await self._memberships.invite(
+            call.requester.user_id, call.parameters["roomId"], target, reason=reason
+        )
+        return json_response({})
+
+    async def kick(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/kick."""
+        target, reason = call.field("user_id", str), call.field("reason", str, required=False)
+        await self._memberships.kick(call.requester.user_id, call.parameters["roomId"], target, reason=reason)
+        return json_response({})
+
+    async def ban(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/ban."""
+        target, reason = call.field("user_id", str), call.field("reason", str, required=False)
+        await self._memberships.ban(call.requester.user_id, call.parameters["roomId"], target, reason=reason)
+        return json_response({})
+
+    async def unban(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/unban."""
+        target, reason = call.field("user_id", str), call.field("reason", str, required=False)
+        await self._memberships.unban(
+            call.requester.user_id, call.parameters["roomId"], target, reason=reason
+        )
+        return json_response({})
+
+
+def _one(body: dict[str, Any], name: str, kind: type) -> Any:
+    value = body.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise bad_json(f"{name} is not of type {kind.__name__}")
+    return value
+
+
+def _list(body: dict[str, Any], name: str, kind: type) -> list[Any]:
+    value = _one(body, name, list) or []
+    if not all(isinstance(item, kind) for item in value):
+        raise bad_json(f"{name} is not a list of {kind.__name__}")
+    return list(value)

@@ -1,0 +1,57 @@
+"""GET /sync (client-server §Syncing): reads the query, finds the filter, hands both to `comity.sync`."""
+
+from __future__ import annotations
+
+from comity.api.client.prefixes import add_classic
+from comity.api.router import Call, Guard, Router, json_response
+from comity.ports import Response
+from comity.protocol.errors import invalid_param
+from comity.protocol.filters import NO_FILTER, Filter, parse_filter, parse_text
+from comity.rooms.read.tokens import SyncToken
+from comity.sync.asked import SyncRequest
+from comity.sync.v3 import Sync
+from comity.users.filters import Filters
+
+#: client-server, GET /sync: what `set_presence` may be.
+PRESENCES = ("offline", "online", "unavailable")
+#: Milliseconds: what `timeout` is cut to before it is anything else's affair.
+MAX_TIMEOUT_MS = 3_600_000
+
+
+def routes(router: Router, guard: Guard, sync: Sync, filters: Filters) -> None:
+    """Add the routes of this family."""
+    add_classic(router, "GET", "/sync", SyncApi(sync, filters).sync, guard)
+
+
+class SyncApi:
+    """The route of /sync."""
+
+    def __init__(self, sync: Sync, filters: Filters) -> None:
+        self._sync = sync
+        self._filters = filters
+
+    async def sync(self, call: Call) -> Response:
+        """GET /sync."""
+        requester = call.requester
+        since = call.query("since")
+        if call.query("set_presence", "online") not in PRESENCES:
+            raise invalid_param("set_presence is not offline, online or unavailable")
+        request = SyncRequest(
+            user_id=requester.user_id,
+            device_id=requester.device_id,
+            # COMPAT: some clients send an empty `since` for none.
+            since=SyncToken.parse(since) if since else None,
+            wanted=self._filter(requester.user_id, call.query("filter")),
+            timeout=call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
+            full_state=call.query_bool("full_state"),
+            use_state_after=call.query_bool("use_state_after"),
+        )
+        return json_response(await self._sync.sync(request))
+
+    def _filter(self, user_id: str, text: str | None) -> Filter:
+        """client-server §Filtering: JSON if it begins with a brace, else the id of a stored filter."""
+        if not text:
+            return NO_FILTER
+        if text.startswith("{"):
+            return parse_filter(parse_text(text))
+        return parse_filter(parse_text(self._filters.get(user_id, text)))

@@ -1,0 +1,70 @@
+"""Every route of the client-server API."""
+
+from __future__ import annotations
+
+from comity.api.client import (
+    account,
+    account_data,
+    admin_register,
+    capabilities,
+    devices,
+    filters,
+    keys,
+    login,
+    presence,
+    profile,
+    push_rules,
+    receipts,
+    register,
+    rooms_read,
+    services,
+    typing,
+    versions,
+)
+from comity.api.client import sync as sync_routes
+from comity.api.client.directory import DirectoryApi
+from comity.api.client.events import EventsApi
+from comity.api.client.rooms import RoomsApi
+from comity.api.router import Guard, Router
+from comity.config import Config
+from comity.rooms.read.tokens import SyncToken
+from comity.rooms.system import RoomSystem
+from comity.sync.v3 import Sync
+from comity.users.system import UserSystem
+
+
+def _position(token: str) -> int:
+    return SyncToken.parse(token).position
+
+
+def add(
+    router: Router,
+    guard: Guard,
+    anybody: Guard,
+    config: Config,
+    users: UserSystem,
+    rooms: RoomSystem,
+    sync: Sync,
+) -> None:
+    """Add all of them."""
+    versions.routes(router, config)
+    capabilities.routes(router, guard, config)
+    login.routes(router, config, users.login)
+    register.routes(router, config, users.registration)
+    admin_register.routes(router, config, users.shared_secret)
+    account.routes(router, guard, users.sessions, users.management)
+    profile.routes(router, guard, anybody, users.profiles)
+    devices.routes(router, guard, users.devices)
+    account_data.routes(router, guard, users.account_data)
+    filters.routes(router, guard, users.filters)
+    push_rules.routes(router, guard, users.push_rules)
+    receipts.routes(router, guard, users.receipts)
+    typing.routes(router, guard, users.ephemeral)
+    presence.routes(router, guard, users.ephemeral)
+    keys.routes(router, guard, users.keys, users.to_device, _position)
+    services.routes(router, guard)
+    RoomsApi(rooms.creator, rooms.memberships, rooms.directory, users.profiles).routes(router, guard)
+    EventsApi(rooms.writer, rooms.directory, users.limits).routes(router, guard)
+    DirectoryApi(rooms.directory).routes(router, guard)
+    rooms_read.routes(router, guard, rooms.reader)
+    sync_routes.routes(router, guard, sync, users.filters)

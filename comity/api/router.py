@@ -1,0 +1,265 @@
+"""The route table: method and path to a handler, in one walk over the path's segments.
+
+Owns decoding of paths, queries and JSON bodies, and the answers for what is not there
+(404/405 M_UNRECOGNIZED, client-server §Standard error response). It authenticates nobody:
+each route names its guard (`comity.api.auth`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import orjson
+
+from comity.ports import Request, Response
+from comity.protocol import canonical_json
+from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
+
+_log = logging.getLogger(__name__)
+#: A path with more segments than this is nobody's.
+MAX_SEGMENTS = 16
+#: Query parameters that one request may carry.
+MAX_QUERY_PARAMETERS = 200
+JSON_HEADERS = {"Content-Type": "application/json"}
+#: client-server §Web Browser Clients.
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
+}
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A JSON answer; `orjson.Fragment`s inside are spliced as they are."""
+    return Response(status, orjson.dumps(value), dict(JSON_HEADERS))
+
+
+def error_response(error: MatrixError) -> Response:
+    """The answer that tells a MatrixError."""
+    response = json_response(error.body(), error.status)
+    retry_after = error.extra.get("retry_after_ms")
+    if isinstance(retry_after, int):
+        response.headers["Retry-After"] = str(-(-retry_after // 1000))
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks: a user by one of their devices."""
+
+    user_id: str
+    device_id: str
+    admin: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way to a handler.
+
+    `parameters` are the decoded variable segments of the path; `requester` or `origin` is set
+    by the route's guard.
+    """
+
+    request: Request
+    parameters: Mapping[str, str]
+    user: Requester | None = None
+    server: str = ""
+    _query: dict[str, list[str]] | None = None
+    _json: object = field(default=None)
+
+    @property
+    def requester(self) -> Requester:
+        """The authenticated user; only on routes with a user guard."""
+        if self.user is None:
+            raise RuntimeError("This route has no user guard")
+        return self.user
+
+    @property
+    def origin(self) -> str:
+        """The authenticated server; only on routes with a server guard."""
+        if not self.server:
+            raise RuntimeError("This route has no server guard")
+        return self.server
+
+    def query_all(self, name: str) -> list[str]:
+        """Every value of a query parameter."""
+        if self._query is None:
+            try:
+                self._query = parse_qs(
+                    self.request.query, keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS
+                )
+            except ValueError:
+                raise invalid_param("The query has too many parameters or is malformed") from None
+        return self._query.get(name, [])
+
+    def query(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a query parameter."""
+        values = self.query_all(name)
+        return values[0] if values else default
+
+    def query_required(self, name: str) -> str:
+        """The value of a parameter that must be there. Raises 400 M_MISSING_PARAM."""
+        value = self.query(name)
+        if value is None:
+            raise missing_param(f"The query parameter {name} is missing")
+        return value
+
+    def query_int(self, name: str, default: int, *, least: int = 0, most: int = 2**53 - 1) -> int:
+        """An integer parameter, held between `least` and `most`. Raises 400 M_INVALID_PARAM."""
+        text = self.query(name)
+        if text is None:
+            return default
+        try:
+            return min(max(int(text[:20]), least), most)
+        except ValueError:
+            raise invalid_param(f"The query parameter {name} is not an integer") from None
+
+    def query_bool(self, name: str, *, default: bool = False) -> bool:
+        """A boolean parameter. Raises 400 M_INVALID_PARAM."""
+        text = self.query(name)
+        if text is None:
+            return default
+        if text not in ("true", "false"):
+            raise invalid_param(f"The query parameter {name} is neither true nor false")
+        return text == "true"
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises 400 M_NOT_JSON or M_BAD_JSON, 413 M_TOO_LARGE."""
+        if self._json is None:
+            if self.request.body_too_large:
+                raise too_large("The request body is too large")
+            try:
+                value = canonical_json.parse(self.request.body)
+                canonical_json.check_nesting(value)
+            except canonical_json.CanonicalJsonError as error:
+                raise MatrixError(400, "M_NOT_JSON", str(error)) from None
+            self._json = value
+        if not isinstance(self._json, dict):
+            raise bad_json("The request body is not a JSON object")
+        return self._json
+
+    def json_or_empty(self) -> dict[str, Any]:
+        """The body as a JSON object; an absent body counts as `{}`."""
+        return self.json() if self.request.body or self.request.body_too_large else {}
+
+    def field(self, name: str, kind: type, *, required: bool = True) -> Any:
+        """One member of the body, checked for its type. Raises 400 M_MISSING_PARAM or M_BAD_JSON."""
+        value = self.json().get(name)
+        if value is None:
+            if required:
+                raise missing_param(f"The request body lacks {name}")
+            return None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise bad_json(f"The request body's {name} is not of type {kind.__name__}")
+        return value
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+Guard = Callable[[Call], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Node:
+    literals: dict[str, _Node] = field(default_factory=dict)
+    variable: _Node | None = None
+    routes: dict[str, tuple[Handler, Guard | None, tuple[str, ...], str, str]] = field(default_factory=dict)
+
+
+class Router:
+    """Every route of every listener."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+
+    def add(
+        self, method: str, template: str, handler: Handler, *, guard: Guard | None, serves: str = "client"
+    ) -> None:
+        """Add a route. `template` is like `/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`.
+
+        `serves` names the kind of listener that may serve it.
+        """
+        node = self._root
+        names = []
+        for segment in template.strip("/").split("/"):
+            if segment.startswith("{"):
+                names.append(segment[1:-1])
+                if node.variable is None:
+                    node.variable = _Node()
+                node = node.variable
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if method in node.routes:
+            raise ValueError(f"{method} {template} is routed twice")
+        node.routes[method] = (handler, guard, tuple(names), serves, template)
+
+    def templates(self) -> list[tuple[str, str]]:
+        """(method, template) of every route."""
+        found: list[tuple[str, str]] = []
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
+            found.extend((method, route[4]) for method, route in node.routes.items())
+            nodes.extend(node.literals.values())
+            if node.variable is not None:
+                nodes.append(node.variable)
+        return sorted(found)
+
+    def _find(
+        self, node: _Node, segments: list[str], index: int, values: list[str]
+    ) -> tuple[_Node, list[str]] | None:
+        if index == len(segments):
+            return (node, values) if node.routes else None
+        segment = segments[index]
+        literal = node.literals.get(segment)
+        if literal is not None:
+            found = self._find(literal, segments, index + 1, values)
+            if found is not None:
+                return found
+        if node.variable is not None:
+            return self._find(node.variable, segments, index + 1, [*values, segment])
+        return None
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request. Never raises but for cancellation."""
+        try:
+            response = await self._dispatch(request)
+        except MatrixError as error:
+            if error.status >= 500:
+                _log.warning("%s %s: %s", request.method, request.path, error)
+            else:
+                _log.debug("%s %s: %s", request.method, request.path, error)
+            response = error_response(error)
+        except Exception:
+            _log.exception("unexpected error in %s %s", request.method, request.path)
+            response = error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
+        if "client" in request.serves:
+            response.headers.update(CORS_HEADERS)
+        return response
+
+    async def _dispatch(self, request: Request) -> Response:
+        segments = request.path.strip("/").split("/")
+        found = self._find(self._root, segments, 0, []) if len(segments) <= MAX_SEGMENTS else None
+        if found is None:
+            raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint")
+        node, values = found
+        if request.method == "OPTIONS":
+            return json_response({})
+        method = "GET" if request.method == "HEAD" and "HEAD" not in node.routes else request.method
+        route = node.routes.get(method)
+        if route is None:
+            raise MatrixError(405, "M_UNRECOGNIZED", f"The method {request.method} is not for this endpoint")
+        handler, guard, names, serves, _ = route
+        if serves not in request.serves:
+            raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
+        try:
+            decoded = [unquote(value, errors="strict") for value in values]
+        except UnicodeDecodeError:
+            raise invalid_param("The path is not valid UTF-8") from None
+        call = Call(request, dict(zip(names, decoded, strict=True)))
+        if guard is not None:
+            await guard(call)
+        return await handler(call)

@@ -1,0 +1,160 @@
+"""What other servers ask about rooms: events, states, auth chains, history, memberships.
+
+server-server §Retrieving events, §Backfilling, §Joining Rooms, §Leaving Rooms, §Inviting.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from comity.api.router import JSON_HEADERS, Call, Guard, Router, json_response
+from comity.ports import Clock, Response
+from comity.protocol.errors import bad_json, missing_param
+from comity.protocol.identifiers import is_event_id
+from comity.rooms.resident import Resident
+from comity.rooms.serve import Server, splice
+from comity.users.accounts import Accounts
+
+#: Event ids that one request may name.
+MAX_EVENT_IDS = 100
+_V1 = "/_matrix/federation/v1"
+_V2 = "/_matrix/federation/v2"
+
+
+def _json(body: bytes) -> Response:
+    return Response(200, body, dict(JSON_HEADERS))
+
+
+def _ids(value: object, name: str) -> list[str]:
+    if (
+        not isinstance(value, list)
+        or len(value) > MAX_EVENT_IDS
+        or not all(is_event_id(item) for item in value)
+    ):
+        raise bad_json(f"{name} is not a list of at most {MAX_EVENT_IDS} event ids")
+    return value
+
+
+class RoomsApi:
+    """Routes of the federation API that concern one room."""
+
+    def __init__(
+        self, server: Server, resident: Resident, accounts: Accounts, clock: Clock, server_name: str
+    ) -> None:
+        self._server = server
+        self._resident = resident
+        self._accounts = accounts
+        self._clock = clock
+        self._server_name = server_name
+
+    def routes(self, router: Router, guard: Guard) -> None:
+        """Add the routes."""
+        for method, template, handler in (
+            ("GET", f"{_V1}/event/{{eventId}}", self.event),
+            ("GET", f"{_V1}/state/{{roomId}}", self.state),
+            ("GET", f"{_V1}/state_ids/{{roomId}}", self.state_ids),
+            ("GET", f"{_V1}/event_auth/{{roomId}}/{{eventId}}", self.event_auth),
+            ("GET", f"{_V1}/backfill/{{roomId}}", self.backfill),
+            ("POST", f"{_V1}/get_missing_events/{{roomId}}", self.missing_events),
+            ("GET", f"{_V1}/make_join/{{roomId}}/{{userId}}", self.make_join),
+            ("GET", f"{_V1}/make_leave/{{roomId}}/{{userId}}", self.make_leave),
+            ("PUT", f"{_V2}/send_join/{{roomId}}/{{eventId}}", self.send_join),
+            ("PUT", f"{_V2}/send_leave/{{roomId}}/{{eventId}}", self.send_leave),
+            ("PUT", f"{_V2}/invite/{{roomId}}/{{eventId}}", self.invite),
+        ):
+            router.add(method, template, handler, guard=guard, serves="federation")
+
+    def _pdus(self, events: list[bytes]) -> Response:
+        name = orjson.dumps(self._server_name)
+        now = str(self._clock.now_ms()).encode()
+        return _json(
+            b'{"origin":' + name + b',"origin_server_ts":' + now + b',"pdus":' + splice(events) + b"}"
+        )
+
+    async def event(self, call: Call) -> Response:
+        """GET /event/{eventId}."""
+        return self._pdus([self._server.event(call.parameters["eventId"], call.origin).encoded])
+
+    async def state(self, call: Call) -> Response:
+        """GET /state/{roomId}: the state before an event, and its auth chain."""
+        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        events, chain = self._server.state(room, call.query_required("event_id"))
+        return _json(b'{"pdus":' + splice(events) + b',"auth_chain":' + splice(chain) + b"}")
+
+    async def state_ids(self, call: Call) -> Response:
+        """GET /state_ids/{roomId}."""
+        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        ids, chain = self._server.state_ids(room, call.query_required("event_id"))
+        return json_response({"pdu_ids": ids, "auth_chain_ids": chain})
+
+    async def event_auth(self, call: Call) -> Response:
+        """GET /event_auth/{roomId}/{eventId}."""
+        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        return _json(
+            b'{"auth_chain":' + splice(self._server.event_auth(room, call.parameters["eventId"])) + b"}"
+        )
+
+    async def backfill(self, call: Call) -> Response:
+        """GET /backfill/{roomId}."""
+        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        starts = _ids(call.query_all("v"), "v")
+        if not starts:
+            raise missing_param("The query parameter v is missing")
+        limit = call.query_int("limit", 10, least=1)
+        return self._pdus(self._server.backfill(room, call.origin, starts, limit))
+
+    async def missing_events(self, call: Call) -> Response:
+        """POST /get_missing_events/{roomId}."""
+        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        earliest = _ids(call.field("earliest_events", list), "earliest_events")
+        latest = _ids(call.field("latest_events", list), "latest_events")
+        limit = call.field("limit", int, required=False)
+        min_depth = call.field("min_depth", int, required=False)
+        events = self._server.missing_events(
+            room, call.origin, earliest, latest, 10 if limit is None else max(limit, 0), min_depth or 0
+        )
+        return _json(b'{"events":' + splice(events) + b"}")
+
+    # -- memberships
+
+    async def make_join(self, call: Call) -> Response:
+        """GET /make_join/{roomId}/{userId}."""
+        return json_response(
+            await self._resident.make(
+                call.origin,
+                call.parameters["roomId"],
+                call.parameters["userId"],
+                "join",
+                call.query_all("ver"),
+            )
+        )
+
+    async def make_leave(self, call: Call) -> Response:
+        """GET /make_leave/{roomId}/{userId}."""
+        return json_response(
+            await self._resident.make(
+                call.origin, call.parameters["roomId"], call.parameters["userId"], "leave"
+            )
+        )
+
+    async def send_join(self, call: Call) -> Response:
+        """PUT /v2/send_join/{roomId}/{eventId}."""
+        room_id, event_id = call.parameters["roomId"], call.parameters["eventId"]
+        return _json(await self._resident.send_join(call.origin, room_id, event_id, call.json()))
+
+    async def send_leave(self, call: Call) -> Response:
+        """PUT /v2/send_leave/{roomId}/{eventId}."""
+        room_id, event_id = call.parameters["roomId"], call.parameters["eventId"]
+        await self._resident.send_leave(call.origin, room_id, event_id, call.json())
+        return json_response({})
+
+    async def invite(self, call: Call) -> Response:
+        """PUT /v2/invite/{roomId}/{eventId}."""
+        body = call.json()
+        event = body.get("event")
+        target = event.get("state_key") if isinstance(event, dict) else None
+        exists = isinstance(target, str) and self._accounts.exists(target)
+        signed = await self._resident.take_invite(
+            call.origin, call.parameters["roomId"], call.parameters["eventId"], body, user_exists=exists
+        )
+        return _json(b'{"event":' + signed.encoded + b"}")

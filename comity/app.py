@@ -1,0 +1,157 @@
+"""The composition root: every part, built in the order in which they need each other.
+
+`build(config, ports)` opens the database and constructs; `App.handle` is the whole server
+without a socket. Nobody imports this module but the commands and the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from comity import __version__
+from comity.api import client_routes, server_routes
+from comity.api.auth import optional_user_guard, user_guard
+from comity.api.router import Router
+from comity.api.server_auth import OriginGuard
+from comity.bus import Bus
+from comity.config import Config, signing_key
+from comity.federation.availability import Availability
+from comity.federation.calls import Calls
+from comity.federation.client import FederationClient
+from comity.federation.discoverer import Discoverer
+from comity.federation.keyring import Keyring
+from comity.federation.outbox import Outbox
+from comity.ports import Ports, Request, Response
+from comity.protocol.signing import SigningKey
+from comity.rooms.system import RoomSystem
+from comity.store import queues
+from comity.store.database import Database, last_position
+from comity.store.events import Events
+from comity.store.migrations import migrate
+from comity.store.sqlite import SqliteDriver
+from comity.store.state import States
+from comity.sync.v3 import Sync
+from comity.users.system import UserSystem
+
+_log = logging.getLogger(__name__)
+#: Remembered transactions are forgotten after this long: nobody repeats one so late.
+REMEMBER_TRANSACTIONS_MS = 7 * 24 * 3600 * 1000
+#: How often housekeeping is done.
+HOUSEKEEPING_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class Federation:
+    """The parts that talk to other servers."""
+
+    calls: Calls
+    keyring: Keyring
+    outbox: Outbox
+
+
+class App:
+    """One whole homeserver, without a socket. Make it with `build`."""
+
+    def __init__(
+        self, *, router: Router, database: Database, bus: Bus, ports: Ports, rooms: RoomSystem, users: UserSystem,
+        federation: Federation, config: Config,
+    ) -> None:  # fmt: skip
+        self.router = router
+        self.config = config
+        self._database = database
+        self._bus = bus
+        self._ports = ports
+        self._rooms = rooms
+        self._users = users
+        self._federation = federation
+        self._housekeeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take up what an earlier run left. Listeners may open after this."""
+        if self.config.federation.enabled:
+            await self._federation.outbox.start()
+            self._rooms.staging.start()
+        self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request. Never raises but for cancellation."""
+        return await self.router.handle(request)
+
+    def wake_waiters(self) -> None:
+        """Let every long-poll answer now: the server is about to stop."""
+        self._bus.close()
+
+    async def stop(self) -> None:
+        """Finish what is queued for the disk and close it. No request may come any more."""
+        self.wake_waiters()
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self._rooms.staging.stop()
+        await self._federation.outbox.stop()
+        await self._users.close()
+        await self._database.close()
+
+    async def _keep_house(self) -> None:
+        while True:
+            horizon = self._ports.clock.now_ms() - REMEMBER_TRANSACTIONS_MS
+            gone = await self._database.write(lambda tx: queues.forget_before(tx, horizon))  # noqa: B023
+            if gone:
+                _log.info("forgot %d old transactions", gone)
+            await self._ports.clock.sleep(HOUSEKEEPING_SECONDS)
+
+
+def _federation(
+    config: Config, ports: Ports, database: Database, events: Events, key: SigningKey
+) -> Federation:
+    availability = Availability(ports.clock, ports.entropy)
+    discoverer = Discoverer(ports.transport, ports.resolver, ports.clock, ports.entropy)
+    client = FederationClient(discoverer, ports.transport, ports.clock, config.server_name, key, availability)
+    calls = Calls(client)
+    keyring = Keyring(
+        database,
+        calls,
+        ports.clock,
+        ports.offload,
+        config.server_name,
+        [key],
+        config.federation.trusted_key_servers,
+    )
+    outbox = Outbox(database, events, calls, ports.clock, ports.entropy, config.server_name, availability)
+    return Federation(calls, keyring, outbox)
+
+
+def build(config: Config, ports: Ports) -> App:
+    """Open the database (migrating it) and construct every part. Nothing runs until `start`.
+
+    Raises ConfigError for a signing key that cannot be read, SchemaError, sqlite3.Error.
+    """
+    key = signing_key.read(config.signing_key_file)
+    driver = SqliteDriver(config.database_file)
+    migrate(driver)
+    database = Database(driver, ports.offload, driver.read(last_position))
+    bus, states, events = Bus(database.last_position), States(), Events()
+    federation = _federation(config, ports, database, events, key)
+    users = UserSystem(config, ports, database, bus)
+    rooms = RoomSystem(
+        config, ports, database, bus, states, events, federation.calls, federation.keyring, key,
+        member_content=users.member_content,
+    )  # fmt: skip
+    users.connect(rooms.portraits.propagate, rooms.ask_profile, rooms.portraits.leave_all)
+    if config.federation.enabled:
+        rooms.commits.on_outbound.append(federation.outbox.wake)
+    rooms.intake.on_staged = rooms.staging.work
+    sync = Sync(database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral)
+
+    router = Router()
+    guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)
+    client_routes.add(router, guard, anybody, config, users, rooms, sync)
+    if config.federation.enabled:
+        origin = OriginGuard(federation.keyring, config.server_name, federation.outbox.spoke)
+        server_routes.add(router, origin, config, ports.clock, users, rooms, federation.keyring, __version__)
+    return App(
+        router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users, federation=federation,
+        config=config,
+    )  # fmt: skip
