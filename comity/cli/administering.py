@@ -1,0 +1,61 @@
+"""What the commands about accounts share: the database, opened beside a running server or without one."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from comity.cli.files import CannotRun, ensure_signing_key
+from comity.cli.options import exit_with, load_or_exit
+from comity.config import Config
+from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
+from comity.protocol.errors import MatrixError
+from comity.store.database import Database, StoreFailedError
+from comity.store.migrations import SchemaError, migrate
+from comity.store.sqlite import SqliteDriver
+from comity.users.administration import Administration
+
+T = TypeVar("T")
+
+
+def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]) -> T:
+    """Run `work` on the accounts of the server that the configuration names.
+
+    Says what is wrong and ends the command if the configuration or the database cannot be used,
+    or if what was asked for is refused.
+    """
+    config = load_or_exit(path)
+
+    async def open_and_work() -> T:
+        async with _administration(config) as administration:
+            return await work(administration)
+
+    try:
+        return asyncio.run(open_and_work())
+    except MatrixError as error:
+        exit_with([error.text], code=1)
+    except (CannotRun, SchemaError, StoreFailedError) as error:
+        exit_with([str(error)], code=1)
+    except sqlite3.Error as error:
+        exit_with([f"the database {config.database_file} cannot be used: {error}"], code=1)
+
+
+@asynccontextmanager
+async def _administration(config: Config) -> AsyncIterator[Administration]:
+    entropy = SystemEntropy()
+    # A database without a signing key would look like a backup restored in part.
+    ensure_signing_key(config, entropy)
+    driver = SqliteDriver(config.database_file)
+    migrate(driver)
+    offload = ThreadOffload()
+    # No position is given out here, so none has to be known.
+    database = Database(driver, offload, last_position=0)
+    try:
+        yield Administration(database, offload, SystemClock(), entropy, config.server_name)
+    finally:
+        await database.close()
+        await offload.close()

@@ -1,0 +1,97 @@
+"""One server in this process: its doors from the configuration, the app behind them, its listeners.
+
+The only place where `comity.net` and `comity.app` meet. Decides nothing about Matrix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+from comity import __version__
+from comity.app import build
+from comity.cli.files import CannotRun, ensure_signing_key, make_private_folder
+from comity.config import Config
+from comity.net.dns import DnsResolver
+from comity.net.http_client import HttpsTransport
+from comity.net.http_server import HttpServer, server_ssl_context
+from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
+from comity.ports import Ports
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a request's body: a transaction of 50 PDUs and 100 EDUs of 64 KiB each is 10 MiB.
+MAX_BODY_BYTES = 16 << 20
+#: Seconds that requests are given to finish after SIGTERM.
+GRACE_SECONDS = 10.0
+#: How this server introduces itself to others.
+USER_AGENT = f"comity/{__version__}"
+
+
+async def serve(config: Config, told_to_end: asyncio.Event) -> None:
+    """Serve until told to end; finish what is under way. Raises CannotRun, ConfigError."""
+    entropy = SystemEntropy()
+    with _alone(config.data_dir):
+        ensure_signing_key(config, entropy)
+        tls_context = None
+        if config.tls is not None and any(listener.tls for listener in config.listeners):
+            with _explained(f"[tls] {config.tls.certificate} and {config.tls.private_key} cannot be used"):
+                tls_context = server_ssl_context(config.tls.certificate, config.tls.private_key)
+        authorities = ", ".join(map(str, config.federation.trusted_ca))
+        transport = HttpsTransport(
+            trusted_ca=config.federation.trusted_ca,
+            verify_certificates=config.federation.verify_certificates,
+            allow_ranges=config.federation.allow_ranges,
+            user_agent=USER_AGENT,
+        )
+        # Closed in the opposite order: first the sockets, so that what is under way can finish.
+        async with AsyncExitStack() as stack:
+            offload = ThreadOffload()
+            stack.push_async_callback(offload.close)
+            with _explained(f"federation.trusted_ca ({authorities}) cannot be used"):
+                await transport.open()
+            stack.push_async_callback(transport.close)
+            ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload)
+            app = build(config, ports)
+            stack.push_async_callback(app.stop)
+            await app.start()
+            server = HttpServer(app.handle, max_body_bytes=MAX_BODY_BYTES)
+            stack.push_async_callback(server.close, GRACE_SECONDS)
+            for listener in config.listeners:
+                with _explained(f"cannot listen on {listener.bind}"):
+                    context = tls_context if listener.tls else None
+                    await server.listen(listener.bind, listener.serves, context)
+            await told_to_end.wait()
+            logger.info("finishing what is under way")
+            app.wake_waiters()
+    logger.info("ended")
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What the operating system refuses, as a sentence for the operator."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotRun(f"{what}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Hold data_dir against a second server: two that write one database would tear it apart.
+
+    The lock is the kernel's and ends with the process, however that ends.
+    """
+    make_private_folder(data_dir)
+    with _explained(f"data_dir {data_dir} cannot be written"):
+        file = (data_dir / "lock").open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRun(f"another comity is running on {data_dir}; stop that one first") from None
+        yield
