@@ -1,0 +1,3 @@
+"""The tests, by layer: rules, api, simulation, interop, house (docs/map.md)."""
+
+from __future__ import annotations

