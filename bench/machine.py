@@ -1,0 +1,50 @@
+"""The machine of a run: which CPU does what, what a process has used, what to tell the reader."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def pin(pid: int, cpus: set[int]) -> None:
+    """Keep every thread of a process (0: this one) on these CPUs."""
+    for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cpus)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def describe(directory: Path) -> str:
+    """One line: processor, cores, Python, file system of the databases."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    resolved = directory.resolve()
+    best = max((m for m in mounts if resolved.is_relative_to(m[1])), key=lambda m: len(m[1]))
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, databases on {best[2]}"
+
+
+def installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"
