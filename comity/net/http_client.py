@@ -292,7 +292,8 @@ async def _perform(session: aiohttp.ClientSession, exchange: _Exchange) -> Answe
         headers=exchange.headers,
         data=data,
         allow_redirects=False,
-        server_hostname=exchange.tls_name,  # part of the pool's key: no name uses another's connection
+        # Part of the pool's key (since aiohttp 3.14.1): no name is served by another's connection.
+        server_hostname=exchange.tls_name,
         trace_request_ctx=exchange,
     ) as response:
         body = await _bounded(response, exchange)

@@ -40,7 +40,8 @@ class Decided:
 
     new: NewEvent
     stored: StoredEvent
-    head_state: bytes
+    #: The room's current state from here on; None: as it was.
+    head_state: bytes | None = None
     members: list[MemberChange] = field(default_factory=list)
     #: Send it to the room's servers, but not to this one (its own). None: do not send.
     send_except: str | None = None
@@ -207,7 +208,6 @@ class Batch:
         decided = Decided(
             NewEvent(number, event, verdict, state_before, state_after, auth, line),
             stored,
-            self.room.state,
             gap=gap,
         )
         if held is not None:
@@ -237,8 +237,8 @@ class Batch:
             room.state = after
         else:
             room.state = self.merge(tx, [extremity.state_after for extremity in room.extremities.values()])
-        decided.head_state = room.state
         if room.state != before:
+            decided.head_state = room.state
             decided.members = self._member_changes(tx, before, room.state)
 
     def _member_changes(self, tx: Tx, before: bytes, after: bytes) -> list[MemberChange]:

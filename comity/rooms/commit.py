@@ -16,7 +16,7 @@ from comity.rooms.batch import Batch, Decided, MemberChange
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
 from comity.store import events as stored_events
-from comity.store import queues
+from comity.store import heads, queues
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Database, StoreFailedError, WriteTx
@@ -183,6 +183,8 @@ class _Storing:
             stored_rooms.put_gap(tx, room.number, Gap(line, line, decided.gap))
         if position == 0:
             return
+        if decided.head_state is not None:
+            heads.record(tx, room.number, position, decided.head_state)
         if decided.members:
             self._store_members(decided.members, position)
         if decided.send_except is not None:

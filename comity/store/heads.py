@@ -9,22 +9,23 @@ from __future__ import annotations
 from comity.store.database import Tx
 from comity.store.events import live_line
 
+_AT = "SELECT state FROM room_heads WHERE room_num = ? AND position <= ? ORDER BY position DESC LIMIT 1"
+
 
 def record(tx: Tx, room_num: int, position: int, state: bytes) -> None:
-    """The room's current state is `state` from `position` on. Call it where it changed."""
-    tx.run(
-        "INSERT INTO room_heads (room_num, position, state) VALUES (?, ?, ?) "
-        "ON CONFLICT (room_num, position) DO UPDATE SET state = excluded.state",
-        (room_num, position, state),
-    )
+    """The room's current state is `state` from `position` on; nothing is stored if it was already."""
+    row = tx.one(_AT, (room_num, position))
+    if row is None or bytes(row[0]) != state:
+        tx.run(
+            "INSERT INTO room_heads (room_num, position, state) VALUES (?, ?, ?) "
+            "ON CONFLICT (room_num, position) DO UPDATE SET state = excluded.state",
+            (room_num, position, state),
+        )
 
 
 def at(tx: Tx, room_num: int, position: int) -> bytes:
     """The name of the state that was current at `position`; b"" if the room was not here yet."""
-    row = tx.one(
-        "SELECT state FROM room_heads WHERE room_num = ? AND position <= ? ORDER BY position DESC LIMIT 1",
-        (room_num, position),
-    )
+    row = tx.one(_AT, (room_num, position))
     if row is not None:
         return bytes(row[0])
     # Nothing recorded: the state after the newest event is right as long as nothing forked.

@@ -59,6 +59,8 @@ class UserSystem:
         self.receipts = Receipts(database, bus, clock)
         self.keys = Keys(database, bus, clock, self.accounts)
         self.to_device = ToDevice(database, bus, clock, self.accounts)
+        self.sessions.when_device_goes(self.keys.device_gone)
+        self.sessions.when_device_goes(self.to_device.device_gone)
         self._connected: tuple[Propagate, AskRemote, LeaveAll] | None = None
 
     def connect(self, propagate: Propagate, ask: AskRemote, leave_all: LeaveAll) -> None:

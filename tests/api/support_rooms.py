@@ -18,6 +18,8 @@ from comity.app import App, build
 from comity.config import loads, signing_key
 from comity.ports import Answer as TransportAnswer
 from comity.ports import Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
+from comity.rooms.read import Reader
+from comity.store.database import Database
 from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, at
 
 SERVER = "example.org"
@@ -189,6 +191,16 @@ class Place:
     def __init__(self, app: App, clock: TurnedClock) -> None:
         self.app = app
         self.clock = clock
+
+    @property
+    def reader(self) -> Reader:
+        """What answers the routes that read rooms."""
+        return self.app._rooms.reader
+
+    @property
+    def database(self) -> Database:
+        """The store, for what no route does."""
+        return self.app._database
 
     async def client(self, name: str) -> Client:
         """Register a user and log in."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from comity.net.http_server import HttpServer
-from comity.ports import Request, Response
+from comity.ports import Request, Response, request_id
 
 #: Seconds after which a test that waits has failed. Only a broken test ever waits so long.
 PATIENCE = 10.0
@@ -61,6 +61,25 @@ class Serving:
     async def close(self) -> None:
         for server in self._servers:
             await server.close(grace_seconds=0)
+
+
+class Recorder:
+    """A handle that keeps what it was given and answers with a little JSON."""
+
+    def __init__(self, response: Response | None = None) -> None:
+        self.requests: list[Request] = []
+        self.request_ids: list[str] = []
+        self.response = response or Response(200, b"{}", {"content-type": "application/json"})
+
+    async def __call__(self, request: Request) -> Response:
+        self.requests.append(request)
+        self.request_ids.append(request_id.get())
+        return self.response
+
+    @property
+    def only(self) -> Request:
+        (request,) = self.requests
+        return request
 
 
 @dataclass(frozen=True)

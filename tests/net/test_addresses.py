@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from comity.net.addresses import AddressGuard
@@ -89,5 +89,7 @@ def test_what_is_no_range(text: str) -> None:
 def test_nothing_is_allowed_that_the_standard_library_calls_private(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
+    # Python versions differ on 6to4, which is judged here by the address within.
+    assume(address not in ipaddress.ip_network("2002::/16"))
     if address.is_private or address.is_multicast or address.is_loopback or address.is_unspecified:
         assert not AddressGuard([]).allows(str(address))
