@@ -73,10 +73,14 @@ class Commits:
         except Exception:
             self._give_up(batches)
             raise
+        for batch in batches:
+            batch.room.unsettled += 1
         future.add_done_callback(lambda done: self._finish(done, batches))
         return future
 
     def _finish(self, done: asyncio.Future[int], batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            batch.room.unsettled -= 1
         if not done.cancelled() and done.exception() is not None:
             _log.error("a decision was not stored: %s", done.exception())
             self._give_up(batches)

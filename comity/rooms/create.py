@@ -5,6 +5,7 @@ The order of events, the presets and what overrides what are the specification's
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,7 +142,7 @@ class Creator:
             batch.also.append(lambda tx: stored_rooms.set_published(tx, room.number, published=True))
         future = self._commits.submit([batch])
         self._rooms.put(room)
-        await future
+        await asyncio.shield(future)
         return room.room_id
 
     @staticmethod

@@ -125,15 +125,10 @@ class Intake:
             del self._in_flight[key]
 
     async def _take_in(self, origin: str, transaction_id: str, pdus: Sequence[object]) -> bytes:
-        await self._arrivals.wait(
-            {
-                value["room_id"]
-                for value in pdus
-                if isinstance(value, dict) and isinstance(value.get("room_id"), str)
-            }
-        )
+        values = self._by_room(origin, pdus)
+        await self._arrivals.wait(set(values))
         results: Results = {}
-        by_room = await self._check(origin, pdus, results)
+        by_room = await self._check(origin, values, results)
         async with AsyncExitStack() as locks:
             rooms = await self._lock(locks, by_room)
             batches: list[Batch] = []
@@ -154,11 +149,16 @@ class Intake:
                 queues.put_received(tx, origin, transaction_id, now, answer)
 
             future = self._commits.submit(batches, also)
+        waiting = {item.room_num for item in staged}
+        lacking = [room.room_id for room in rooms if room.number in waiting]
+
+        def see_to_staged(done: asyncio.Future[int]) -> None:
+            # Whoever sent the transaction may have gone; what waits is still to be seen to.
+            for room_id in lacking:
+                self.on_staged(room_id)
+
+        future.add_done_callback(see_to_staged)
         await asyncio.shield(future)
-        for room_id in {
-            room.room_id for room in rooms if any(item.room_num == room.number for item in staged)
-        }:
-            self.on_staged(room_id)
         return answer
 
     async def _lock(self, locks: AsyncExitStack, by_room: dict[str, list[Event]]) -> list[Room]:
@@ -177,15 +177,21 @@ class Intake:
 
     # -- checks that need no room
 
-    async def _check(self, origin: str, pdus: Sequence[object], results: Results) -> dict[str, list[Event]]:
-        """Checks 1 to 3 of every PDU; the valid events by room. What fails gets its result."""
+    @staticmethod
+    def _by_room(origin: str, pdus: Sequence[object]) -> dict[str, list[object]]:
         values: dict[str, list[object]] = {}
         for value in pdus:
             room_id = value.get("room_id") if isinstance(value, dict) else None
-            if not isinstance(room_id, str):
+            if isinstance(room_id, str):
+                values.setdefault(room_id, []).append(value)
+            else:
                 _log.info("a PDU from %s without room_id was dropped", origin)
-                continue
-            values.setdefault(room_id, []).append(value)
+        return values
+
+    async def _check(
+        self, origin: str, values: dict[str, list[object]], results: Results
+    ) -> dict[str, list[Event]]:
+        """Checks 1 to 3 of every PDU; the valid events by room. What fails gets its result."""
         by_room: dict[str, list[Event]] = {}
         for room_id, of_room in values.items():
             room = self._rooms.get(room_id)

@@ -6,8 +6,9 @@ handshakes with a server that is (server-server §Joining, §Leaving, §Inviting
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from comity.federation.calls import Calls
@@ -42,6 +43,14 @@ INVITE_STATE = (
 )
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
+
+
+async def finish(handshake: Coroutine[Any, Any, None]) -> None:
+    """Wait for a handshake with another server, which goes on even if the client does not wait.
+
+    Once the other server has let us in, our side must be stored too.
+    """
+    await asyncio.shield(asyncio.ensure_future(handshake))
 
 
 class Memberships:
@@ -115,7 +124,7 @@ class Memberships:
             if room is not None and room.resident:
                 raise forbidden("You are not allowed to join this room")
             raise not_found("No server is known through which the room could be joined")
-        await self._joiner.join(user_id, room_id, candidates, content)
+        await finish(self._joiner.join(user_id, room_id, candidates, content))
         return room_id
 
     def _candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
@@ -157,7 +166,7 @@ class Memberships:
         inviter = self._inviter(user_id, room_id)
         if inviter is None:
             raise forbidden("You are not in the room")
-        await self._leaver.leave(user_id, room, server_of(inviter), content)
+        await finish(self._leaver.leave(user_id, room, server_of(inviter), content))
 
     async def forget(self, user_id: str, room_id: str) -> None:
         """client-server §Leaving Rooms: only a room that the user is not in can be forgotten."""
@@ -225,7 +234,7 @@ class Memberships:
         if server_of(target) == self._server_name:
             await self._writer.send(room_id, draft)
         else:
-            await self._invite_remote(room_id, draft, server_of(target))
+            await finish(self._invite_remote(room_id, draft, server_of(target)))
 
     async def _invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
         """server-server §Inviting to a room: the invited server signs before it is stored."""

@@ -48,6 +48,8 @@ class Room:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: A decision of this head was not stored: it is not true any more.
     stale: bool = False
+    #: Decisions that are queued for the disk: until they are there, this head alone knows of them.
+    unsettled: int = 0
     #: Servers with joined users, for wake-ups; None until asked for.
     servers: frozenset[str] | None = None
 
@@ -109,10 +111,10 @@ class Rooms:
             del self._by_id[room.room_id]
 
     def _evict(self) -> None:
-        """Let the longest-registered idle heads go. A head with undecided writes is never idle."""
-        for room_id in list(self._by_id)[: MAX_ROOMS_IN_MEMORY // 10]:
-            if not self._by_id[room_id].lock.locked():
-                del self._by_id[room_id]
+        """Let the longest-registered idle heads go; whoever still holds one finds it stale."""
+        for room in list(self._by_id.values())[: MAX_ROOMS_IN_MEMORY // 10]:
+            if not room.lock.locked() and not room.unsettled:
+                self.drop(room)
 
     def _load(self, tx: Tx, room_id: str) -> Room | None:
         row = stored_rooms.by_id(tx, room_id)

@@ -61,8 +61,7 @@ def event_lists(
     state = [
         stored
         for stored in deltas.load(tx, delta)
-        if is_open
-        or wanted.matches(stored.event.type, stored.event.sender, room_id, stored.event.content)
+        if is_open or wanted.matches(stored.event.type, stored.event.sender, room_id, stored.event.content)
     ]
     reading = reader.reading(
         tx, asked.user_id, asked.request.device_id, shown.events, view, with_room_id=False
@@ -164,9 +163,7 @@ class JoinedRooms:
         summary: dict[str, Any] = {}
         if delta.renames:
             is_named = self._deltas.is_named(tx, room_num, current)
-            summary, heroes = self._summaries.summary(
-                tx, room_num, current, asked.user_id, is_named=is_named
-            )
+            summary, heroes = self._summaries.summary(tx, room_num, current, asked.user_id, is_named=is_named)
             needed.update(heroes)
         if lazy:
             self._add_members(tx, asked, room_num, delta, shown, needed)

@@ -84,7 +84,8 @@ class Client:
         """Make a room; its id."""
         # The id of a room is the hash of how it began: no two begin in the same millisecond.
         await self._place.clock.turn(0.001)
-        room_id: str = (await self.ask("POST", "/createRoom", {"preset": "public_chat", **body})).ok()["room_id"]
+        answer = await self.ask("POST", "/createRoom", {"preset": "public_chat", **body})
+        room_id: str = answer.ok()["room_id"]
         return room_id
 
     async def join(self, room_id: str) -> None:
@@ -149,12 +150,14 @@ class Client:
             query["filter"] = wanted if isinstance(wanted, str) else orjson.dumps(wanted).decode()
         return (await self.ask("GET", "/sync", **query)).ok()
 
-    async def token_now(self, **query: object) -> str:
+    async def token_now(self) -> str:
         """The `next_batch` of a sync."""
-        token: str = (await self.sync(**query))["next_batch"]
+        token: str = (await self.sync())["next_batch"]
         return token
 
-    async def messages(self, room_id: str, direction: str = "b", wanted: object = None, **query: object) -> Any:
+    async def messages(
+        self, room_id: str, direction: str = "b", wanted: object = None, **query: object
+    ) -> Any:
         """A page of history; `from_` stands for `from`."""
         return (await self.try_messages(room_id, direction, wanted, **query)).ok()
 
@@ -239,8 +242,9 @@ def ids(events: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def bodies(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts of messages; other events are passed over."""
-    return [event["content"]["body"] for event in events if event["type"] == "m.room.message" and event["content"]]
+    """The texts of messages; other events, and redacted ones, are passed over."""
+    messages = [event for event in events if event["type"] == "m.room.message"]
+    return [event["content"]["body"] for event in messages if event["content"]]
 
 
 def by_key(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:

@@ -272,7 +272,7 @@ async def test_who_is_ignored_is_not_heard(server: Place) -> None:
     answer = await alice.sync(since)
     assert answer["rooms"]["join"] == {}
     # What they do to the room's state is told all the same.
-    await alice.set_state(room_id, "m.room.power_levels", {"users": {mallory.user_id: 50}, "users_default": 0})
+    await alice.set_state(room_id, "m.room.power_levels", {"users": {mallory.user_id: 50}})
     changed = await mallory.set_state(room_id, "m.room.topic", {"topic": "theirs"})
     part = (await alice.sync(since))["rooms"]["join"][room_id]
     assert ids(part["timeline"]["events"])[-1] == changed

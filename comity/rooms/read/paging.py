@@ -59,9 +59,7 @@ class _Progress:
     exhausted: bool = False
 
 
-def wanted_events(
-    tx: Tx, view: RoomView, user_id: str, room_id: str, wanted: RoomEventFilter
-) -> Keep:
+def wanted_events(tx: Tx, view: RoomView, user_id: str, room_id: str, wanted: RoomEventFilter) -> Keep:
     """The test for events that a user may see and asked for, nobody's whom they ignore."""
     ignored = ignored_users(tx, user_id)
     is_open = wanted.is_open

@@ -83,9 +83,7 @@ class Tails:
 
     def _extend(self, tx: Tx, room_num: int, tail: Tail, now: int) -> None:
         after, upto = live_line(tail.position), live_line(now)
-        listed = self._events.timeline(
-            tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True
-        )
+        listed = self._events.timeline(tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True)
         if len(listed) == MAX_EVENTS:
             tail.floor = (listed[-1].line or 1) - 1
             tail.lines, tail.numbers = [], []

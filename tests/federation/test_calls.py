@@ -1,0 +1,218 @@
+"""The calls: what they ask, what they take for an answer, and what they do with older servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from comity.federation import calls as calls_module
+from comity.federation.calls import Calls
+from comity.federation.client import FederationError, path
+from comity.protocol.event import Event
+from comity.protocol.signing import SigningKey
+from tests.federation.conftest import Side
+from tests.federation.peer_server import PeerServer
+from tests.rules.rooms import ALICE, Room
+
+V1, V2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
+ROOM = "!room:a.example"
+UNRECOGNIZED = {"errcode": "M_UNRECOGNIZED", "error": "?"}
+
+
+@pytest.fixture
+def calls(side: Side) -> Calls:
+    return side.calls
+
+
+def a_join(version: str = "10") -> Event:
+    return Room(version).join(ALICE)
+
+
+async def test_version_and_keys_are_asked_without_signature(calls: Calls, peer: PeerServer) -> None:
+    peer.on("GET", f"{V1}/version", 200, {"server": {"name": "Other", "version": "1"}})
+    assert await calls.version(peer.name) == {"name": "Other", "version": "1"}
+    assert await calls.server_keys(peer.name) == peer.key_document()
+    assert not any("authorization" in request.headers for request in peer.received)
+
+
+async def test_make_join_and_make_leave(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    where = path(f"{V1}/make_join", ROOM, "@us:own.example")
+    peer.on("GET", where, 200, {"room_version": "10", "event": {"type": "m.room.member"}})
+    answer = await calls.make_join(peer.name, ROOM, "@us:own.example", ["1", "10"])
+    assert (answer.room_version, answer.event) == ("10", {"type": "m.room.member"})
+    assert peer.received[0].target == where + "?ver=1&ver=10"
+    assert peer.received[0].is_signed_by(own_key.public, peer.name)
+    peer.on("GET", path(f"{V1}/make_leave", ROOM, "@us:own.example"), 200, {"event": {}})
+    assert (await calls.make_leave(peer.name, ROOM, "@us:own.example")).room_version == "1"
+
+
+async def test_an_incompatible_version_is_told_with_the_version(calls: Calls, peer: PeerServer) -> None:
+    where = path(f"{V1}/make_join", ROOM, "@us:own.example")
+    peer.on("GET", where, 400, {"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "room_version": "99"})
+    with pytest.raises(FederationError) as caught:
+        await calls.make_join(peer.name, ROOM, "@us:own.example", ["1"])
+    assert caught.value.code == "M_INCOMPATIBLE_ROOM_VERSION"
+    assert caught.value.body["room_version"] == "99"
+
+
+async def test_send_join(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    event = a_join()
+    answer = {
+        "origin": "x",
+        "event": {"type": "m.room.member"},
+        "state": [{"type": "a", "n": 1, "text": "ü"}] * 450,
+        "auth_chain": [{"type": "b"}],
+        "members_omitted": True,
+        "servers_in_room": ["a.example", "not a server", "b.example:1"],
+        "something": {"else": 1.5},
+    }
+    peer.on("PUT", path(f"{V2}/send_join", ROOM, event.event_id), 200, answer)
+    found = await calls.send_join(peer.name, ROOM, event)
+    assert found.event == {"type": "m.room.member"}
+    assert found.state == answer["state"] and found.auth_chain == answer["auth_chain"]
+    assert found.members_omitted and found.servers_in_room == ["a.example", "b.example:1"]
+    assert peer.received[0].json == event.source
+    assert peer.received[0].is_signed_by(own_key.public, peer.name)
+
+
+@pytest.mark.parametrize("refusal", [(404, b"not found"), (404, UNRECOGNIZED), (400, UNRECOGNIZED)])
+async def test_send_join_to_an_older_server(
+    calls: Calls, peer: PeerServer, refusal: tuple[int, Any]
+) -> None:
+    event = a_join()
+    peer.on("PUT", path(f"{V2}/send_join", ROOM, event.event_id), *refusal)
+    answer = [200, {"state": [{"a": 1}], "auth_chain": [], "event": None}]
+    peer.on("PUT", path(f"{V1}/send_join", ROOM, event.event_id), 200, answer)
+    found = await calls.send_join(peer.name, ROOM, event)
+    assert found.state == [{"a": 1}] and found.event is None and not found.members_omitted
+
+
+async def test_a_refusal_is_not_taken_for_an_older_server(calls: Calls, peer: PeerServer) -> None:
+    event = a_join()
+    where = path(f"{V2}/send_join", ROOM, event.event_id)
+    peer.on("PUT", where, 404, {"errcode": "M_NOT_FOUND", "error": "Unknown room"})
+    with pytest.raises(FederationError) as caught:
+        await calls.send_join(peer.name, ROOM, event)
+    assert caught.value.code == "M_NOT_FOUND"
+    assert [request.path for request in peer.received] == [where]
+
+
+async def test_send_leave_and_its_older_form(calls: Calls, peer: PeerServer) -> None:
+    event = a_join()
+    peer.on("PUT", path(f"{V1}/send_leave", ROOM, event.event_id), 200, [200, {}])
+    await calls.send_leave(peer.name, ROOM, event)
+    peer.on("PUT", path(f"{V2}/send_leave", ROOM, event.event_id), 200, {})
+    await calls.send_leave(peer.name, ROOM, event)
+    assert [request.path.split("/")[3] for request in peer.received] == ["v2", "v1", "v2"]
+
+
+async def test_invite_carries_whole_events(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    room = Room("12")
+    event = room.join(ALICE)
+    signed = {**event.source, "signatures": {"peer": {}}}
+    peer.on("PUT", path(f"{V2}/invite", event.room_id, event.event_id), 200, {"event": signed})
+    assert await calls.invite(peer.name, event.room_id, event, "12", [room.create]) == signed
+    body = peer.received[0].json
+    assert body == {"event": event.source, "invite_room_state": [room.create.source], "room_version": "12"}
+    assert peer.received[0].is_signed_by(own_key.public, peer.name)
+
+
+async def test_invite_to_an_older_server(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    room = Room("1")
+    event = room.join(ALICE)
+    peer.on("PUT", path(f"{V1}/invite", ROOM, event.event_id), 200, [200, {"event": {"signed": True}}])
+    assert await calls.invite(peer.name, ROOM, event, "1", [room.create]) == {"signed": True}
+    body = peer.received[1].json
+    assert body.pop("unsigned") == {"invite_room_state": [room.create.source]}
+    assert body == event.source
+    assert peer.received[1].is_signed_by(own_key.public, peer.name)
+    newer = a_join("10")
+    with pytest.raises(FederationError):
+        await calls.invite(peer.name, ROOM, newer, "10", [])
+    assert len(peer.received) == 3
+
+
+async def test_fetching_events(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    peer.on("GET", path(f"{V1}/event", "$a/b"), 200, {"origin": "x", "pdus": [{"type": "t"}]})
+    assert await calls.get_event(peer.name, "$a/b") == {"type": "t"}
+    peer.on("GET", path(f"{V1}/state_ids", ROOM), 200, {"pdu_ids": ["$a"], "auth_chain_ids": ["$b", "$c"]})
+    assert await calls.state_ids(peer.name, ROOM, "$at") == (["$a"], ["$b", "$c"])
+    peer.on("GET", path(f"{V1}/state", ROOM), 200, {"pdus": [{"a": 1}], "auth_chain": [{"b": 2}]})
+    assert await calls.state(peer.name, ROOM, "$at") == ([{"a": 1}], [{"b": 2}])
+    peer.on("GET", path(f"{V1}/event_auth", ROOM, "$at"), 200, {"auth_chain": [{"b": 2}]})
+    assert await calls.event_auth(peer.name, ROOM, "$at") == [{"b": 2}]
+    peer.on("GET", path(f"{V1}/backfill", ROOM), 200, {"pdus": [{"a": 1}, {"a": 2}]})
+    assert await calls.backfill(peer.name, ROOM, ["$x", "$y"], 30) == [{"a": 1}, {"a": 2}]
+    peer.on("POST", path(f"{V1}/get_missing_events", ROOM), 200, {"events": [{"a": 1}]})
+    assert await calls.get_missing_events(peer.name, ROOM, ["$x"], ["$y"], 20, 5) == [{"a": 1}]
+    assert [request.target.partition("?")[2] for request in peer.received] == [
+        "", "event_id=%24at", "event_id=%24at", "", "v=%24x&v=%24y&limit=30", "",
+    ]  # fmt: skip
+    expected = {"earliest_events": ["$x"], "latest_events": ["$y"], "limit": 20, "min_depth": 5}
+    assert peer.received[-1].json == expected
+    assert all(request.is_signed_by(own_key.public, peer.name) for request in peer.received)
+
+
+async def test_queries(calls: Calls, peer: PeerServer) -> None:
+    peer.on("GET", f"{V1}/query/profile", 200, {"displayname": "Bob"})
+    assert await calls.query_profile(peer.name, "@b:x", None) == {"displayname": "Bob"}
+    assert await calls.query_profile(peer.name, "@b:x", "displayname") == {"displayname": "Bob"}
+    assert peer.received[1].target.endswith("?user_id=%40b%3Ax&field=displayname")
+    peer.on("GET", f"{V1}/query/directory", 200, {"room_id": ROOM, "servers": ["a.example", 5, "b.example"]})
+    found = await calls.query_directory(peer.name, "#ü:x")
+    assert (found.room_id, found.servers) == (ROOM, ["a.example", "b.example"])
+    assert peer.received[2].target.endswith("?room_alias=%23%C3%BC%3Ax")
+
+
+async def test_send_transaction(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    assert await calls.send_transaction(peer.name, "1.2", b'{"edus":[],"pdus":[]}') == {"pdus": {}}
+    assert peer.transactions == [("1.2", {"edus": [], "pdus": []})]
+    assert peer.received[0].is_signed_by(own_key.public, peer.name)
+
+
+Ask = Callable[[Calls, str], Awaitable[object]]
+
+MALFORMED: list[tuple[str, str, Ask, object]] = [
+    ("GET", f"{V1}/make_join/%21r%3Aa/%40u%3Ab", lambda c, s: c.make_join(s, "!r:a", "@u:b", []), {"event": []}),
+    ("GET", f"{V1}/make_join/%21r%3Aa/%40u%3Ab", lambda c, s: c.make_join(s, "!r:a", "@u:b", []), [1]),
+    ("GET", f"{V1}/event/%24a", lambda c, s: c.get_event(s, "$a"), {"pdus": []}),
+    ("GET", f"{V1}/event/%24a", lambda c, s: c.get_event(s, "$a"), {"pdus": [{}, {}]}),
+    ("GET", f"{V1}/event/%24a", lambda c, s: c.get_event(s, "$a"), b'{"pdus":[{}]'),
+    ("GET", f"{V1}/event/%24a", lambda c, s: c.get_event(s, "$a"), b"[" * 5000),
+    ("GET", f"{V1}/event/%24a", lambda c, s: c.get_event(s, "$a"), b"\xff\xfe"),
+    ("GET", f"{V1}/state_ids/r", lambda c, s: c.state_ids(s, "r", "$a"), {"pdu_ids": ["x"], "auth_chain_ids": []}),
+    ("GET", f"{V1}/state_ids/r", lambda c, s: c.state_ids(s, "r", "$a"), {"pdu_ids": [1], "auth_chain_ids": []}),
+    ("GET", f"{V1}/state_ids/r", lambda c, s: c.state_ids(s, "r", "$a"), {"pdu_ids": []}),
+    ("GET", f"{V1}/state/r", lambda c, s: c.state(s, "r", "$a"), {"pdus": [1], "auth_chain": []}),
+    ("GET", f"{V1}/state/r", lambda c, s: c.state(s, "r", "$a"), b'{"pdus":[{"a":tru}],"auth_chain":[]}'),
+    ("GET", f"{V1}/state/r", lambda c, s: c.state(s, "r", "$a"), b'{"pdus":[{"a":"\xff"}],"auth_chain":[]}'),
+    ("GET", f"{V1}/state/r", lambda c, s: c.state(s, "r", "$a"), b'{"pdus":[' + b"[" * 100_000),
+    ("GET", f"{V1}/backfill/r", lambda c, s: c.backfill(s, "r", [], 5), {"pdus": {}}),
+    ("GET", f"{V1}/backfill/r", lambda c, s: c.backfill(s, "r", [], 5), {"pdus": [{}] * 501}),
+    ("GET", f"{V1}/query/directory", lambda c, s: c.query_directory(s, "#a:b"), {"room_id": "x", "servers": []}),
+    ("GET", f"{V1}/query/profile", lambda c, s: c.query_profile(s, "@a:b", None), {str(n): 1 for n in range(300)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "where", "ask", "answer"), MALFORMED)
+async def test_malformed_answers_are_errors(
+    calls: Calls, peer: PeerServer, method: str, where: str, ask: Ask, answer: object
+) -> None:
+    peer.on(method, where, 200, answer)
+    with pytest.raises(FederationError) as caught:
+        await ask(calls, peer.name)
+    assert caught.value.reached and caught.value.status is None
+    assert len(peer.received) == 1
+
+
+async def test_a_state_of_too_many_events_is_refused(
+    calls: Calls, peer: PeerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "MAX_STATE_EVENTS", 10)
+    body = json.dumps({"pdus": [{}] * 11, "auth_chain": []}).encode()
+    peer.on("GET", f"{V1}/state/r", 200, body)
+    with pytest.raises(FederationError):
+        await calls.state(peer.name, "r", "$a")
