@@ -5,6 +5,7 @@ The address is for rate limits and for what users see of their devices, never fo
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 from comity.ports import Request
@@ -27,6 +28,11 @@ def client_address(request: Request) -> str:
     return request.remote if named is None else str(named)
 
 
+#: Texts whose reading is remembered: the same few peers come with every request.
+MAX_REMEMBERED_ADDRESSES = 4_096
+
+
+@functools.lru_cache(maxsize=MAX_REMEMBERED_ADDRESSES)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)

@@ -25,6 +25,7 @@ _KEYS = "/_matrix/key/v2"
 #: Seconds. A server may work for long on a transaction or a join to a large room.
 QUICK_SECONDS = 15.0
 KEY_SECONDS = 10.0
+NOTARY_SECONDS = 20.0
 EVENTS_SECONDS = 45.0
 TRANSACTION_SECONDS = 60.0
 STATE_SECONDS = 120.0
@@ -157,7 +158,7 @@ class Calls:
             f"{_KEYS}/query",
             content=content,
             signed=False,
-            timeout=EVENTS_SECONDS,
+            timeout=NOTARY_SECONDS,
             max_bytes=EVENTS_BYTES,
         )
         return _objects(notary, _object(notary, data).get("server_keys"), MAX_KEY_DOCUMENTS)

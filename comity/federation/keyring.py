@@ -17,7 +17,7 @@ from comity.federation.known_keys import KnownKeys
 from comity.ports import Clock, Offload
 from comity.protocol import canonical_json
 from comity.protocol.errors import unauthorized
-from comity.protocol.event import Event, decode_base64, signed_part
+from comity.protocol.event import Event, decode_base64
 from comity.protocol.signing import (
     Authorization,
     SigningKey,
@@ -157,7 +157,7 @@ class Keyring:
                 if public is None:
                     continue
                 if message is None:
-                    message = signed_part(event.version, event.source)
+                    message = event.signed
                 found.append((server, (public, message, signature)))
         return found
 

@@ -13,7 +13,7 @@ from enum import Enum
 
 from comity.protocol.auth.rules import StateLookup, authorize, check_auth_events
 from comity.protocol.errors import EventFormatError
-from comity.protocol.event import Event, parse, signed_part
+from comity.protocol.event import Event, parse
 from comity.protocol.room_versions import RoomVersion
 from comity.protocol.signing import required_signers
 
@@ -132,12 +132,21 @@ class Admission:
             return self._verdict
         if self._step == 0:
             event = self._event
-            return NeedSignatures(event, signed_part(event.version, event.source), required_signers(event))
+            return NeedSignatures(event, event.signed, required_signers(event))
         if self._step == 1:
             return NeedAuthEvents(self._event)
         if self._step == 2:
             return NeedStateBefore(self._event)
         return NeedCurrentState(self._event)
+
+    @classmethod
+    def own(cls, event: Event) -> Admission:
+        """Begin with an event that was just built on the state before it.
+
+        Its auth events were selected from that very state, so check 4 would ask the same
+        questions of the same events as check 5.
+        """
+        return cls(event, step=2)
 
     def _end(self, outcome: Outcome, reason: str = "", rule: str = "") -> None:
         self._verdict = Verdict(outcome, self._event, reason, rule)

@@ -92,8 +92,11 @@ def reference_hash(version: RoomVersion, source: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(signed_part(version, source)).digest()
 
 
-def event_id_of(version: RoomVersion, source: Mapping[str, Any]) -> str:
-    """The id of an event in that room version. Raises EventFormatError if it has none."""
+def event_id_of(version: RoomVersion, source: Mapping[str, Any], signed: bytes | None = None) -> str:
+    """The id of an event in that room version; `signed` is its `signed_part`, if known.
+
+    Raises EventFormatError if it has none.
+    """
     if version.event_ids is EventIds.ASSIGNED:
         event_id = source.get("event_id")
         if not identifiers.is_event_id(event_id) or not identifiers.is_server_name(
@@ -101,7 +104,9 @@ def event_id_of(version: RoomVersion, source: Mapping[str, Any]) -> str:
         ):
             raise EventFormatError("The event has no valid event_id")
         return str(event_id)
-    encoded = encode_base64(reference_hash(version, source))
+    if signed is None:
+        signed = signed_part(version, source)
+    encoded = encode_base64(hashlib.sha256(signed).digest())
     if version.event_ids is EventIds.URL_SAFE_BASE64:
         encoded = encoded.replace("+", "-").replace("/", "_")
     return "$" + encoded
@@ -112,6 +117,7 @@ class Event:
 
     __slots__ = (
         "_encoded",
+        "_signed",
         "auth_event_ids",
         "content",
         "depth",
@@ -147,11 +153,16 @@ class Event:
         *,
         event_id: str | None = None,
         encoded: bytes | None = None,
+        signed: bytes | None = None,
     ) -> None:
-        """From an object whose shape has been checked; `encoded` are its canonical bytes, if known."""
+        """From an object whose shape has been checked.
+
+        `encoded` are its canonical bytes and `signed` those that its signatures cover, if known.
+        """
         self.version = version
         self.source = source
-        self.event_id = event_id if event_id is not None else event_id_of(version, source)
+        self._signed = signed
+        self.event_id = event_id if event_id is not None else event_id_of(version, source, signed)
         self.type = source["type"]
         self.state_key = source.get("state_key")
         self.sender = source["sender"]
@@ -176,6 +187,15 @@ class Event:
         if self._encoded is None:
             self._encoded = encode_event(self.version, self.source)
         return self._encoded
+
+    @property
+    def signed(self) -> bytes:
+        """The bytes that its signatures cover, and of which the reference hash is taken."""
+        return signed_part(self.version, self.source) if self._signed is None else self._signed
+
+    def release(self) -> None:
+        """Forget bytes that can be worked out again: the event is about to be kept for long."""
+        self._signed = None
 
     @property
     def is_state(self) -> bool:
@@ -247,7 +267,7 @@ def parse(version: RoomVersion, value: object) -> Event:
     encoded = encode_event(version, source)
     if len(encoded) > MAX_EVENT_BYTES:
         raise EventFormatError(f"The event is larger than {MAX_EVENT_BYTES} bytes")
-    return Event(version, source, encoded=encoded)
+    return Event(version, source, encoded=encoded, signed=signed_part(version, source))
 
 
 def check_shape(version: RoomVersion, source: Mapping[str, Any]) -> None:

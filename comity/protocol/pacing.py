@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 #: The first pause after a failure: long enough for a restart, short enough that nobody notices.
-MIN_RETRY_MS = 10_000
+MIN_RETRY_MS = 2_000
 #: The longest pause: a server that is back after weeks hears from us within half a day.
 MAX_RETRY_MS = 12 * 3_600_000
 #: Each failure multiplies the pause by this.

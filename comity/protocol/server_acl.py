@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from comity.protocol.identifiers import ip_literal, parse_server_name
+from comity.protocol.matching import Glob
 
 #: Entries of an ACL that are read; an event of 64 KiB cannot hold many more.
 MAX_ENTRIES = 10_000
@@ -16,20 +16,16 @@ MAX_REMEMBERED_GLOBS = 4_096
 
 
 @functools.lru_cache(maxsize=MAX_REMEMBERED_GLOBS)
-def _glob(pattern: str) -> re.Pattern[str]:
-    """appendices §Glob-style matching, without regard to case."""
-    parts = {"*": ".*", "?": "."}
-    # Runs of stars mean the same as one, and cost much more.
-    collapsed = re.sub(r"\*+", "*", pattern)
-    return re.compile(
-        "".join(parts.get(character) or re.escape(character) for character in collapsed), re.I | re.S
-    )
+def _glob(pattern: str) -> Glob:
+    return Glob(pattern.lower())
 
 
 def _matches(entries: object, host: str) -> bool:
+    """appendices §Glob-style matching, without regard to case."""
     if not isinstance(entries, list):
         return False
-    return any(isinstance(entry, str) and _glob(entry).fullmatch(host) for entry in entries[:MAX_ENTRIES])
+    text = host.lower()
+    return any(isinstance(entry, str) and _glob(entry).matches(text) for entry in entries[:MAX_ENTRIES])
 
 
 def is_allowed(content: Mapping[str, Any] | None, server: str) -> bool:

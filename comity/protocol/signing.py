@@ -106,13 +106,13 @@ def sign_event(version: RoomVersion, source: Mapping[str, Any], server: str, key
     `source` has no hashes and no signatures yet.
     """
     hashed = {**source, "hashes": {"sha256": content_hash(version, source)}}
-    signature = key.sign(signed_part(version, hashed))
-    return Event(version, {**hashed, "signatures": {server: {key.key_id: signature}}})
+    signed = signed_part(version, hashed)
+    return Event(version, {**hashed, "signatures": {server: {key.key_id: key.sign(signed)}}}, signed=signed)
 
 
 def add_signature(event: Event, server: str, key: SigningKey) -> Event:
     """The event with our signature beside the ones it has (invites, restricted joins)."""
-    return event.with_signatures({server: {key.key_id: key.sign(signed_part(event.version, event.source))}})
+    return event.with_signatures({server: {key.key_id: key.sign(event.signed)}})
 
 
 def required_signers(event: Event) -> frozenset[str]:

@@ -64,6 +64,8 @@ def judge(room_id: str, state_ids: Sequence[str], events: Mapping[str, Event]) -
     if len(creates) != 1:
         raise SnapshotError("The state has not exactly one create event")
     create = creates[0]
+    if create.content.get("room_version", "1") != create.version.identifier:
+        raise SnapshotError("The create event is of another room version")
     ordered = [event for event in _in_auth_order(events) if event.room_id == room_id]
     held = {event.event_id for event in ordered}
     rejected: dict[str, str] = {}

@@ -15,6 +15,7 @@ from comity.protocol.admission import Outcome, redaction_applies
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.build import reference_to
 from comity.protocol.event import Event, StateKey
+from comity.protocol.room_versions import RoomVersion
 from comity.rooms.merge import Merger
 from comity.rooms.room import Extremity, Room, Rooms
 from comity.store import rooms as stored_rooms
@@ -83,6 +84,7 @@ class Batch:
         self._merger = merger
         self._states = rooms.states
         self._events = rooms.events
+        self.state_before_all = room.state
         self._before = (room.state, dict(room.extremities), room.resident, room.next_slot)
         self.extremities_before = frozenset(extremity.number for extremity in room.extremities.values())
         #: The state and the extremities that are stored with the batch.
@@ -97,10 +99,18 @@ class Batch:
         room = self.room
         self.head = (room.state, frozenset(extremity.number for extremity in room.extremities.values()))
 
-    def begin_anew(self) -> None:
-        """Forget the head: we join the room from outside, and learn its state anew."""
+    def begin_anew(self, version: RoomVersion) -> None:
+        """Forget the head: we join the room from outside, and learn its state anew.
+
+        What an invite claimed of the room's version may have been wrong; the state's word counts.
+        """
+        room = self.room
         self.replaces_head = True
-        self.room.extremities, self.room.state = {}, b""
+        room.extremities, room.state = {}, b""
+        if room.version is not version:
+            room.version = version
+            self._events.know_room(room.number, version)
+            self.also.append(lambda tx: stored_rooms.set_version(tx, room.number, version.identifier))
 
     def undo(self) -> None:
         """Take everything back: nothing of the batch was or will be stored."""
@@ -108,6 +118,8 @@ class Batch:
         room.state, room.extremities, room.resident, room.next_slot = self._before
         for new in self.new_events():
             self._events.release(new.number)
+        for number, _ in self.placed:
+            self._events.release(number)
         self._states.forget(self.pages)
         self._states.forget_slots(room.number, self.slots)
         self._merger.forget()
@@ -117,6 +129,10 @@ class Batch:
         return [*self.outliers, *(decided.new for decided in self.decided)]
 
     # -- states
+
+    def standing(self, tx: Tx, key: StateKey) -> Event | None:
+        """The current state's event of that key."""
+        return self._merger.lookup(tx, self.room, self.room.state)(key)
 
     def state_before(self, tx: Tx, prev_event_ids: Sequence[str]) -> bytes | None:
         """The state before an event with those previous events; None if one is not held."""

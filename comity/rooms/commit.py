@@ -19,7 +19,7 @@ from comity.store import events as stored_events
 from comity.store import heads, queues
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
-from comity.store.database import Database, StoreFailedError, WriteTx
+from comity.store.database import Database, StoreFailedError, Tx, WriteTx
 from comity.store.events import NewEvent, live_line
 from comity.store.rooms import Gap, Member
 
@@ -133,6 +133,7 @@ class _Storing:
         self._server_name = server_name
         self._lines: dict[int, int | None] = {}
         self._last_position = 0
+        self._was_resident = batch.room.resident
 
     def run(self) -> int:
         """Store everything; the last position that was given, or 0."""
@@ -191,11 +192,18 @@ class _Storing:
             heads.record(tx, room.number, position, decided.head_state)
         if decided.members:
             self._store_members(decided.members, position)
-        if decided.send_except is not None:
+        if decided.send_except is not None and (decided.visit or self._has_audience()):
             queues.add_outbound(tx, room.number, position, new.number, decided.send_except)
             for server in decided.visit:
                 queues.ensure_destination(tx, server, position - 1)
                 stored_rooms.visit(tx, server, room.number, position)
+
+    def _has_audience(self) -> bool:
+        """Whether other servers are in the room, as of this place in the transaction."""
+        room = self._room
+        if room.has_audience is None:
+            room.has_audience = bool(stored_rooms.servers(self._tx, room.number))
+        return room.has_audience
 
     def _store_members(self, changes: Sequence[MemberChange], position: int) -> None:
         tx, room = self._tx, self._room
@@ -216,6 +224,8 @@ class _Storing:
             tx, room.number, [change.user_id for change in changes if change.membership is None]
         )
         servers = {server_of(change.user_id) for change in changes}
+        if servers != {self._server_name}:
+            room.has_audience = None
         for server in servers:
             joined = stored_rooms.has_joined_members(tx, room.number, server)
             if server == self._server_name:
@@ -238,9 +248,21 @@ class _Storing:
         tx, batch, room = self._tx, self._batch, self._room
         if not batch.all_decided():
             return
-        # The head may have moved on since: each batch stores its own, in order.
+        # The head may have moved on since: of the batches of a group, the last one's is stored.
         state, extremities = batch.head
-        stored_rooms.set_head(tx, room.number, state, resident=room.resident)
-        removed, added = batch.extremities_before - extremities, extremities - batch.extremities_before
-        if removed or added:
-            stored_rooms.change_extremities(tx, room.number, removed, added)
+        resident = room.resident
+
+        def store(end: Tx) -> None:
+            stored_rooms.set_head(end, room.number, state, resident=resident)
+
+        if (
+            state != batch.state_before_all
+            or resident != self._was_resident
+            or batch.room_creator is not None
+        ):
+            tx.at_end(("head", room.number), store)
+        if extremities != batch.extremities_before:
+            tx.at_end(
+                ("extremities", room.number),
+                lambda end: stored_rooms.set_extremities(end, room.number, extremities),
+            )

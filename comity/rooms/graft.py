@@ -182,11 +182,14 @@ class Grafter:
         entries: list[tuple[Event, int]] = []
         for event_id in state_ids:
             stored = self._events.by_id(tx, event_id)
-            if stored is not None and stored.event.is_state and stored.verdict != REJECTED:
+            # The ids are another server's word: an event of another room is nobody's state here.
+            if stored is None or stored.room_num != batch.room.number:
+                continue
+            if stored.event.is_state and stored.verdict != REJECTED:
                 entries.append((stored.event, stored.number))
         roots = [batch.with_events(tx, b"", entries)]
         for event_id in event.prev_event_ids:
             stored = self._events.by_id(tx, event_id)
-            if stored is not None and stored.state_after is not None:
+            if stored is not None and stored.state_after is not None and stored.room_num == batch.room.number:
                 roots.append(stored.state_after)
         return batch.merge(tx, roots), unknown

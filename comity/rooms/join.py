@@ -195,8 +195,11 @@ class Joiner:
 
     @staticmethod
     def _decide(tx: Tx, batch: Batch, event: Event, snapshot: Snapshot, creator: str) -> None:
+        known = batch.standing(tx, ("m.room.create", ""))
+        if known is not None and known.event_id != snapshot.state["m.room.create", ""].event_id:
+            raise MatrixError(502, "M_UNKNOWN", "The room is not the one that was known by this id")
         batch.room_creator = creator
-        batch.begin_anew()
+        batch.begin_anew(event.version)
         numbers: dict[str, int] = {}
         for held in snapshot.ordered:
             outcome = Outcome.REJECT if held.event_id in snapshot.rejected else Outcome.ACCEPT

@@ -57,14 +57,16 @@ class Judge:
         *,
         state_before: bytes | None = None,
         check_current: bool = True,
+        just_built: bool = False,
     ) -> Judged | Missing:
         """Checks 4 to 6 for an event whose format, signatures and hash are checked.
 
         `state_before` is given when it is known from elsewhere (a gap, a join); without
-        `check_current` (events of the past) check 6 is left out.
+        `check_current` (events of the past) check 6 is left out. `just_built` tells an event
+        whose auth events were selected from the head under this very lock.
         """
         room = batch.room
-        admission = Admission.checked(event)
+        admission = Admission.own(event) if just_built else Admission.checked(event)
         root = state_before
         while True:
             step = admission.next()

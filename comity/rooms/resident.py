@@ -28,6 +28,7 @@ from comity.rooms.serve import Server, splice
 from comity.rooms.strangers import MAX_STRIPPED, Strangers
 from comity.rooms.write import Writer
 from comity.store.database import Database, Tx
+from comity.store.events import ACCEPTED
 
 
 class Resident:
@@ -178,6 +179,8 @@ class Resident:
     def _decide(self, tx: Tx, batch: Batch, event: Event, origin: str) -> bytes:
         held = self._rooms.events.by_id(tx, event.event_id)
         if held is not None and held.state_before is not None:
+            if held.verdict != ACCEPTED:
+                raise forbidden("The event is not allowed in the room")
             return held.state_before
         judged = self._judge.judge(tx, batch, event)
         if isinstance(judged, Missing):

@@ -50,6 +50,8 @@ class Room:
     stale: bool = False
     #: Decisions that are queued for the disk: until they are there, this head alone knows of them.
     unsettled: int = 0
+    #: Whether other servers are owed what happens here, as of the last write; None: not looked up.
+    has_audience: bool | None = None
     #: Servers with joined users, for wake-ups; None until asked for.
     servers: frozenset[str] | None = None
 

@@ -110,7 +110,7 @@ class Writer:
         in_flight = self._in_flight.get(transaction)
         if in_flight is not None:
             return in_flight
-        event_id = self._database.read_now(
+        event_id = self._database.look_up(
             lambda tx: queues.client_event(
                 tx, transaction.user_id, transaction.device_id, transaction.scope, transaction.transaction_id
             )
@@ -208,7 +208,7 @@ class Writer:
     def append(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
         """Build, judge and append a draft. Raises MatrixError 403 M_FORBIDDEN when denied."""
         event = self.draft_event(tx, batch, draft)
-        self.append_event(tx, batch, event, visit=self._told_beside(batch.room, event))
+        self.append_event(tx, batch, event, visit=self._told_beside(batch.room, event), just_built=True)
         return event
 
     def _told_beside(self, room: Room, event: Event) -> tuple[str, ...]:
@@ -218,9 +218,11 @@ class Writer:
         server = server_of(event.state_key or "")
         return () if server == self._server_name or server in self._rooms.servers(room) else (server,)
 
-    def append_event(self, tx: Tx, batch: Batch, event: Event, *, visit: tuple[str, ...] = ()) -> None:
+    def append_event(
+        self, tx: Tx, batch: Batch, event: Event, *, visit: tuple[str, ...] = (), just_built: bool = False
+    ) -> None:
         """Judge an event of ours and append it. Raises MatrixError 403 M_FORBIDDEN when denied."""
-        judged = self._judge.judge(tx, batch, event)
+        judged = self._judge.judge(tx, batch, event, just_built=just_built)
         if isinstance(judged, Missing):
             raise MatrixError(500, "M_UNKNOWN", "The room's history is incomplete", detail=repr(judged))
         if judged.verdict.outcome is not Outcome.ACCEPT:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from comity.ports import Offload
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: One transaction holds at most this many writes, so that no answer waits for a crowd.
 MAX_GROUP = 256
@@ -48,6 +50,12 @@ class WriteTx(Tx, Protocol):
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back, in order, when the group is on disk (and not if it fails)."""
 
+    def at_end(self, key: object, function: Callable[[Tx], None]) -> None:
+        """Run once before the group is committed; of several under one key, the last alone.
+
+        For what every write of a group would overwrite: only its end is stored.
+        """
+
 
 class Driver(Protocol):
     """What an engine must do for the Database."""
@@ -55,11 +63,17 @@ class Driver(Protocol):
     def read(self, function: Callable[[Tx], T]) -> T:
         """Run in one read snapshot."""
 
+    def look_up(self, function: Callable[[Tx], T]) -> T:
+        """Run a read of one statement, which needs no snapshot."""
+
     def begin(self) -> Tx:
         """Open the writer's transaction."""
 
     def savepoint(self, function: Callable[[], T]) -> T:
-        """Run inside a savepoint of the open transaction; roll back to it on an exception."""
+        """Run inside a savepoint of the open transaction; roll back to it on an exception.
+
+        Raises TransactionLostError when the engine gave more up than that.
+        """
 
     def commit(self) -> None:
         """Make the transaction durable. May be called from another thread."""
@@ -79,6 +93,10 @@ class StoreFailedError(Exception):
     """A group could not be committed; nothing of it was stored."""
 
 
+class TransactionLostError(Exception):
+    """The engine rolled the open transaction back by itself: the whole group has failed."""
+
+
 class _GroupTx:
     """The writer's transaction as one write sees it."""
 
@@ -89,6 +107,7 @@ class _GroupTx:
         self.many = tx.many
         self._database = database
         self.callbacks: list[Callable[[], None]] = []
+        self.endings: dict[object, Callable[[Tx], None]] = {}
 
     def next_position(self) -> int:
         self._database.last_position += 1
@@ -96,6 +115,9 @@ class _GroupTx:
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         self.callbacks.append(callback)
+
+    def at_end(self, key: object, function: Callable[[Tx], None]) -> None:
+        self.endings[key] = function
 
 
 class Database:
@@ -117,6 +139,10 @@ class Database:
     def read_now(self, function: Callable[[Tx], T]) -> T:
         """Run a short read on the spot, in one snapshot. It must not touch the network."""
         return self._driver.read(function)
+
+    def look_up(self, function: Callable[[Tx], T]) -> T:
+        """Run a read of a single statement: cheaper than `read_now`, and no snapshot over several."""
+        return self._driver.look_up(function)
 
     async def read(self, function: Callable[[Tx], T]) -> T:
         """Run a read in one snapshot."""
@@ -162,6 +188,7 @@ class Database:
     async def _write_group(self) -> None:
         done: list[tuple[asyncio.Future[Any], Any, list[Callable[[], None]]]] = []
         taken: list[asyncio.Future[Any]] = []
+        endings: dict[object, Callable[[Tx], None]] = {}
         try:
             tx = self._driver.begin()
             while self._queue and len(taken) < MAX_GROUP:
@@ -170,24 +197,43 @@ class Database:
                 group_tx = _GroupTx(tx, self)
                 try:
                     result = self._driver.savepoint(lambda: function(group_tx))  # noqa: B023
+                except TransactionLostError:
+                    raise
                 except Exception as error:  # noqa: BLE001 - the writer's own exception goes back to it
                     _fail(future, error)
                 else:
                     done.append((future, result, group_tx.callbacks))
+                    endings.update(group_tx.endings)
+            for ending in endings.values():
+                ending(tx)
             if self.last_position != self.last_committed:
                 tx.run("UPDATE log_position SET last = ? WHERE id = 1", (self.last_position,))
             await self._offload.run(self._driver.commit)
         except Exception as error:  # noqa: BLE001 - nothing of the group is on disk
-            self._driver.rollback()
-            for future in taken:
-                _fail(future, StoreFailedError(f"The write was not stored: {error}"))
+            self._give_up(taken, error)
             return
         self.last_committed = self.last_position
         for future, result, callbacks in done:
             for callback in callbacks:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    # What is stored is stored: everybody else still gets their answer.
+                    _log.exception("a follower of a commit failed")
             if not future.done():
                 future.set_result(result)
+
+    def _give_up(self, taken: list[asyncio.Future[Any]], error: Exception) -> None:
+        """Nothing of a group is on disk: tell everybody who was in it."""
+        if not taken:
+            # Not even a transaction could be opened: those who would have been in it cannot wait on.
+            taken.extend(self._queue.popleft()[1] for _ in range(min(MAX_GROUP, len(self._queue))))
+        for future in taken:
+            _fail(future, StoreFailedError(f"The write was not stored: {error}"))
+        try:
+            self._driver.rollback()
+        except Exception:
+            _log.exception("a group that failed could not be rolled back")
 
 
 def last_position(tx: Tx) -> int:

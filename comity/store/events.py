@@ -194,7 +194,7 @@ class Events:
 
     def get(self, tx: Tx, number: int) -> StoredEvent | None:
         """The event of that number."""
-        stored = self._by_number.get(number) or self._pending.get(number)
+        stored = self._pending.get(number) or self._by_number.get(number)
         if stored is None:
             row = tx.one(f"SELECT {_COLUMNS} FROM events WHERE event_num = ?", (number,))  # noqa: S608
             stored = self._from_row(tx, row) if row else None
@@ -210,7 +210,7 @@ class Events:
         found: dict[int, StoredEvent] = {}
         missing: list[int] = []
         for number in numbers:
-            stored = self._by_number.get(number) or self._pending.get(number)
+            stored = self._pending.get(number) or self._by_number.get(number)
             if stored is not None:
                 found[number] = stored
             else:
@@ -227,7 +227,7 @@ class Events:
         found: dict[int, str] = {}
         missing: list[int] = []
         for number in numbers:
-            stored = self._by_number.get(number) or self._pending.get(number)
+            stored = self._pending.get(number) or self._by_number.get(number)
             if stored is not None:
                 found[number] = stored.event.event_id
             else:

@@ -7,7 +7,6 @@ branches were merged, is here. One row a change, written with the event that bro
 from __future__ import annotations
 
 from comity.store.database import Tx
-from comity.store.events import live_line
 
 _AT = "SELECT state FROM room_heads WHERE room_num = ? AND position <= ? ORDER BY position DESC LIMIT 1"
 
@@ -26,15 +25,7 @@ def record(tx: Tx, room_num: int, position: int, state: bytes) -> None:
 def at(tx: Tx, room_num: int, position: int) -> bytes:
     """The name of the state that was current at `position`; b"" if the room was not here yet."""
     row = tx.one(_AT, (room_num, position))
-    if row is not None:
-        return bytes(row[0])
-    # Nothing recorded: the state after the newest event is right as long as nothing forked.
-    row = tx.one(
-        "SELECT state_before, state_after FROM events WHERE room_num = ? AND line <= ? AND verdict = 0 "
-        "ORDER BY line DESC LIMIT 1",
-        (room_num, live_line(position)),
-    )
-    return bytes((row[0] if row[1] is None else row[1]) or b"") if row else b""
+    return bytes(row[0]) if row else b""
 
 
 def between(tx: Tx, room_num: int, after: int, upto: int) -> list[tuple[int, bytes]]:

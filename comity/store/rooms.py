@@ -66,6 +66,11 @@ def set_head(tx: Tx, room_num: int, state: bytes, *, resident: bool) -> None:
     tx.run("UPDATE rooms SET state = ?, resident = ? WHERE room_num = ?", (state, int(resident), room_num))
 
 
+def set_version(tx: Tx, room_num: int, version: str) -> None:
+    """Correct the room's version."""
+    tx.run("UPDATE rooms SET version = ? WHERE room_num = ?", (version, room_num))
+
+
 def set_published(tx: Tx, room_num: int, *, published: bool) -> None:
     """Whether the room is in the published directory."""
     tx.run("UPDATE rooms SET published = ? WHERE room_num = ?", (int(published), room_num))
@@ -81,14 +86,12 @@ def extremities(tx: Tx, room_num: int) -> list[int]:
     ]
 
 
-def change_extremities(tx: Tx, room_num: int, removed: Iterable[int], added: Iterable[int]) -> None:
-    """Move the ends of the graph."""
+def set_extremities(tx: Tx, room_num: int, numbers: Iterable[int]) -> None:
+    """Store where the graph ends now."""
+    tx.run("DELETE FROM forward_extremities WHERE room_num = ?", (room_num,))
     tx.many(
-        "DELETE FROM forward_extremities WHERE room_num = ? AND event_num = ?",
-        [(room_num, n) for n in removed],
-    )
-    tx.many(
-        "INSERT INTO forward_extremities (room_num, event_num) VALUES (?, ?)", [(room_num, n) for n in added]
+        "INSERT INTO forward_extremities (room_num, event_num) VALUES (?, ?)",
+        [(room_num, number) for number in numbers],
     )
 
 

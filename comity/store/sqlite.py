@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comity.store.database import Row, Tx
+from comity.store.database import Row, TransactionLostError, Tx
 
 T = TypeVar("T")
 #: Memory for pages, per connection, in KiB.
@@ -83,6 +83,7 @@ class SqliteDriver:
         self._reader = self._connect(path)
         self._reader.execute("PRAGMA query_only=1")
         self._writer_tx = _SqliteTx(self._writer)
+        self._lookup_tx = _SqliteTx(self._reader)
         self._current: _SnapshotTx | None = None
 
     @staticmethod
@@ -107,6 +108,9 @@ class SqliteDriver:
             if tx.opened:
                 self._reader.execute("COMMIT")
 
+    def look_up(self, function: Callable[[Tx], T]) -> T:
+        return function(self._current or self._lookup_tx)
+
     def begin(self) -> Tx:
         self._writer.execute("BEGIN IMMEDIATE")
         return self._writer_tx
@@ -115,11 +119,14 @@ class SqliteDriver:
         self._writer.execute("SAVEPOINT one")
         try:
             result = function()
-        except BaseException:
+            self._writer.execute("RELEASE one")
+        except BaseException as error:
+            if not self._writer.in_transaction:
+                # A full disk or an I/O error: SQLite has rolled everything back, all savepoints with it.
+                raise TransactionLostError(f"The whole transaction was rolled back: {error}") from error
             self._writer.execute("ROLLBACK TO one")
             self._writer.execute("RELEASE one")
             raise
-        self._writer.execute("RELEASE one")
         return result
 
     def commit(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from comity.protocol.filters import NO_FILTER, Filter
@@ -68,7 +67,3 @@ class Stretch:
     limited: bool = False
     before: int = 0
     hidden: bool = False
-
-
-#: Whether an event is wanted, and may be seen.
-Keep = Callable[[StoredEvent], bool]

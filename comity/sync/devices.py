@@ -10,12 +10,17 @@ from typing import Any
 
 import orjson
 
+from comity.bus import Bus
 from comity.store import device_keys, personal, to_device
+from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
+from comity.store.to_device import DeviceMessage
 from comity.sync.asked import Asked, SyncRequest
 
 #: Messages in one answer, as the specification advises; the rest come with the next.
 MAX_MESSAGES = 100
+#: Devices that are known to have nothing waiting.
+MAX_DEVICES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +37,49 @@ class DevicePart:
         return not self.messages and not self.changed
 
 
-def news(tx: Tx, asked: Asked) -> DevicePart:
-    """Messages that wait for the device, and whose devices changed."""
-    request = asked.request
-    first = 0 if request.since is None else request.since.messages
-    waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, MAX_MESSAGES)
-    messages = [
-        {"type": item.type, "sender": item.sender, "content": orjson.Fragment(item.content)}
-        for item in waiting
-    ]
-    changed: list[str] = []
-    if request.since is not None:
-        candidates = device_keys.changed_since(tx, asked.after, asked.now)
-        if candidates:
-            sharing = personal.sharing_room(tx, request.user_id, candidates)
-            changed = sorted(sharing | ({request.user_id} & set(candidates)))
-    upto = waiting[-1].position if len(waiting) == MAX_MESSAGES else None
-    return DevicePart(messages, changed, upto)
+class Devices:
+    """Reads what waits for devices, and lets go of what has come."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+        #: Device -> a position up to which none of its messages is kept.
+        self._empty: Bounded[tuple[str, str], int] = Bounded(MAX_DEVICES)
+
+    def _may_wait(self, request: SyncRequest) -> bool:
+        """Whether messages may wait for a device: a look into memory."""
+        empty = self._empty.get((request.user_id, request.device_id))
+        return empty is None or self._bus.changed((request.user_id,), empty)
+
+    def news(self, tx: Tx, asked: Asked) -> DevicePart:
+        """Messages that wait for the device, and whose devices changed."""
+        request = asked.request
+        waiting: list[DeviceMessage] = []
+        if self._may_wait(request):
+            first = 0 if request.since is None else request.since.messages
+            waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, MAX_MESSAGES)
+        messages = [
+            {"type": item.type, "sender": item.sender, "content": orjson.Fragment(item.content)}
+            for item in waiting
+        ]
+        changed: list[str] = []
+        if request.since is not None:
+            candidates = device_keys.changed_since(tx, asked.after, asked.now)
+            if candidates:
+                sharing = personal.sharing_room(tx, request.user_id, candidates)
+                changed = sorted(sharing | ({request.user_id} & set(candidates)))
+        upto = waiting[-1].position if len(waiting) == MAX_MESSAGES else None
+        return DevicePart(messages, changed, upto)
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The device has what came before its token: those messages need not be kept."""
+        if request.since is None or not self._may_wait(request):
+            return
+        device, upto, now = (request.user_id, request.device_id), request.since.messages, self._bus.position
+        if self._database.read_now(lambda tx: to_device.since(tx, *device, 0, upto, 1)):
+            await self._database.write(lambda tx: to_device.drop(tx, *device, upto))
+        if not self._database.read_now(lambda tx: to_device.since(tx, *device, 0, now, 1)):
+            self._empty.put(device, now)
 
 
 def add_to(answer: dict[str, Any], tx: Tx, asked: Asked, part: DevicePart) -> None:
@@ -63,12 +94,3 @@ def add_to(answer: dict[str, Any], tx: Tx, asked: Asked, part: DevicePart) -> No
     answer["device_unused_fallback_key_types"] = device_keys.unused_fallback_algorithms(
         tx, request.user_id, request.device_id
     )
-
-
-async def acknowledge(database: Database, request: SyncRequest) -> None:
-    """The device has what came before its token: those messages need not be kept."""
-    if request.since is None:
-        return
-    upto = request.since.messages
-    if database.read_now(lambda tx: to_device.since(tx, request.user_id, request.device_id, 0, upto, 1)):
-        await database.write(lambda tx: to_device.drop(tx, request.user_id, request.device_id, upto))

@@ -23,14 +23,14 @@ from comity.protocol.push_rules import (
     evaluate,
     view_of,
 )
+from comity.rooms.read import Reader
 from comity.rooms.read.tail import Tail
 from comity.rooms.read.visible import RoomView
 from comity.store import personal
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
-from comity.store.events import Events, StoredEvent, live_line
-from comity.store.state import States
+from comity.store.events import StoredEvent, live_line
 from comity.sync.summary import Summaries
 
 #: Events after a receipt that are looked at: a count beyond it interests nobody.
@@ -79,9 +79,10 @@ class Unread:
 class UnreadCounts:
     """Counts unread notifications."""
 
-    def __init__(self, states: States, events: Events, summaries: Summaries, bus: Bus) -> None:
-        self._states = states
-        self._events = events
+    def __init__(self, reader: Reader, summaries: Summaries, bus: Bus) -> None:
+        self._states = reader.states
+        self._events = reader.events
+        self._tails = reader.tails
         self._summaries = summaries
         self._bus = bus
         self._kept: Bounded[tuple[str, int], Unread] = Bounded(MAX_KEPT)
@@ -115,7 +116,19 @@ class UnreadCounts:
                 kept = replace(kept, receipts=tail.receipts)
             self._kept.put(key, kept)
         if kept.line < live_line(now):
-            self._extend(tx, view, kept, state, live_line(now))
+            # Those who follow the room find its newest events in memory.
+            listed = self._tails.newest(tx, tail, kept.line, MAX_COUNTED)
+            if listed is None:
+                listed = self._events.timeline(
+                    tx,
+                    view.room_num,
+                    after=kept.line,
+                    upto=live_line(now),
+                    limit=MAX_COUNTED,
+                    backwards=True,
+                )
+            self._extend(tx, view, kept, state, listed)
+            kept.line = live_line(now)
         return kept
 
     def _read_up_to(self, tx: Tx, view: RoomView) -> dict[str, int]:
@@ -139,11 +152,8 @@ class UnreadCounts:
                 began = entry.position
         return began
 
-    def _extend(self, tx: Tx, view: RoomView, kept: Unread, state: bytes, upto: int) -> None:
-        listed = self._events.timeline(
-            tx, view.room_num, after=kept.line, upto=upto, limit=MAX_COUNTED, backwards=True
-        )
-        kept.line = upto
+    def _extend(self, tx: Tx, view: RoomView, kept: Unread, state: bytes, listed: list[StoredEvent]) -> None:
+        """Count the events that came since."""
         name = self._display_name(tx, view, state)
         contexts: dict[str, RoomContext] = {}
         for stored in listed:

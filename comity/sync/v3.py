@@ -7,7 +7,7 @@ can be lost (DESIGN §3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,10 @@ from comity.rooms.read.tokens import SyncToken
 from comity.store import personal
 from comity.store.database import Database, Tx
 from comity.store.rooms import LocalMembership
-from comity.sync import devices
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
+from comity.sync.devices import Devices, add_to
 from comity.sync.slice import JoinedRooms
 from comity.sync.summary import Summaries
 from comity.sync.unread import PUSH_RULES, UnreadCounts
@@ -53,8 +53,9 @@ class Sync:
         self._reader = reader
         self._ephemeral = ephemeral
         self._rooms = RoomsOfUsers(bus)
+        self._devices = Devices(database, bus)
         deltas, summaries = Deltas(reader.states, reader.events), Summaries()
-        unread = UnreadCounts(reader.states, reader.events, summaries, bus)
+        unread = UnreadCounts(reader, summaries, bus)
         self._joined = JoinedRooms(reader, deltas, summaries, unread, ephemeral)
         self._others = OtherRooms(reader, deltas)
 
@@ -62,7 +63,7 @@ class Sync:
         """What is new for a device; empty after `request.timeout` seconds without news."""
         clock = self._reader.clock
         deadline = clock.monotonic() + min(request.timeout, MAX_TIMEOUT)
-        await devices.acknowledge(self._database, request)
+        await self._devices.acknowledge(request)
         while True:
             # From here to the wait nothing is awaited: what comes meanwhile has a later position,
             # or, of who is typing, wakes a waiter that is there already.
@@ -86,12 +87,12 @@ class Sync:
         answer = _Answer(asked.now, rooms.joined)
         account_data = self._account_data(tx, asked)
         self._add_rooms(tx, asked, rooms, account_data, answer)
-        part = devices.news(tx, asked)
+        part = self._devices.news(tx, asked)
         events = self._global_account_data(tx, asked, account_data.get("", []))
         if events:
             answer.body["account_data"] = {"events": events}
         answer.is_empty = answer.is_empty and not events and part.is_empty
-        devices.add_to(answer.body, tx, asked, part)
+        add_to(answer.body, tx, asked, part)
         answer.body["next_batch"] = str(SyncToken(asked.now, asked.typing_serial, part.upto))
         return answer
 
@@ -135,8 +136,8 @@ class Sync:
     ) -> None:
         parts: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
         wanted = asked.wanted.room
-        for room_id, entry in rooms.joined.items():
-            if wanted.wants_room(room_id) and self._may_have_news(asked, room_id, entry, account_data):
+        for room_id, entry in self._with_news(asked, rooms, account_data):
+            if wanted.wants_room(room_id):
                 part = self._joined.part(tx, asked, room_id, entry, account_data.get(room_id, ()))
                 if part is not None:
                     parts["join"][room_id] = part
@@ -147,23 +148,26 @@ class Sync:
         answer.is_empty = not any(parts.values())
         answer.body["rooms"] = parts
 
-    def _may_have_news(
-        self,
-        asked: Asked,
-        room_id: str,
-        entry: LocalMembership,
-        account_data: dict[str, list[tuple[str, str]]],
-    ) -> bool:
-        """A look into memory, so that only rooms that changed are read."""
-        since = asked.request.since
-        return (
-            since is None
-            or asked.request.full_state
-            or entry.position > asked.after
-            or self._bus.changed((room_id,), asked.after)
-            or room_id in account_data
-            or self._ephemeral.typing(room_id)[0] > since.typing
-        )
+    def _with_news(
+        self, asked: Asked, rooms: UserRooms, account_data: Container[str]
+    ) -> list[tuple[str, LocalMembership]]:
+        """A look into memory, so that only rooms which may have changed are read."""
+        since, after, changed = asked.request.since, asked.after, self._bus.changed
+        if since is None or asked.request.full_state:
+            return list(rooms.joined.items())
+        found = [
+            (room_id, entry)
+            for room_id, entry in rooms.joined.items()
+            if changed((room_id,), after) or entry.position > after or room_id in account_data
+        ]
+        if asked.typing_serial > since.typing:
+            known = {room_id for room_id, _ in found}
+            found += [
+                (room_id, entry)
+                for room_id, entry in rooms.joined.items()
+                if room_id not in known and self._ephemeral.typing(room_id)[0] > since.typing
+            ]
+        return found
 
     def _add_other(
         self,
