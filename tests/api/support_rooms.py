@@ -23,8 +23,8 @@ from comity.store.database import Database
 from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, at
 
 SERVER = "example.org"
-CONFIGURATION = f"""
-server_name = "{SERVER}"
+CONFIGURATION = """
+server_name = "{name}"
 data_dir = "."
 [registration]
 enabled = true
@@ -32,12 +32,17 @@ requires = "nothing"
 [rate_limits]
 enabled = false
 [federation]
-enabled = false
+enabled = {federation}
 """
 
 
-class NoTransport:
-    """`ports.Transport` where nobody answers."""
+class Network:
+    """`ports.Transport` between servers of one process, which are found by the port in their names."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, Place] = {}
+        #: The ports whose servers cannot be reached.
+        self.cut: set[int] = set()
 
     async def request(
         self,
@@ -50,7 +55,16 @@ class NoTransport:
         timeout: float,
         max_bytes: int,
     ) -> TransportAnswer:
-        raise TransportError("There is no network")
+        there = self.places.get(endpoint.port)
+        if there is None or endpoint.port in self.cut:
+            raise TransportError("Nobody is there")
+        path, _, query = target.partition("?")
+        lower = {name.lower(): value for name, value in headers.items()}
+        request = Request(method, path, query, lower, body or b"", "192.0.2.2", frozenset({"federation"}))
+        response = await there.app.handle(request)
+        assert isinstance(response.body, bytes)
+        lower = {name.lower(): value for name, value in response.headers.items()}
+        return TransportAnswer(response.status, lower, response.body)
 
     async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> TransportAnswer:
         raise TransportError("There is no network")
@@ -88,9 +102,9 @@ class Client:
         room_id: str = answer.ok()["room_id"]
         return room_id
 
-    async def join(self, room_id: str) -> None:
-        """Join a room."""
-        (await self.ask("POST", at("join", room_id), {})).ok()
+    async def join(self, room_id: str, via: str = "") -> None:
+        """Join a room, through the server `via` if ours is not in it."""
+        (await self.ask("POST", at("join", room_id), {}, **({"via": via} if via else {}))).ok()
 
     async def leave(self, room_id: str) -> None:
         """Leave a room."""
@@ -222,13 +236,34 @@ class Place:
 
 @asynccontextmanager
 async def place(directory: Path, seed: int = 1) -> AsyncIterator[Place]:
-    """A running server whose data is in `directory`; opened again there, it goes on."""
+    """A running server, alone, whose data is in `directory`; opened again there, it goes on."""
+    async with _opened(directory, seed, SERVER, Network(), federation=False) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def networked_place(directory: Path, network: Network, port: int) -> AsyncIterator[Place]:
+    """A running server that others in the `network` reach at a port, which its name ends in."""
+    directory.mkdir(exist_ok=True)
+    async with _opened(directory, port, f"192.0.2.1:{port}", network, federation=True) as opened:
+        network.places[port] = opened
+        try:
+            yield opened
+        finally:
+            del network.places[port]
+
+
+@asynccontextmanager
+async def _opened(
+    directory: Path, seed: int, name: str, network: Network, *, federation: bool
+) -> AsyncIterator[Place]:
     key = directory / "signing.key"
     if not key.exists():
-        key.write_text(signing_key.render("a1", SeededEntropy(7).bytes(32)))
+        key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
-    ports = Ports(clock, SeededEntropy(seed), NoTransport(), NoResolver(), InlineOffload())
-    app = build(loads(CONFIGURATION, directory), ports)
+    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload())
+    config = loads(CONFIGURATION.format(name=name, federation=str(federation).lower()), directory)
+    app = build(config, ports)
     await app.start()
     try:
         yield Place(app, clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,8 @@ async def offload() -> AsyncIterator[ThreadOffload]:
 
 
 @pytest.fixture
-def database_file(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "comity.db"
+def database_file(tmp_path: Path) -> Path:
+    return tmp_path / "comity.db"
 
 
 def open_database(path: Path, offload: ThreadOffload) -> Database:

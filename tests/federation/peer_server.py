@@ -119,6 +119,8 @@ class PeerServer:
     #: Transactions that it took, in order, and what it answers to the next ones (then 200).
     transactions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     refusals: list[Reply] = field(default_factory=list)
+    #: What answers transactions instead, if set.
+    on_send: Handler | None = None
     _runner: web.ServerRunner | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _context: ssl.SSLContext | None = None
@@ -163,6 +165,10 @@ class PeerServer:
         """The requests for a path (without the query)."""
         return [request for request in self.received if request.path == path]
 
+    def sends(self) -> list[Received]:
+        """The requests that carried transactions."""
+        return [request for request in self.received if "/v1/send/" in request.path]
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something that was received makes `condition` true."""
         async with asyncio.timeout(20), self._changed:
@@ -183,13 +189,14 @@ class PeerServer:
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def _reply(self, received: Received) -> Reply:
-        handler = self.handlers.get((received.method, received.path))
+        is_send = received.method == "PUT" and received.path.startswith("/_matrix/federation/v1/send/")
+        handler = self.handlers.get((received.method, received.path)) or (self.on_send if is_send else None)
         if handler is not None:
             reply = handler(received)
             return await reply if isinstance(reply, Awaitable) else reply
         if received.path == "/_matrix/key/v2/server":
             return 200, self.key_document()
-        if received.method == "PUT" and received.path.startswith("/_matrix/federation/v1/send/"):
+        if is_send:
             if self.refusals:
                 return self.refusals.pop(0)
             self.transactions.append((received.path.rpartition("/")[2], received.json))

@@ -25,7 +25,9 @@ DAY_MS = 24 * 3_600_000
 KEYS = "/_matrix/key/v2/server"
 
 
-def an_event(peer: PeerServer, ts: int, *, key: Key | None = None, version: str = "10", text: str = "") -> Event:
+def an_event(
+    peer: PeerServer, ts: int, *, key: Key | None = None, version: str = "10", text: str = ""
+) -> Event:
     """An event by a user of the peer, signed with its key."""
     key = key or peer.key
     return build(
@@ -215,7 +217,9 @@ async def test_many_servers_at_once_are_asked_of_a_notary_first(
 # -- requests
 
 
-def a_request(peer: PeerServer, content: dict[str, Any] | None = None) -> tuple[Authorization, dict[str, Any]]:
+def a_request(
+    peer: PeerServer, content: dict[str, Any] | None = None
+) -> tuple[Authorization, dict[str, Any]]:
     """A request of the peer to us, signed by it."""
     message = request_object("PUT", "/x", peer.name, OWN_NAME, content)
     signature = peer.key.sign(canonical(message))
@@ -272,7 +276,9 @@ async def test_a_key_that_ended_is_fetched_anew_for_a_request(
     assert len(peer.requests(KEYS)) == 2
 
 
-async def test_unknown_keys_are_asked_for_once(keyring: Keyring, peer: PeerServer, clock: ManualClock) -> None:
+async def test_unknown_keys_are_asked_for_once(
+    keyring: Keyring, peer: PeerServer, clock: ManualClock
+) -> None:
     authorization, message = a_request(peer)
     await keyring.verify_request(peer.name, authorization, message)
     clock.advance(61)

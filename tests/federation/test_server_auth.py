@@ -83,7 +83,7 @@ async def test_a_signed_request_passes(guarded: Guarded, peer: PeerServer) -> No
 async def test_query_and_body_are_covered_as_they_were_sent(guarded: Guarded, peer: PeerServer) -> None:
     query = "v=%24a&v=b+c&d=%e4"
     signed = header(peer, "PUT", content={"b": [1, "ü"], "a": None}, uri=f"{PATH}?{query}")
-    body = '{ "b": [1, "\\u00fc"],\n "a": null }'.encode()
+    body = b'{ "b": [1, "\\u00fc"],\n "a": null }'
     assert (await guarded.ask("PUT", signed, body=body, query=query))[0] == 200
     assert (await guarded.ask("PUT", signed, body=body, query="v=%24a&v=b%20c&d=%e4"))[0] == 401
     assert (await guarded.ask("PUT", signed, body=b'{"b":[1]}', query=query))[0] == 401
@@ -114,7 +114,7 @@ async def test_refusals(guarded: Guarded, peer: PeerServer) -> None:
         "X-Matrix",
         "X-Matrix origin",
         good.replace("sig=", "gis="),
-        good.replace(peer.name, "nobody.invalid:1"),
+        good.replace(peer.name, "localhost:1"),
         good.replace(peer.name, "no name!"),
         good[:-8] + 'AAAAAA"',
         header(peer, "GET", destination="other.example"),

@@ -38,7 +38,7 @@ class Scene:
     def sign(self, event: Json, **more: Any) -> Json:
         return self.peer.signer.sign_event(event, self.room.version, **more)
 
-    def message(self, text: str, **changes: Any) -> Json:
+    def message(self, text: str, /, **changes: Any) -> Json:
         """A good message, signed, at the end of the history as the peer knows it."""
         return self.sign(self.room.message(self.mallory, text, **changes))
 

@@ -83,7 +83,7 @@ class Room:
                 wanted.append(("m.room.join_rules", ""))
         return [self.state[key] for key in dict.fromkeys(wanted) if key in self.state]
 
-    def message(self, sender: str, text: str, **changes: Any) -> Json:
+    def message(self, sender: str, text: str, /, **changes: Any) -> Json:
         """A message; `changes` replace or add keys of the event."""
         event = self.draft("m.room.message", sender, {"msgtype": "m.text", "body": text})
         return _changed(event, changes)

@@ -41,7 +41,8 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "a number": (b"7", 400, "M_BAD_JSON"),
     "a float": (b'{"body": "x", "n": 1.5}', 400, "M_BAD_JSON"),
     "an integer too large": (b'{"body": "x", "n": 9007199254740992}', 400, "M_BAD_JSON"),
-    "an integer far too large": (b'{"body": "x", "n": 1%s}' % (b"0" * 400), 400, "M_BAD_JSON"),
+    # JSON by its grammar, though no parser needs to follow.
+    "an integer far too large": (b'{"body": "x", "n": 1%s}' % (b"0" * 400), 400, "M_BAD_JSON M_NOT_JSON"),
     "too large an event": (b'{"body": "%s"}' % (b"x" * 65_536), 413, "M_TOO_LARGE"),
     "too large for anything": (b'{"body": "%s"}' % (b"x" * 20_000_000), 413, "M_TOO_LARGE"),
     "nested without end": (b"[" * ABYSS, 400, "M_NOT_JSON"),
@@ -59,9 +60,10 @@ async def test_bad_body(alice: Client, raw: bytes, status: int, code: str) -> No
         path_of("rooms", room, "state", "org.example.state", ""),
     ):
         answer = await _put(alice, path, raw)
-        if answer[0] != status or answer[1].get("errcode") != code:
+        if answer[0] != status or answer[1].get("errcode") not in code.split():
             deviates(alice.server, f"answers {answer}")
-        assert (answer[0], answer[1]["errcode"]) == (status, code)
+        assert answer[0] == status
+        assert answer[1]["errcode"] in code.split()
         assert answer[1]["error"]
     assert await alice.state(room) == before
     assert [e for e in await alice.history(room) if e["type"].startswith("org.example")] == []
@@ -97,9 +99,11 @@ async def test_room_of_others(alice: Client, here: Homeserver, user: MakeUser) -
     room = await bob.create_room(preset="private_chat")
     event = await bob.send(room, "secret")
     for target in (room, "!" + "x" * 43):
+        with pytest.raises(ApiError) as refused:
+            await alice.history(target)
+        assert refused.value.status in (403, 404), refused.value
         for method, path, body in (
             ("GET", ("rooms", target, "state"), None),
-            ("GET", ("rooms", target, "messages"), None),
             ("GET", ("rooms", target, "members"), None),
             ("GET", ("rooms", target, "event", event), None),
             ("GET", ("rooms", target, "context", event), None),

@@ -359,23 +359,39 @@ async def test_lies_about_missing_events(scene: Scene, lie: str) -> None:
     await scene.absent(forged)
 
 
-async def test_expired_key_signs_no_new_event(scene: Scene) -> None:
+@pytest.mark.parametrize("version", ["12", "6"], ids=["v12", "v6"])
+async def test_expired_key_signs_no_new_event(
+    here: Homeserver, peer: Peer, alice: Client, version: str
+) -> None:
     """`old_verify_keys` vouch for what was written before they expired, and for nothing later."""
-    old = Signer(scene.peer.name, "ed25519:old")
+    old = Signer(peer.name, "ed25519:old")
     expired = now_ms() - DAY_MS
-    document = scene.peer.key_document(
-        old_verify_keys={old.key_id: {"expired_ts": expired, "key": old.public}}
-    )
-    scene.peer.lies["key"] = lambda _asked, _honest: document
-    late = old.sign_event(scene.room.message(scene.mallory, "late"), scene.room.version)
+    document = peer.key_document(old_verify_keys={old.key_id: {"expired_ts": expired, "key": old.public}})
+    peer.lies["key"] = lambda _asked, _honest: document
+    scene = await set_scene(here, peer, alice, version)
+    late = old.sign_event(scene.room.message(scene.mallory, "late"), version)
     answer = await scene.send(late)
     assert answer.status == 200, answer
     await scene.absent(late)
     timely = scene.room.message(scene.mallory, "timely", origin_server_ts=expired - DAY_MS)
-    timely = old.sign_event(timely, scene.room.version)
+    timely = old.sign_event(timely, version)
     answer = await scene.send(timely)
     assert (answer.status, answer.body) == (200, {"pdus": {scene.room.add(timely): {}}})
     await scene.alice.sees_event(scene.room_id, scene.room.event_id(timely))
+
+
+async def test_rotated_key(scene: Scene) -> None:
+    """A server changes its key: the new one is asked for when it is first met, the old vouches for old events."""
+    peer, before = scene.peer, scene.peer.signer
+    old_message = scene.message("under the old key")
+    peer.signer = Signer(peer.name, "ed25519:rotated")
+    document = peer.key_document(
+        old_verify_keys={before.key_id: {"expired_ts": now_ms(), "key": before.public}}
+    )
+    peer.lies["key"] = lambda _asked, _honest: document
+    answer = await scene.send(old_message)
+    assert (answer.status, answer.body) == (200, {"pdus": {scene.room.add(old_message): {}}})
+    await scene.still_works()
 
 
 async def test_key_is_not_valid_forever(scene: Scene) -> None:

@@ -150,7 +150,6 @@ async def test_untrustworthy_key_document(
 # What is said: bodies that are not what they must be
 
 NOT_JSON: dict[str, bytes] = {
-    "nothing": b"",
     "text": b"hello",
     "cut short": b'{"pdus": [',
     "behind the end": b'{"pdus": []} {}',
@@ -178,7 +177,6 @@ async def test_transaction_that_is_not_json(scene: Scene, raw: bytes) -> None:
 BAD_TRANSACTIONS: dict[str, Callable[[Scene], Any]] = {
     "a list": lambda s: [],
     "a number": lambda s: 7,
-    "no pdus": lambda s: {"origin": s.peer.name, "origin_server_ts": now_ms()},
     "pdus that are text": lambda s: s.peer.transaction([]) | {"pdus": "x"},
     "pdus that are an object": lambda s: s.peer.transaction([]) | {"pdus": {"a": s.message("good")}},
     "edus that are text": lambda s: s.peer.transaction([s.message("good")]) | {"edus": "x"},
@@ -193,9 +191,10 @@ BAD_TRANSACTIONS: dict[str, Callable[[Scene], Any]] = {
 async def test_transaction_of_the_wrong_shape(scene: Scene, make: Callable[[Scene], Any]) -> None:
     body = make(scene)
     answer = await scene.peer.request("PUT", scene.server.name, uri("send", "shape"), body)
-    if (answer.status, answer.errcode) != (400, "M_BAD_JSON"):
+    if answer.status != 400 or answer.errcode not in ("M_BAD_JSON", "M_INVALID_PARAM"):
         deviates(scene.server, f"answers this with {answer.status} {answer.errcode}")
-    _refused(answer, 400, "M_BAD_JSON")
+    assert answer.status == 400, answer
+    assert answer.errcode in ("M_BAD_JSON", "M_INVALID_PARAM"), answer
     await scene.still_works()
     assert "good" not in scene.alice.texts(scene.room_id)
 
