@@ -46,10 +46,10 @@ def next_batch(
     upto = found[-1][0]
     if len(found) < limit:
         upto = max(upto, committed)
-    elif queues.count_due(tx, server, after, CATCH_UP_LIMIT + 1) > CATCH_UP_LIMIT:
+    elif queues.is_owed_more_than(tx, server, after, CATCH_UP_LIMIT):
         # In order of position: what is older than the last of these is in rooms that are done
         # with, or still has a newer event to come.
-        found = queues.newest_due_by_room(tx, server, after)[:limit]
+        found = queues.newest_due_by_room(tx, server, after, limit)
         upto = found[-1][0]
     return _batch(tx, events, found, upto, now)
 

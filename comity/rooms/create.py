@@ -14,6 +14,7 @@ from comity.ports import Clock, Entropy
 from comity.protocol import identifiers
 from comity.protocol.build import Draft, build
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
+from comity.protocol.event import Event
 from comity.protocol.room_versions import RoomVersion, room_version
 from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
@@ -111,17 +112,7 @@ class Creator:
         room_id = f"!{self._entropy.token(ROOM_ID_LENGTH)}:{self._server_name}"
         room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=True, next_slot=0)
         self._rooms.events.know_room(room.number, version)
-        first = build(
-            create,
-            version=version,
-            room_id=None if version.room_id_is_create_hash else room_id,
-            prev=(),
-            auth=(),
-            now_ms=self._clock.now_ms(),
-            server=self._server_name,
-            key=self._key,
-            assigned_id=self._writer.assigned_id(room),
-        )
+        first = self._create_event(room, create)
         room.room_id = first.room_id
         batch = Batch(self._rooms, self._merger, room)
         batch.room_creator = new.creator
@@ -144,6 +135,29 @@ class Creator:
         self._rooms.put(room)
         await asyncio.shield(future)
         return room.room_id
+
+    def _create_event(self, room: Room, draft: Draft) -> Event:
+        """The room's first event, of an id that no room has yet.
+
+        rooms/v12: the room id is a hash of it, so two rooms that one user makes alike in the same
+        millisecond would be the same room; the later one is made a millisecond later.
+        """
+        now_ms = self._clock.now_ms()
+        while True:
+            event = build(
+                draft,
+                version=room.version,
+                room_id=None if room.version.room_id_is_create_hash else room.room_id,
+                prev=(),
+                auth=(),
+                now_ms=now_ms,
+                server=self._server_name,
+                key=self._key,
+                assigned_id=self._writer.assigned_id(room),
+            )
+            if self._rooms.get(event.room_id) is None:
+                return event
+            now_ms += 1
 
     @staticmethod
     def _store_alias(tx: Tx, alias: str, room_id: str, creator: str) -> None:

@@ -269,7 +269,9 @@ class Events:
             f"ORDER BY line {order} LIMIT ?",
             (room_num, after, upto, limit),
         )
-        return [self._by_number.get(row[0]) or self._from_row(tx, row) for row in rows]
+        return [
+            self._pending.get(row[0]) or self._by_number.get(row[0]) or self._from_row(tx, row) for row in rows
+        ]
 
     def last_line(self, tx: Tx, room_num: int) -> int:
         """The line of the newest event in a room's timeline; 0 if there is none."""

@@ -78,7 +78,7 @@ def _due_of_newest(tx: Tx, server: str, after: int, limit: int) -> tuple[list[tu
     return [(row[0], row[1], row[2]) for row in rows], end is None
 
 
-def newest_due_by_room(tx: Tx, server: str, after: int) -> list[tuple[int, int, int]]:
+def newest_due_by_room(tx: Tx, server: str, after: int, limit: int) -> list[tuple[int, int, int]]:
     """(position, event number, room number) of the newest event owed in each room, in order.
 
     Costs what the server's rooms are, however much waits in them.
@@ -96,7 +96,7 @@ def newest_due_by_room(tx: Tx, server: str, after: int) -> list[tuple[int, int, 
         if position is not None:
             newest[room_num] = max(position, newest.get(room_num, 0))
     found = []
-    for position, room_num in sorted((position, room_num) for room_num, position in newest.items()):
+    for position, room_num in sorted((position, room_num) for room_num, position in newest.items())[:limit]:
         row = tx.one(
             "SELECT event_num FROM outbound WHERE room_num = ? AND position = ?", (room_num, position)
         )
@@ -105,13 +105,15 @@ def newest_due_by_room(tx: Tx, server: str, after: int) -> list[tuple[int, int, 
     return found
 
 
-def count_due(tx: Tx, server: str, after: int, limit: int) -> int:
-    """How many events a server is owed, counted up to `limit`."""
+def is_owed_more_than(tx: Tx, server: str, after: int, limit: int) -> bool:
+    """Whether a server is owed more than `limit` events after a position."""
+    if tx.one("SELECT position FROM outbound WHERE position > ? LIMIT 1 OFFSET ?", (after, limit)) is None:
+        return False
     row = tx.one(
-        f"SELECT count(*) FROM (SELECT 1 {_OWED} LIMIT ?) AS owed",  # noqa: S608
-        (*_owed(server, after), limit),
+        f"SELECT count(*) FROM (SELECT DISTINCT o.position {_OWED} LIMIT ?) AS owed",  # noqa: S608
+        (*_owed(server, after), limit + 1),
     )
-    return int(row[0]) if row else 0
+    return row is not None and row[0] > limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from comity.protocol.signing import SigningKey
 from comity.store import queues
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, WriteTx
@@ -80,16 +79,16 @@ async def test_what_is_due(
                 found = database.read_now(lambda tx: queues.due(tx, server, after, limit))  # noqa: B023
                 assert found == expected[:limit]
             newest_of = {room: (position, number, room) for position, number, room in expected}
-            found = database.read_now(lambda tx: queues.newest_due_by_room(tx, server, after))  # noqa: B023
-            assert found == sorted(newest_of.values())
-
-
-async def test_counting_ends_at_its_limit(database: Database, own_key: SigningKey) -> None:
-    model = await a_history(database, 1)
-    expected = len(model.owed("a.example", 0))
-    assert expected > 20
-    assert database.read_now(lambda tx: queues.count_due(tx, "a.example", 0, 20)) == 20
-    assert database.read_now(lambda tx: queues.count_due(tx, "a.example", 0, 10_000)) >= expected
+            for limit in (2, 100):
+                found = database.read_now(
+                    lambda tx: queues.newest_due_by_room(tx, server, after, limit)  # noqa: B023
+                )
+                assert found == sorted(newest_of.values())[:limit]
+            for limit in {0, 5, len(expected) - 1, len(expected)} - {-1}:
+                more = database.read_now(
+                    lambda tx: queues.is_owed_more_than(tx, server, after, limit)  # noqa: B023
+                )
+                assert more is (len(expected) > limit)
 
 
 async def test_a_cursor_never_goes_back(database: Database) -> None:

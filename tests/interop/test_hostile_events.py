@@ -381,7 +381,7 @@ async def test_expired_key_signs_no_new_event(
 
 
 async def test_rotated_key(scene: Scene) -> None:
-    """A server changes its key: the new one is asked for when it is first met, the old vouches for old events."""
+    """A server changes its key: the new one is fetched when first met; the old vouches for the old."""
     peer, before = scene.peer, scene.peer.signer
     old_message = scene.message("under the old key")
     peer.signer = Signer(peer.name, "ed25519:rotated")
