@@ -188,12 +188,14 @@ class _Storing:
             stored_rooms.put_gap(tx, room.number, Gap(line, line, decided.gap))
         if position == 0:
             return
+        # Asked before the members change: whoever leaves by this event is still told of it.
+        is_owed = decided.send_except is not None and (bool(decided.visit) or self._has_audience())
         if decided.head_state is not None:
             heads.record(tx, room.number, position, decided.head_state)
         if decided.members:
             self._store_members(decided.members, position)
-        if decided.send_except is not None and (decided.visit or self._has_audience()):
-            queues.add_outbound(tx, room.number, position, new.number, decided.send_except)
+        if is_owed:
+            queues.add_outbound(tx, room.number, position, new.number, decided.send_except or "")
             for server in decided.visit:
                 queues.ensure_destination(tx, server, position - 1)
                 stored_rooms.visit(tx, server, room.number, position)
