@@ -55,8 +55,8 @@ class App:
     """One whole homeserver, without a socket. Make it with `build`."""
 
     def __init__(
-        self, *, router: Router, database: Database, bus: Bus, ports: Ports, rooms: RoomSystem, users: UserSystem,
-        federation: Federation, config: Config,
+        self, *, router: Router, database: Database, bus: Bus, ports: Ports, rooms: RoomSystem,
+        users: UserSystem, federation: Federation, config: Config,
     ) -> None:  # fmt: skip
         self.router = router
         self.config = config
@@ -152,6 +152,6 @@ def build(config: Config, ports: Ports) -> App:
         origin = OriginGuard(federation.keyring, config.server_name, federation.outbox.spoke)
         server_routes.add(router, origin, config, ports.clock, users, rooms, federation.keyring, __version__)
     return App(
-        router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users, federation=federation,
-        config=config,
+        router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users,
+        federation=federation, config=config,
     )  # fmt: skip

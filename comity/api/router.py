@@ -233,7 +233,7 @@ class Router:
             else:
                 _log.debug("%s %s: %s", request.method, request.path, error)
             response = error_response(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it was: an answer, and the trace in the log
             _log.exception("unexpected error in %s %s", request.method, request.path)
             response = error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
         if "client" in request.serves:

@@ -46,9 +46,7 @@ class Availability:
 
     def failed(self, server: str) -> Retry:
         """The server could not be reached: its schedule from here on."""
-        retry = pacing.after_failure(
-            self._failing.get(server), self._clock.now_ms(), self._entropy.random()
-        )
+        retry = pacing.after_failure(self._failing.get(server), self._clock.now_ms(), self._entropy.random())
         self._failing.put(server, retry)
         return retry
 

@@ -139,9 +139,7 @@ class Calls:
         )
         return _object(server, data)
 
-    async def query_keys(
-        self, notary: str, wanted: Mapping[str, Mapping[str, int]]
-    ) -> list[dict[str, Any]]:
+    async def query_keys(self, notary: str, wanted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
         """POST /_matrix/key/v2/query: key documents, their signatures unchecked.
 
         `wanted` is server -> key id -> the time (ms) until which it should be valid.
@@ -178,9 +176,7 @@ class Calls:
 
     # -- joining and leaving (server-server §Joining Rooms, §Leaving Rooms, §Inviting to a room)
 
-    async def make_join(
-        self, server: str, room_id: str, user_id: str, versions: Sequence[str]
-    ) -> MakeAnswer:
+    async def make_join(self, server: str, room_id: str, user_id: str, versions: Sequence[str]) -> MakeAnswer:
         """GET make_join; `versions` are the room versions that we know."""
         return await self._make(server, "make_join", room_id, user_id, [("ver", name) for name in versions])
 
@@ -259,8 +255,13 @@ class Calls:
         """
         state = b",".join(item.encoded for item in invite_room_state)
         body = (
-            b'{"event":' + event.encoded + b',"invite_room_state":[' + state + b'],"room_version":'
-            + canonical_json.encode(room_version) + b"}"
+            b'{"event":'
+            + event.encoded
+            + b',"invite_room_state":['
+            + state
+            + b'],"room_version":'
+            + canonical_json.encode(room_version)
+            + b"}"
         )
         try:
             data = await self._invite(server, _V2, room_id, event, body)

@@ -202,6 +202,9 @@ class Batch:
         verdict = _VERDICTS[outcome]
         held = self._events.by_id(tx, event.event_id)
         number = held.number if held is not None else self.rooms.numbers.event()
+        if held is not None:
+            # The copy that is stored counts: it may have been redacted since.
+            event = held.event
         auth = self._auth_numbers(tx, event)
         counts = event.is_state and outcome is not Outcome.REJECT
         if held is None:
@@ -297,7 +300,9 @@ class Batch:
     def apply_awaited(self, tx: Tx, decided: Sequence[Decided]) -> None:
         """Redactions that came before these events take effect on them now."""
         ids = {item.new.event.event_id: item for item in decided}
-        for redacts, number in stored_rooms.awaited_redactions(tx, list(ids)):
+        here = [(redacts, number) for redacts, number in self.awaited if redacts in ids]
+        self.awaited = [pair for pair in self.awaited if pair[0] not in ids]
+        for redacts, number in [*stored_rooms.awaited_redactions(tx, list(ids)), *here]:
             redaction = self._events.get(tx, number)
             target = ids[redacts]
             if redaction is None or redaction.state_before is None or redaction.verdict != ACCEPTED:

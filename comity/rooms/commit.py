@@ -58,9 +58,10 @@ class Commits:
                 if also is not None:
                     also(tx)
             except BaseException:
-                # Decisions later in the same group may stand on these heads.
+                # Decisions later in the same group may stand on these heads. They stay registered
+                # until the group has ended: loaded now, a head would lack what it stores.
                 for batch in batches:
-                    self._rooms.drop(batch.room)
+                    batch.room.stale = True
                 raise
             for batch in batches:
                 tx.after_commit(lambda batch=batch: self._settle(batch))  # type: ignore[misc]
@@ -75,12 +76,17 @@ class Commits:
             raise
         for batch in batches:
             batch.room.unsettled += 1
+            batch.room.last_write = future
         future.add_done_callback(lambda done: self._finish(done, batches))
         return future
 
     def _finish(self, done: asyncio.Future[int], batches: Sequence[Batch]) -> None:
         for batch in batches:
             batch.room.unsettled -= 1
+            if batch.room.last_write is done:
+                batch.room.last_write = None
+                if batch.room.stale:
+                    self._rooms.drop(batch.room)
         if not done.cancelled() and done.exception() is not None:
             _log.error("a decision was not stored: %s", done.exception())
             self._give_up(batches)
@@ -88,7 +94,9 @@ class Commits:
     def _give_up(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             batch.undo()
-            self._rooms.drop(batch.room)
+            batch.room.stale = True
+            if batch.room.last_write is None:
+                self._rooms.drop(batch.room)
         self._merger.forget()
 
     def _settle(self, batch: Batch) -> None:

@@ -53,6 +53,7 @@ class Decisions:
                 return None
             async with room.lock:
                 if room.stale:
+                    await self._rooms.settled(room)
                     continue
                 batch = self.batch(room)
                 result = self.attempt(batch, decide)

@@ -173,6 +173,7 @@ class Intake:
                 if not room.stale:
                     rooms.append(room)
                     break
+                await self._rooms.settled(room)
         return rooms
 
     # -- checks that need no room

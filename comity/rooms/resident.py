@@ -224,6 +224,9 @@ class Resident:
             raise invalid_param(f"invite_room_state has more than {MAX_STRIPPED} events")
         signed = add_signature(event, self._server_name, self._key)
         room = self._rooms.get(room_id)
-        if room is None or not room.resident:
+        if room is not None and room.resident:
+            # It comes to us as a member of the room too; the ACL holds here as it does there.
+            self._server.room_for(room_id, origin, must_be_in=False)
+        else:
             await self._strangers.record(version, signed, "invite", [*shown, dict(signed.source)])
         return signed

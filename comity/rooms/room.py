@@ -50,6 +50,8 @@ class Room:
     stale: bool = False
     #: Decisions that are queued for the disk: until they are there, this head alone knows of them.
     unsettled: int = 0
+    #: The newest decision's way to the disk; what stands on it is no sooner there.
+    last_write: asyncio.Future[int] | None = None
     #: Whether other servers are owed what happens here, as of the last write; None: not looked up.
     has_audience: bool | None = None
     #: Servers with joined users, for wake-ups; None until asked for.
@@ -85,9 +87,12 @@ class Rooms:
         self._by_id: dict[str, Room] = {}
 
     def get(self, room_id: str) -> Room | None:
-        """The head of a room that is held; None for an unknown room."""
+        """The head of a room that is held; None for an unknown room.
+
+        It may be stale: whoever decides looks at that under the lock, and awaits `settled`.
+        """
         room = self._by_id.get(room_id)
-        if room is not None and not room.stale:
+        if room is not None:
             return room
         room = self.database.read_now(lambda tx: self._load(tx, room_id))
         if room is not None:
@@ -105,6 +110,12 @@ class Rooms:
         self.events.know_room(room.number, room.version)
         if len(self._by_id) > MAX_ROOMS_IN_MEMORY:
             self._evict()
+
+    async def settled(self, room: Room) -> None:
+        """Wait until every decision on a stale head is stored or given up; then it is loaded anew."""
+        while room.last_write is not None:
+            await asyncio.wait([room.last_write])
+        self.drop(room)
 
     def drop(self, room: Room) -> None:
         """The head is not true: whoever wants the room loads it anew."""

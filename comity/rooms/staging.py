@@ -65,6 +65,8 @@ class Staging:
         self._clock = clock
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
+        #: Rooms whose worker pauses, and how to wake it.
+        self._news: dict[str, asyncio.Event] = {}
         self._gate = asyncio.Semaphore(MAX_BUSY_ROOMS)
 
     def start(self) -> None:
@@ -85,6 +87,8 @@ class Staging:
         """Something is staged in that room."""
         if room_id in self._busy:
             self._again.add(room_id)
+            if room_id in self._news:
+                self._news[room_id].set()
             return
         task = asyncio.get_running_loop().create_task(self._work(room_id))
         self._busy[room_id] = task
@@ -103,15 +107,26 @@ class Staging:
             except (FederationError, OSError) as error:
                 _log.info("events in %s wait for what they lack: %s", room_id, error)
                 left = True
-            except Exception:
+            except Exception:  # noqa: BLE001 - one room's trouble must not end its worker
                 _log.exception("staged events of %s could not be worked off", room_id)
                 left = True
             if room_id in self._again:
                 continue
             if not left:
                 return
-            await self._clock.sleep(pause)
+            await self._pause(room_id, pause)
             pause = min(pause * 2, LAST_RETRY)
+
+    async def _pause(self, room_id: str, seconds: float) -> None:
+        """Wait until it may go better, or until something new is staged."""
+        news = self._news[room_id] = asyncio.Event()
+        waits = [asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(news.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._news[room_id]
+            for wait in waits:
+                wait.cancel()
 
     async def _work_once(self, room: Room) -> bool:
         """Try every staged event of the room; whether some are left."""
@@ -132,7 +147,7 @@ class Staging:
                     await self._database.write(lambda tx: queues.unstage(tx, [item.event_id]))  # noqa: B023
         if failure is not None:
             raise failure
-        return True
+        return self._database.read_now(lambda tx: queues.count_staged(tx, room.number)) > 0
 
     async def _complete(self, room: Room, item: Staged) -> None:
         """Judge one staged event, fetching what it lacks. Raises FederationError."""
@@ -175,7 +190,7 @@ class Staging:
         """The event and what lies between it and what we hold, as far as the origin tells."""
         events = {event.event_id: event}
         for _ in range(MAX_ROUNDS):
-            latest = self._database.read_now(lambda tx: self._open_ends(tx, room, events))
+            latest = self._database.read_now(lambda tx: self._open_ends(tx, room, events))  # noqa: B023
             if not latest:
                 break
             try:

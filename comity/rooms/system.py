@@ -91,7 +91,8 @@ class RoomSystem:
         )  # fmt: skip
         self.resident = Resident(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, writer=writer,
-            server=server, restricted=restricted, strangers=strangers, fetcher=fetcher, server_name=name, key=key,
+            server=server, restricted=restricted, strangers=strangers, fetcher=fetcher, server_name=name,
+            key=key,
         )  # fmt: skip
         templates = Templates(ports.clock, ports.entropy, name, key)
         joiner = Joiner(
@@ -107,7 +108,8 @@ class RoomSystem:
         self.directory = Directory(database, rooms, merger, calls, name)
         self.portraits = Portraits(database, rooms, merger, writer, self.memberships)
         self.reader = Reader(
-            database=database, states=states, events=events, bus=bus, clock=ports.clock, fill_gap=backfill.fill
+            database=database, states=states, events=events, bus=bus, clock=ports.clock,
+            fill_gap=backfill.fill,
         )  # fmt: skip
         self._calls = calls
 

@@ -92,6 +92,7 @@ class Writer:
             room = self.resident_room(room_id)
             async with room.lock:
                 if room.stale:
+                    await self._rooms.settled(room)
                     continue
                 known = self._repeated(transaction)
                 if known is not None:
@@ -127,7 +128,8 @@ class Writer:
             batch.undo()
             raise
         if not batch.decided:
-            return event.event_id, None
+            # What it would set stands already; perhaps not on the disk yet.
+            return event.event_id, room.last_write
         future = self._commits.submit([batch], self._remember(transaction, event.event_id))
         if transaction is not None:
             self._in_flight[transaction] = (event.event_id, future)

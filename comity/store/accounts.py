@@ -69,7 +69,7 @@ def insert_user(tx: Tx, user_id: str, password_hash: str | None, *, admin: bool,
 
 def user(tx: Tx, user_id: str) -> User | None:
     """The account of that id."""
-    row = tx.one(f"SELECT {_USER} FROM users WHERE user_id = ?", (user_id,))  # noqa: S608
+    row = tx.one(f"SELECT {_USER} FROM users WHERE user_id = ?", (user_id,))
     return User(row[0], row[1], bool(row[2]), row[3], bool(row[4])) if row else None
 
 
@@ -77,7 +77,7 @@ def users(tx: Tx) -> list[User]:
     """Every account, by user id."""
     return [
         User(row[0], row[1], bool(row[2]), row[3], bool(row[4]))
-        for row in tx.all(f"SELECT {_USER} FROM users ORDER BY user_id")  # noqa: S608
+        for row in tx.all(f"SELECT {_USER} FROM users ORDER BY user_id")
     ]
 
 
@@ -117,7 +117,7 @@ def insert_device(tx: Tx, user_id: str, device_id: str, display_name: str | None
 def device(tx: Tx, user_id: str, device_id: str) -> Device | None:
     """One device of a user."""
     row = tx.one(
-        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? AND device_id = ?",  # noqa: S608
+        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? AND device_id = ?",
         (user_id, device_id),
     )
     return Device(*row) if row else None
@@ -126,7 +126,7 @@ def device(tx: Tx, user_id: str, device_id: str) -> Device | None:
 def devices(tx: Tx, user_id: str) -> list[Device]:
     """Every device of a user, oldest first."""
     rows = tx.all(
-        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? ORDER BY created_at, device_id",  # noqa: S608
+        f"SELECT {_DEVICE} FROM devices WHERE user_id = ? ORDER BY created_at, device_id",
         (user_id,),
     )
     return [Device(*row) for row in rows]
@@ -252,7 +252,7 @@ def profiles(tx: Tx, user_ids: Iterable[str], fields: tuple[str, ...]) -> dict[s
         marks = ",".join("?" * len(part))
         kinds = ",".join("?" * len(fields))
         rows = tx.all(
-            f"SELECT user_id, field, value FROM profiles WHERE user_id IN ({marks}) AND field IN ({kinds})",  # noqa: S608
+            f"SELECT user_id, field, value FROM profiles WHERE user_id IN ({marks}) AND field IN ({kinds})",
             [*part, *fields],
         )
         for user_id, field, value in rows:

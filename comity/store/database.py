@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from comity.ports import Offload
+from comity.protocol.errors import MatrixError
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -22,6 +23,8 @@ T = TypeVar("T")
 MAX_GROUP = 256
 #: Writes that may wait for the writer; past it the server is overloaded and says so.
 MAX_QUEUED_WRITES = 20_000
+#: What clients are told to wait when the store cannot take what they send.
+RETRY_AFTER_MS = 2_000
 Row = tuple[Any, ...]
 
 
@@ -85,12 +88,26 @@ class Driver(Protocol):
         """Close every connection."""
 
 
-class StoreOverloadedError(Exception):
+class StoreOverloadedError(MatrixError):
     """More writes wait than the server can promise to do soon."""
 
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the log."""
+        retry = {"retry_after_ms": RETRY_AFTER_MS}
+        super().__init__(
+            503, "M_UNKNOWN", "The server is overloaded: try again soon", extra=retry, detail=detail
+        )
 
-class StoreFailedError(Exception):
+
+class StoreFailedError(MatrixError):
     """A group could not be committed; nothing of it was stored."""
+
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the log."""
+        retry = {"retry_after_ms": RETRY_AFTER_MS}
+        super().__init__(
+            503, "M_UNKNOWN", "It could not be stored: try again soon", extra=retry, detail=detail
+        )
 
 
 class TransactionLostError(Exception):
@@ -187,6 +204,8 @@ class Database:
 
     async def _write_group(self) -> None:
         done: list[tuple[asyncio.Future[Any], Any, list[Callable[[], None]]]] = []
+        #: Told when the group has ended: until then the disk does not say what came before them.
+        refused: list[tuple[asyncio.Future[Any], Exception]] = []
         taken: list[asyncio.Future[Any]] = []
         endings: dict[object, Callable[[Tx], None]] = {}
         try:
@@ -200,7 +219,7 @@ class Database:
                 except TransactionLostError:
                     raise
                 except Exception as error:  # noqa: BLE001 - the writer's own exception goes back to it
-                    _fail(future, error)
+                    refused.append((future, error))
                 else:
                     done.append((future, result, group_tx.callbacks))
                     endings.update(group_tx.endings)
@@ -217,11 +236,12 @@ class Database:
             for callback in callbacks:
                 try:
                     callback()
-                except Exception:
-                    # What is stored is stored: everybody else still gets their answer.
+                except Exception:  # noqa: BLE001 - what is stored is stored: the others get their answer
                     _log.exception("a follower of a commit failed")
             if not future.done():
                 future.set_result(result)
+        for future, refusal in refused:
+            _fail(future, refusal)
 
     def _give_up(self, taken: list[asyncio.Future[Any]], error: Exception) -> None:
         """Nothing of a group is on disk: tell everybody who was in it."""
@@ -232,7 +252,7 @@ class Database:
             _fail(future, StoreFailedError(f"The write was not stored: {error}"))
         try:
             self._driver.rollback()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the next group's begin will tell
             _log.exception("a group that failed could not be rolled back")
 
 

@@ -196,7 +196,7 @@ class Events:
         """The event of that number."""
         stored = self._pending.get(number) or self._by_number.get(number)
         if stored is None:
-            row = tx.one(f"SELECT {_COLUMNS} FROM events WHERE event_num = ?", (number,))  # noqa: S608
+            row = tx.one(f"SELECT {_COLUMNS} FROM events WHERE event_num = ?", (number,))
             stored = self._from_row(tx, row) if row else None
         return stored
 
@@ -217,7 +217,7 @@ class Events:
                 missing.append(number)
         for chunk in _chunks(missing):
             marks = ",".join("?" * len(chunk))
-            for row in tx.all(f"SELECT {_COLUMNS} FROM events WHERE event_num IN ({marks})", chunk):  # noqa: S608
+            for row in tx.all(f"SELECT {_COLUMNS} FROM events WHERE event_num IN ({marks})", chunk):
                 stored = self._from_row(tx, row)
                 found[stored.number] = stored
         return found
@@ -251,7 +251,7 @@ class Events:
                 missing.append(event_id)
         for chunk in _chunks(missing):
             marks = ",".join("?" * len(chunk))
-            rows = tx.all(f"SELECT event_id, event_num FROM events WHERE event_id IN ({marks})", chunk)  # noqa: S608
+            rows = tx.all(f"SELECT event_id, event_num FROM events WHERE event_id IN ({marks})", chunk)
             for event_id, number in rows:
                 found[event_id] = number
                 self._numbers.put(event_id, number)
@@ -265,12 +265,13 @@ class Events:
         """Accepted events of a room with `after < line <= upto`, in the order asked for."""
         order = "DESC" if backwards else "ASC"
         rows = tx.all(
-            f"SELECT {_COLUMNS} FROM events WHERE room_num = ? AND line > ? AND line <= ? AND verdict = 0 "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM events WHERE room_num = ? AND line > ? AND line <= ? AND verdict = 0 "
             f"ORDER BY line {order} LIMIT ?",
             (room_num, after, upto, limit),
         )
         return [
-            self._pending.get(row[0]) or self._by_number.get(row[0]) or self._from_row(tx, row) for row in rows
+            self._pending.get(row[0]) or self._by_number.get(row[0]) or self._from_row(tx, row)
+            for row in rows
         ]
 
     def last_line(self, tx: Tx, room_num: int) -> int:
@@ -321,8 +322,9 @@ class Events:
     def auth_difference(self, tx: Tx, own: Sequence[Collection[int]], shared: Collection[int]) -> set[int]:
         """Events in some but not all of the full auth chains of several states.
 
-        A state's own events count as part of its chain (COMPAT: as every server reckons). State i consists of the events `own[i]` and the events `shared` by all. As numbers only
-        fall along auth edges, the shared events' chains are walked no lower than the lowest
+        State i consists of the events `own[i]` and the events `shared` by all; a state's own events
+        count as part of its chain (COMPAT: as other servers reckon). As numbers only fall along
+        auth edges, the shared events' chains are walked no lower than the lowest
         candidate, so the cost follows the difference (DESIGN §4.3).
         """
         chains = [self.auth_chain(tx, starts, including=True) for starts in own]

@@ -21,6 +21,7 @@ def put(tx: Tx, server: str, keys: Iterable[PublishedKey], fetched_at: int) -> N
     tx.many(
         "INSERT INTO server_keys (server, key_id, public, valid_until, expired, fetched_at) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (server, key_id) DO UPDATE SET "
-        "public = excluded.public, valid_until = excluded.valid_until, expired = excluded.expired, fetched_at = excluded.fetched_at",
+        "public = excluded.public, valid_until = excluded.valid_until, expired = excluded.expired, "
+        "fetched_at = excluded.fetched_at",
         [(server, key.key_id, key.public, key.valid_until_ms, int(key.expired), fetched_at) for key in keys],
     )

@@ -192,7 +192,7 @@ def sharing_room(tx: Tx, user_id: str, others: Sequence[str]) -> set[str]:
         part = others[start : start + 500]
         marks = ",".join("?" * len(part))
         rows = tx.all(
-            "SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_num = a.room_num "  # noqa: S608
+            "SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_num = a.room_num "
             "WHERE a.user_id = ? AND a.membership = 'join' AND b.membership = 'join' "
             f"AND b.user_id IN ({marks})",
             [user_id, *part],

@@ -110,7 +110,7 @@ def is_owed_more_than(tx: Tx, server: str, after: int, limit: int) -> bool:
     if tx.one("SELECT position FROM outbound WHERE position > ? LIMIT 1 OFFSET ?", (after, limit)) is None:
         return False
     row = tx.one(
-        f"SELECT count(*) FROM (SELECT DISTINCT o.position {_OWED} LIMIT ?) AS owed",  # noqa: S608
+        f"SELECT count(*) FROM (SELECT DISTINCT o.position {_OWED} LIMIT ?) AS owed",
         (*_owed(server, after), limit + 1),
     )
     return row is not None and row[0] > limit
@@ -136,7 +136,7 @@ _DESTINATION = "server, delivered, failing_since, retry_at, interval_ms, sending
 def destinations(tx: Tx, after: str, limit: int) -> list[Destination]:
     """Destinations in the order of their names, those after a name."""
     rows = tx.all(
-        f"SELECT {_DESTINATION} FROM destinations WHERE server > ? ORDER BY server LIMIT ?",  # noqa: S608
+        f"SELECT {_DESTINATION} FROM destinations WHERE server > ? ORDER BY server LIMIT ?",
         (after, limit),
     )
     return [Destination(*row) for row in rows]
@@ -144,14 +144,14 @@ def destinations(tx: Tx, after: str, limit: int) -> list[Destination]:
 
 def destination(tx: Tx, server: str) -> Destination | None:
     """One destination, or None if nothing was ever owed to that server."""
-    row = tx.one(f"SELECT {_DESTINATION} FROM destinations WHERE server = ?", (server,))  # noqa: S608
+    row = tx.one(f"SELECT {_DESTINATION} FROM destinations WHERE server = ?", (server,))
     return Destination(*row) if row else None
 
 
 def put_destinations(tx: Tx, changed: Iterable[Destination]) -> None:
     """Store how far destinations have come and how they fail."""
     tx.many(
-        f"INSERT INTO destinations ({_DESTINATION}) VALUES (?, ?, ?, ?, ?, ?) "  # noqa: S608
+        f"INSERT INTO destinations ({_DESTINATION}) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (server) DO UPDATE SET delivered = "
         "CASE WHEN excluded.delivered > destinations.delivered THEN excluded.delivered "
         "ELSE destinations.delivered END, failing_since = excluded.failing_since, "
@@ -220,7 +220,7 @@ def prune_outbound(tx: Tx, dead_since: int) -> int:
 
 def _prune_upto(tx: Tx, position: int, condition: str) -> int:
     return tx.run(
-        "DELETE FROM outbound WHERE position IN (SELECT position FROM outbound "  # noqa: S608
+        "DELETE FROM outbound WHERE position IN (SELECT position FROM outbound "
         f"WHERE position <= ?{condition} ORDER BY position LIMIT ?)",
         (position, PRUNED_AT_ONCE),
     )
@@ -328,7 +328,7 @@ def transaction_ids(tx: Tx, user_id: str, device_id: str, event_ids: list[str]) 
         marks = ",".join("?" * len(part))
         found.update(
             tx.all(
-                f"SELECT event_id, transaction_id FROM client_transactions WHERE event_id IN ({marks}) "  # noqa: S608
+                f"SELECT event_id, transaction_id FROM client_transactions WHERE event_id IN ({marks}) "
                 "AND user_id = ? AND device_id = ?",
                 [*part, user_id, device_id],
             )

@@ -36,13 +36,13 @@ def _room(row: Row) -> RoomRow:
 
 def by_id(tx: Tx, room_id: str) -> RoomRow | None:
     """The room of that id."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_id = ?", (room_id,))  # noqa: S608
+    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_id = ?", (room_id,))
     return _room(row) if row else None
 
 
 def by_number(tx: Tx, room_num: int) -> RoomRow | None:
     """The room of that number."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_num = ?", (room_num,))  # noqa: S608
+    row = tx.one(f"SELECT {_COLUMNS} FROM rooms WHERE room_num = ?", (room_num,))
     return _room(row) if row else None
 
 
@@ -108,7 +108,8 @@ def put_gap(tx: Tx, room_num: int, gap: Gap) -> None:
     """Record or update a gap."""
     tx.run(
         "INSERT INTO gaps (room_num, line, next_line, missing) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT (room_num, line) DO UPDATE SET next_line = excluded.next_line, missing = excluded.missing",
+        "ON CONFLICT (room_num, line) DO UPDATE SET next_line = excluded.next_line, "
+        "missing = excluded.missing",
         (room_num, gap.line, gap.next_line, orjson.dumps(list(gap.missing)).decode()),
     )
 
@@ -249,9 +250,10 @@ def _local(row: Row) -> LocalMembership:
 def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
     """A local user's membership in every room, as it was at position `upto`."""
     rows = tx.all(
-        f"SELECT {_LOCAL} FROM local_memberships l "  # noqa: S608
+        f"SELECT {_LOCAL} FROM local_memberships l "
         "JOIN (SELECT room_num, max(position) AS last FROM local_memberships "
-        "WHERE user_id = ? AND position <= ? GROUP BY room_num) m ON l.room_num = m.room_num AND l.position = m.last "
+        "WHERE user_id = ? AND position <= ? GROUP BY room_num) m "
+        "ON l.room_num = m.room_num AND l.position = m.last "
         "WHERE l.user_id = ?",
         (user_id, upto, user_id),
     )
@@ -261,7 +263,8 @@ def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
 def local_history(tx: Tx, user_id: str, room_num: int) -> list[LocalMembership]:
     """Every membership that a local user has had in a room, oldest first."""
     rows = tx.all(
-        f"SELECT {_LOCAL} FROM local_memberships l WHERE l.user_id = ? AND l.room_num = ? ORDER BY l.position",  # noqa: S608
+        f"SELECT {_LOCAL} FROM local_memberships l "
+        "WHERE l.user_id = ? AND l.room_num = ? ORDER BY l.position",
         (user_id, room_num),
     )
     return [_local(row) for row in rows]
@@ -270,7 +273,7 @@ def local_history(tx: Tx, user_id: str, room_num: int) -> list[LocalMembership]:
 def last_local_membership(tx: Tx, user_id: str, room_num: int) -> LocalMembership | None:
     """The newest membership of a local user in a room."""
     row = tx.one(
-        f"SELECT {_LOCAL} FROM local_memberships l WHERE l.user_id = ? AND l.room_num = ? "  # noqa: S608
+        f"SELECT {_LOCAL} FROM local_memberships l WHERE l.user_id = ? AND l.room_num = ? "
         "ORDER BY l.position DESC LIMIT 1",
         (user_id, room_num),
     )
@@ -281,7 +284,8 @@ def local_users(tx: Tx, room_num: int, membership: str) -> list[str]:
     """Local users whose newest membership in the room is that one."""
     rows = tx.all(
         "SELECT l.user_id FROM local_memberships l "
-        "JOIN (SELECT user_id, max(position) AS last FROM local_memberships WHERE room_num = ? GROUP BY user_id) m ON l.user_id = m.user_id AND l.position = m.last "
+        "JOIN (SELECT user_id, max(position) AS last FROM local_memberships "
+        "WHERE room_num = ? GROUP BY user_id) m ON l.user_id = m.user_id AND l.position = m.last "
         "WHERE l.room_num = ? AND l.membership = ?",
         (room_num, room_num, membership),
     )
@@ -409,7 +413,8 @@ def aliases_of(tx: Tx, room_id: str) -> list[str]:
 def await_redaction(tx: Tx, redacts: str, event_num: int) -> None:
     """Remember a redaction whose target is not here."""
     tx.run(
-        "INSERT INTO pending_redactions (redacts, event_num) VALUES (?, ?) ON CONFLICT (redacts, event_num) DO NOTHING",
+        "INSERT INTO pending_redactions (redacts, event_num) VALUES (?, ?) "
+        "ON CONFLICT (redacts, event_num) DO NOTHING",
         (redacts, event_num),
     )
 
@@ -421,6 +426,6 @@ def awaited_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int]
         part = event_ids[start : start + 500]
         marks = ",".join("?" * len(part))
         found.extend(
-            tx.all(f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks})", part)  # noqa: S608
+            tx.all(f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks})", part)
         )
     return found

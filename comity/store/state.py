@@ -191,48 +191,30 @@ class States:
         """(slot, number in one, number in other) wherever two states differ."""
         if one == other:
             return
-        levels = [self._page(tx, root)[0] if root else 0 for root in (one, other)]
-        top = max(levels)
-        yield from self._difference(
-            tx, self._raise(one, levels[0], top), self._raise(other, levels[1], top), top, 0
-        )
-
-    def _raise(self, name: bytes, level: int, top: int) -> Page:
-        """A page of level `top` that stands over the page `name`, without storing one."""
-        if not name:
-            return (top, (_ABSENT,) * FAN) if top else (0, (0,) * LEAF)
-        if level == top:
-            return self._pages.get(name) or self._pending[name]
-        while level + 1 < top:
-            raise_names = (name, *(_ABSENT,) * (FAN - 1))
-            name = self._hold(_encode_inner(level + 1, raise_names), (level + 1, raise_names))
-            level += 1
-        return top, (name, *(_ABSENT,) * (FAN - 1))
-
-    def _hold(self, body: bytes, page: Page) -> bytes:
-        name = hashlib.blake2b(body, digest_size=NAME_BYTES).digest()
-        self._pages.put(name, page)
-        return name
+        level = max(self._page(tx, root)[0] for root in (one, other) if root)
+        yield from self._difference(tx, one, other, level, 0)
 
     def _difference(
-        self, tx: Tx, one: Page, other: Page, level: int, base: int
+        self, tx: Tx, one: bytes, other: bytes, level: int, base: int
     ) -> Iterator[tuple[int, int, int]]:
-        if level == 0:
-            for index, (left, right) in enumerate(zip(one[1], other[1], strict=True)):
-                if left != right:
-                    yield base + index, left, right  # type: ignore[misc]
-            return
-        span = _capacity(level - 1)
-        blank: Page = (level - 1, (_ABSENT,) * FAN) if level > 1 else (0, (0,) * LEAF)
-        for index, (left, right) in enumerate(zip(one[1], other[1], strict=True)):
-            if left != right:
-                yield from self._difference(
-                    tx,
-                    blank if left == _ABSENT else self._page(tx, left),  # type: ignore[arg-type]
-                    blank if right == _ABSENT else self._page(tx, right),  # type: ignore[arg-type]
-                    level - 1,
-                    base + index * span,
-                )
+        left, right = self._at_level(tx, one, level), self._at_level(tx, other, level)
+        span = _capacity(level - 1) if level else 1
+        for index, (mine, theirs) in enumerate(zip(left, right, strict=True)):
+            if mine == theirs:
+                continue
+            start = base + index * span
+            if isinstance(mine, int) and isinstance(theirs, int):
+                yield start, mine, theirs
+            elif isinstance(mine, bytes) and isinstance(theirs, bytes):
+                below = b"" if mine == _ABSENT else mine
+                yield from self._difference(tx, below, b"" if theirs == _ABSENT else theirs, level - 1, start)
+
+    def _at_level(self, tx: Tx, name: bytes, level: int) -> tuple[bytes, ...] | Leaf:
+        """What a page of that level over the page `name` holds; a state may have grown a level."""
+        if not name:
+            return (_ABSENT,) * FAN if level else (0,) * LEAF
+        own_level, items = self._page(tx, name)
+        return items if own_level == level else (name, *(_ABSENT,) * (FAN - 1))
 
     # -- slots
 

@@ -17,7 +17,7 @@ from comity.federation.keyring import Keyring
 from comity.net.http_client import HttpsTransport
 from comity.net.system import ThreadOffload
 from comity.protocol.signing import SigningKey
-from comity.store.database import Database
+from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
 from comity.store.sqlite import SqliteDriver
 from tests.federation.doors import FixedEntropy, ManualClock, TableResolver
@@ -71,8 +71,7 @@ def open_database(path: Path, offload: ThreadOffload) -> Database:
     """The database of that file, brought to the newest schema."""
     driver = SqliteDriver(path)
     migrate(driver)
-    last = driver.read(lambda tx: tx.one("SELECT max(position) FROM outbound"))
-    return Database(driver, offload, int(last[0] or 0) if last else 0)
+    return Database(driver, offload, driver.read(last_position))
 
 
 @pytest.fixture

@@ -380,20 +380,6 @@ async def test_expired_key_signs_no_new_event(
     await scene.alice.sees_event(scene.room_id, scene.room.event_id(timely))
 
 
-async def test_rotated_key(scene: Scene) -> None:
-    """A server changes its key: the new one is fetched when first met; the old vouches for the old."""
-    peer, before = scene.peer, scene.peer.signer
-    old_message = scene.message("under the old key")
-    peer.signer = Signer(peer.name, "ed25519:rotated")
-    document = peer.key_document(
-        old_verify_keys={before.key_id: {"expired_ts": now_ms(), "key": before.public}}
-    )
-    peer.lies["key"] = lambda _asked, _honest: document
-    answer = await scene.send(old_message)
-    assert (answer.status, answer.body) == (200, {"pdus": {scene.room.add(old_message): {}}})
-    await scene.still_works()
-
-
 async def test_key_is_not_valid_forever(scene: Scene) -> None:
     """From room version 5 a key counts until `valid_until_ts`, and never more than 7 days ahead."""
     document = scene.peer.key_document(valid_until_ts=now_ms() + 1000 * DAY_MS)

@@ -29,10 +29,19 @@ class Held:
         self.gate = asyncio.Event()
         self.begun = asyncio.Event()
         self.done = 0
+        self._one = False
+
+    def let_one_go(self) -> None:
+        """Open the gate for one call, and close it behind that."""
+        self._one = True
+        self.gate.set()
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         self.begun.set()
         await self.gate.wait()
+        if self._one:
+            self._one = False
+            self.gate.clear()
         result = function(*arguments)
         self.done += 1
         return result

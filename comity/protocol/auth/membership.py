@@ -229,5 +229,3 @@ def _knock(event: Event, target: str, state: StateLookup, rule: tuple[int, int])
     if membership_of(state, target) in ("ban", "invite", "join"):
         return denied(version, "The sender is in the room, invited to it or banned from it", *rule, 4)
     return None
-
-

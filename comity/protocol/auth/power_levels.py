@@ -203,9 +203,7 @@ def _check_values(event: Event, top: int) -> Denied | None:
 
 
 def _are_levels(version: RoomVersion, value: object) -> bool:
-    return isinstance(value, dict) and all(
-        read_level(version, level) is not None for level in value.values()
-    )
+    return isinstance(value, dict) and all(read_level(version, level) is not None for level in value.values())
 
 
 def _changed(
