@@ -203,10 +203,12 @@ class Creator:
         def add(event_type: str, content: Mapping[str, Any], state_key: str = "") -> None:
             drafts.append(Draft(event_type, new.creator, content, state_key=state_key))
 
-        add("m.room.power_levels", self._power_levels(new, version, preset))
+        given = self._initial_state(new)
+        # What initial_state says takes precedence over what the preset would.
+        levels = given.get(("m.room.power_levels", "")) or self._power_levels(new, version, preset)
+        add("m.room.power_levels", {**levels, **new.power_level_content_override})
         if alias is not None:
             add("m.room.canonical_alias", {"alias": alias})
-        given = self._initial_state(new)
         for event_type, body in (
             ("m.room.join_rules", {"join_rule": join_rule}),
             ("m.room.history_visibility", {"history_visibility": history}),
@@ -250,7 +252,7 @@ class Creator:
             users[new.creator] = 100
             if preset == "trusted_private_chat":
                 users |= dict.fromkeys(new.invite, 100)
-        content: dict[str, Any] = {
+        return {
             "users": users,
             "users_default": 0,
             "events": levels,
@@ -262,4 +264,3 @@ class Creator:
             "invite": 0,
             "historical": 100,
         }
-        return {**content, **new.power_level_content_override}

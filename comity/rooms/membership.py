@@ -159,8 +159,11 @@ class Memberships:
         if reason is not None:
             content["reason"] = reason
         if room.resident:
-            if self.membership(room, user_id) in ("leave", None):
+            membership = self.membership(room, user_id)
+            if membership is None:
                 raise forbidden("You are not in the room")
+            if membership == "leave":
+                return
             await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
             return
         inviter = self._inviter(user_id, room_id)
