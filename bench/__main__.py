@@ -91,6 +91,7 @@ async def compare(names: list[str], directory: Path, options: argparse.Namespace
         for number in range(options.rounds):
             for measure_name, measure in chosen.items():
                 for one in subjects:
+                    await machine.quiet([other.server.process.pid for other in subjects])
                     result = await measure(one)
                     results.setdefault((measure_name, one.server.software), []).append(result)
                     print(

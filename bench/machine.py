@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
+#: A process is quiet when it uses less than this share of a CPU for so many seconds.
+QUIET_SHARE, QUIET_SECONDS = 0.05, 0.5
+QUIET_LOOKS = 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -20,6 +24,18 @@ def cpu_seconds(pid: int) -> float:
     """User and system time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+async def quiet(pids: list[int]) -> None:
+    """Return when none of these processes works any more, or after a while."""
+    for _ in range(QUIET_LOOKS):
+        before = [cpu_seconds(pid) for pid in pids]
+        await asyncio.sleep(QUIET_SECONDS)
+        if all(
+            cpu_seconds(pid) - was < QUIET_SHARE * QUIET_SECONDS
+            for pid, was in zip(pids, before, strict=True)
+        ):
+            return
 
 
 def memory_mib(pid: int) -> float:

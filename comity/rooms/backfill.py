@@ -114,7 +114,7 @@ class Backfill:
     async def _fill_from(self, server: str, room: Room, gap: Gap, limit: int) -> bool:
         values = await self._calls.backfill(server, room.room_id, list(gap.missing), limit)
         found = await self._fetcher.check(room.version, values, room.room_id)
-        fresh = self._database.read_now(lambda tx: self._fresh(tx, found))
+        fresh = self._database.read_now(lambda tx: self._fresh(tx, found, gap))
         if not fresh and not self._closed(gap):
             return False
         cutting = await self._grafter.prepare(server, room, fresh)
@@ -123,12 +123,20 @@ class Backfill:
         )
         return bool(added)
 
-    def _fresh(self, tx: Tx, found: dict[str, Event]) -> dict[str, Event]:
-        fresh = {}
-        for event_id, event in found.items():
+    def _fresh(self, tx: Tx, found: dict[str, Event], gap: Gap) -> dict[str, Event]:
+        """Those of the events that belong into the gap: what lies behind an event that is held has
+        its place below that one, where another gap is."""
+        fresh: dict[str, Event] = {}
+        pending = list(gap.missing)
+        while pending:
+            event_id = pending.pop()
+            event = found.get(event_id)
+            if event is None or event_id in fresh:
+                continue
             stored = self._rooms.events.by_id(tx, event_id)
             if stored is None or stored.state_before is None:
                 fresh[event_id] = event
+                pending.extend(event.prev_event_ids)
         return fresh
 
     def _closed(self, gap: Gap) -> bool:

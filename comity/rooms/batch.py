@@ -197,10 +197,14 @@ class Batch:
         *,
         line: int = 0,
         gap: tuple[str, ...] = (),
+        is_new: bool = False,
     ) -> Decided:
-        """Append a judged event to the graph and move the head. `line` 0 means now."""
+        """Append a judged event to the graph and move the head. `line` 0 means now.
+
+        With `is_new`, the caller knows that the event is not held in any form.
+        """
         verdict = _VERDICTS[outcome]
-        held = self._events.by_id(tx, event.event_id)
+        held = None if is_new else self._events.by_id(tx, event.event_id)
         number = held.number if held is not None else self.rooms.numbers.event()
         if held is not None:
             # The copy that is stored counts: it may have been redacted since.

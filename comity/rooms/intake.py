@@ -254,12 +254,15 @@ class Intake:
             batch = Batch(self._rooms, self._merger, room)
             batches.append(batch)
             decided = []
-            for event in sorted(by_room[room.room_id], key=lambda event: event.depth):
-                held = self._rooms.events.by_id(tx, event.event_id)
+            events = sorted(by_room[room.room_id], key=lambda event: event.depth)
+            numbers = self._rooms.events.numbers(tx, [event.event_id for event in events])
+            for event in events:
+                number = numbers.get(event.event_id)
+                held = self._rooms.events.get(tx, number) if number is not None else None
                 if held is not None and held.state_before is not None:
                     results[event.event_id] = {}
                     continue
-                result = self.decide_one(tx, batch, event)
+                result = self.decide_one(tx, batch, event, is_new=held is None)
                 if isinstance(result, Missing):
                     self._stage(tx, origin, room, event, staged, results)
                 else:
@@ -267,13 +270,18 @@ class Intake:
                     results[event.event_id] = result[1]
             batch.apply_awaited(tx, decided)
 
-    def decide_one(self, tx: Tx, batch: Batch, event: Event) -> tuple[Decided, dict[str, Any]] | Missing:
-        """Judge one event and add it; its result for the sender, or what it lacks."""
+    def decide_one(
+        self, tx: Tx, batch: Batch, event: Event, *, is_new: bool = False
+    ) -> tuple[Decided, dict[str, Any]] | Missing:
+        """Judge one event and add it; its result for the sender, or what it lacks.
+
+        With `is_new`, the event is known not to be held, not even for authorization.
+        """
         judged = self._judge.judge(tx, batch, event)
         if isinstance(judged, Missing):
             return judged
         verdict = judged.verdict
-        decided = batch.add(tx, event, verdict.outcome, judged.state_before)
+        decided = batch.add(tx, event, verdict.outcome, judged.state_before, is_new=is_new)
         if verdict.outcome is Outcome.ACCEPT:
             return decided, {}
         _log.info(

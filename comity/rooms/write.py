@@ -229,6 +229,6 @@ class Writer:
             raise MatrixError(500, "M_UNKNOWN", "The room's history is incomplete", detail=repr(judged))
         if judged.verdict.outcome is not Outcome.ACCEPT:
             raise forbidden(judged.verdict.reason.partition(": ")[2] or judged.verdict.reason)
-        decided = batch.add(tx, event, Outcome.ACCEPT, judged.state_before)
+        decided = batch.add(tx, event, Outcome.ACCEPT, judged.state_before, is_new=just_built)
         decided.send_except = self._server_name
         decided.visit = visit

@@ -22,7 +22,7 @@ from tests.interop.conftest import PAIR, running
 from tests.interop.servers import Homeserver
 from tests.interop.waiting import eventually
 
-pytestmark = [pytest.mark.interop, pytest.mark.slow]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.xdist_group("interop-faults")]
 
 DOWNTIME = float(os.environ.get("COMITY_INTEROP_DOWNTIME", "60"))
 KILLS = int(os.environ.get("COMITY_INTEROP_KILLS", "20"))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.interop.agreement import same_events, same_state
 from tests.interop.client import Client, MakeUser, texts
 from tests.interop.servers import Pair
+
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
 
 #: What each side sends at the same time.
 EACH = 15

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from tests.interop.agreement import same_events, told_in_order
 from tests.interop.client import Client
 from tests.interop.servers import Pair
+
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
 
 
 async def test_history_from_before_the_join(pair: Pair, version: str, alice: Client, bob: Client) -> None:

@@ -13,6 +13,8 @@ from tests.interop.client import ApiError, Client, MakeUser, path_of
 from tests.interop.hostile import deviates
 from tests.interop.servers import Homeserver
 
+pytestmark = pytest.mark.xdist_group("interop-peer")
+
 ABYSS = 100_000
 
 

@@ -18,6 +18,8 @@ from tests.interop.peer_room import now_ms
 from tests.interop.servers import Homeserver
 from tests.interop.wire import Json, Signer
 
+pytestmark = pytest.mark.xdist_group("interop-peer")
+
 Spoil = Callable[[Scene], Json]
 
 DAY_MS = 24 * 3600 * 1000

@@ -20,6 +20,8 @@ from tests.interop.peer_room import Room
 from tests.interop.servers import Homeserver
 from tests.interop.wire import Json, Signer
 
+pytestmark = pytest.mark.xdist_group("interop-peer")
+
 Spoil = Callable[[Peer, Room, Json], Any]
 
 VERSIONS = pytest.mark.parametrize("version", ["12", "10", "6"], ids=["v12", "v10", "v6"])

@@ -20,6 +20,8 @@ from tests.interop.peer_room import now_ms
 from tests.interop.servers import Homeserver
 from tests.interop.wire import Json, Signer
 
+pytestmark = pytest.mark.xdist_group("interop-peer")
+
 #: Server-server §Transactions.
 MOST_PDUS, MOST_EDUS = 50, 100
 #: Deeper than any parser should follow.

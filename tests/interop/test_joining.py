@@ -9,6 +9,8 @@ from tests.interop.client import ApiError, Client, MakeUser
 from tests.interop.servers import Pair
 from tests.interop.waiting import eventually
 
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
+
 
 async def test_join_by_alias(pair: Pair, version: str, alice: Client, bob: Client) -> None:
     name = alice.user_id.split(":")[0][1:]

@@ -10,7 +10,7 @@ from tests.interop.client import PASSWORD, MakeUser
 from tests.interop.programs import CLIENTS, run_program
 from tests.interop.servers import INSTALL_HINT, Homeserver, node_modules
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
 
 
 async def test_js_sdk(here: Homeserver, user: MakeUser) -> None:

@@ -9,6 +9,8 @@ from tests.interop.client import ApiError, Client, MakeUser
 from tests.interop.servers import Pair
 from tests.interop.waiting import eventually
 
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
+
 
 async def _is(viewer: Client, room: str, whom: Client, membership: str) -> bool:
     return await viewer.membership(room, whom.user_id) == membership

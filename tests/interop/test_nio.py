@@ -10,7 +10,7 @@ from tests.interop.client import PASSWORD, MakeUser
 from tests.interop.programs import CLIENTS, run_program
 from tests.interop.servers import INSTALL_HINT, Homeserver, nio_python
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
 
 
 async def test_nio(here: Homeserver, user: MakeUser) -> None:

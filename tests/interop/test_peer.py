@@ -17,6 +17,8 @@ from tests.interop.peer import VERSIONS, Peer, uri
 from tests.interop.servers import Homeserver
 from tests.interop.waiting import eventually
 
+pytestmark = pytest.mark.xdist_group("interop-peer")
+
 ALL_VERSIONS = pytest.mark.parametrize("version", VERSIONS, ids=[f"v{number}" for number in VERSIONS])
 
 

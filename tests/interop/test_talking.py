@@ -9,6 +9,8 @@ from tests.interop.client import ApiError, Client
 from tests.interop.servers import Pair
 from tests.interop.waiting import eventually
 
+pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop-rooms")]
+
 
 async def _room(pair: Pair, version: str, alice: Client, bob: Client) -> str:
     room = await alice.create_room(version)

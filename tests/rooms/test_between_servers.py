@@ -1,0 +1,136 @@
+"""Two whole servers on one network: joins, history, invites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from comity.protocol.build import Draft, build
+from comity.protocol.room_versions import ROOM_VERSIONS
+from tests.rooms.support import Place, learn_keys, places, settle
+from tests.rules.rooms import key_of
+
+ONE, TWO = "one.test:1001", "two.test:1002"
+ALICE, BOB = f"@alice:{ONE}", f"@bob:{TWO}"
+
+
+async def fill(place: Place, room_id: str, limit: int) -> None:
+    """Page back until nothing more comes."""
+    for _ in range(100):
+        if not await place.rooms.reader._fill_gap(room_id, 2**62, limit):
+            return
+    raise AssertionError("history has no end")
+
+
+@pytest.mark.parametrize("version", ["1", "6", "11", "12"])
+async def test_a_join_brings_the_state_and_paging_back_the_history(tmp_path: Path, version: str) -> None:
+    """Also where history goes through events that were known before as part of the state."""
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE, version=version)
+        for number in range(60):
+            await one.say(room_id, str(number), ALICE)
+            if number % 7 == 0:
+                await one.send(room_id, ALICE, f"x.kind{number}", {"n": number}, "")
+            if number % 20 == 0:
+                await one.send(room_id, ALICE, "m.room.topic", {"topic": str(number)}, "")
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        assert two.state(room_id) == one.state(room_id)
+        two.assert_head_is_stored(room_id)
+        assert two.timeline(room_id) == one.timeline(room_id)[-1:]
+        await fill(two, room_id, 20)
+        assert two.timeline(room_id) == one.timeline(room_id)
+        assert two.count("gaps") == 0
+        for event_id in one.timeline(room_id):
+            here, there = two.stored(event_id), one.stored(event_id)
+            assert here is not None
+            assert there is not None
+            assert here.event.encoded == there.event.encoded
+            assert (here.verdict, here.is_outlier) == (0, False)
+        two.assert_head_is_stored(room_id)
+        assert two.state(room_id) == one.state(room_id)
+
+
+async def test_messages_go_both_ways(tmp_path: Path) -> None:
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE)
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        first = await one.say(room_id, "hello", ALICE)
+        await settle(one.clock, two.clock, seconds=1)
+        second = await two.say(room_id, "hello yourself", BOB)
+        await settle(one.clock, two.clock, seconds=1)
+        assert two.timeline(room_id)[-2:] == one.timeline(room_id)[-2:] == [first, second]
+        await one.rooms.memberships.kick(ALICE, room_id, BOB)
+        await settle(one.clock, two.clock, seconds=1)
+        assert two.membership(room_id, BOB) == one.membership(room_id, BOB) == "leave"
+        assert not two.head(room_id).resident
+
+
+async def test_coming_back_after_having_left(tmp_path: Path) -> None:
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE)
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        await two.rooms.memberships.leave(BOB, room_id)
+        await settle(one.clock, two.clock, seconds=1)
+        for number in range(5):
+            await one.send(room_id, ALICE, "m.room.topic", {"topic": str(number)}, "")
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        assert two.state(room_id) == one.state(room_id)
+        assert two.membership(room_id, BOB) == two.membership(room_id, ALICE) == "join"
+        two.assert_head_is_stored(room_id)
+        await fill(two, room_id, 20)
+        assert two.timeline(room_id) == one.timeline(room_id)
+        await two.say(room_id, "back", BOB)
+        await settle(one.clock, two.clock, seconds=1)
+        assert two.timeline(room_id) == one.timeline(room_id)
+
+
+@pytest.mark.parametrize("claimed", ["1", "6", "11"])
+async def test_an_invite_does_not_decide_what_version_a_room_has(tmp_path: Path, claimed: str) -> None:
+    """Anybody may claim anything of a room that we are not in."""
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE, version="10")
+        await learn_keys(two, ["evil.example"])
+        version = ROOM_VERSIONS[claimed]
+        evil = "@evil:evil.example"
+        invite = build(
+            Draft("m.room.member", evil, {"membership": "invite"}, BOB),
+            version=version, room_id=room_id, prev=[], auth=[], now_ms=two.clock.now_ms(), server="evil.example",
+            key=key_of("evil.example"), assigned_id="$x:evil.example",
+        )  # fmt: skip
+        await two.rooms.resident.take_invite(
+            "evil.example", room_id, invite.event_id,
+            {"room_version": claimed, "event": dict(invite.source), "invite_room_state": []}, user_exists=True,
+        )  # fmt: skip
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        assert two.head(room_id).version.identifier == "10"
+        await two.say(room_id, "hello", BOB)
+        await settle(one.clock, two.clock, seconds=1)
+        assert two.timeline(room_id)[-1] == one.timeline(room_id)[-1]
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        assert two.head(room_id).version.identifier == "10"
+        assert two.state(room_id) == one.state(room_id)
+
+
+async def test_an_invite_from_elsewhere(tmp_path: Path) -> None:
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        body = {"username": "bob", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        assert body
+        await two.app._users.accounts.create(BOB, "correct horse battery")
+        room_id = await one.create(ALICE, preset="private_chat", name="secret")
+        await one.rooms.memberships.invite(ALICE, room_id, BOB)
+        assert one.membership(room_id, BOB) == "invite"
+        assert not two.head(room_id).resident
+        await two.rooms.memberships.join(BOB, room_id, [])
+        assert two.state(room_id) == one.state(room_id)
+        assert one.membership(room_id, BOB) == "join"
+
+
+async def test_an_invite_turned_down(tmp_path: Path) -> None:
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        await two.app._users.accounts.create(BOB, "correct horse battery")
+        room_id = await one.create(ALICE, preset="private_chat")
+        await one.rooms.memberships.invite(ALICE, room_id, BOB)
+        await two.rooms.memberships.leave(BOB, room_id)
+        assert one.membership(room_id, BOB) == "leave"
+        one.assert_head_is_stored(room_id)
