@@ -132,7 +132,8 @@ def build(config: Config, ports: Ports) -> App:
     driver = SqliteDriver(config.database_file)
     migrate(driver)
     database = Database(driver, ports.offload, driver.read(last_position))
-    bus, states, events = Bus(database.last_position), States(), Events()
+    bus = Bus(database.last_position)
+    states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     federation = _federation(config, ports, database, events, key)
     users = UserSystem(config, ports, database, bus)
     rooms = RoomSystem(

@@ -22,10 +22,11 @@ from comity.store.database import Row, Tx
 T = TypeVar("T")
 #: A live event's line is its position shifted by this; history found later goes between.
 LINE_BITS = 24
-#: Events kept in memory, parsed: about 3 KiB each.
-MAX_CACHED_EVENTS = 20_000
-#: Auth edges kept in memory: about 200 bytes each.
-MAX_CACHED_EDGES = 200_000
+#: Events kept in memory, parsed, per megabyte of budget: about 3 KiB each.
+EVENTS_PER_MEGABYTE = 300
+#: Ids and auth edges kept in memory, for each event: about 200 bytes each.
+IDS_PER_EVENT = 4
+DEFAULT_MEGABYTES = 64
 #: Parameters in one IN (...) list.
 MAX_LIST = 500
 
@@ -112,10 +113,12 @@ _COLUMNS = "event_num, event_id, room_num, line, verdict, state_before, state_af
 class Events:
     """Reads events and auth chains; its caches hold what was read and what was decided."""
 
-    def __init__(self) -> None:
-        self._by_number: Bounded[int, StoredEvent] = Bounded(MAX_CACHED_EVENTS)
-        self._numbers: Bounded[str, int] = Bounded(MAX_CACHED_EVENTS * 4)
-        self._edges: Bounded[int, tuple[int, ...]] = Bounded(MAX_CACHED_EDGES)
+    def __init__(self, megabytes: int = DEFAULT_MEGABYTES) -> None:
+        """`megabytes` is the memory for its caches."""
+        events = max(1, megabytes * EVENTS_PER_MEGABYTE)
+        self._by_number: Bounded[int, StoredEvent] = Bounded(events)
+        self._numbers: Bounded[str, int] = Bounded(events * IDS_PER_EVENT)
+        self._edges: Bounded[int, tuple[int, ...]] = Bounded(events * IDS_PER_EVENT)
         #: Decided and not on disk yet: found whatever is evicted.
         self._pending: dict[int, StoredEvent] = {}
         self._pending_ids: dict[str, int] = {}

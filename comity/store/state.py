@@ -22,10 +22,11 @@ LEAF = 64
 #: Children of an inner page. Narrower than a leaf: a change rewrites a path, and names are long.
 FAN = 16
 NAME_BYTES = 12
-#: Decoded pages kept in memory: about a kilobyte each.
-MAX_CACHED_PAGES = 40_000
-#: (room, type, state key) -> slot and back, kept in memory: about 300 bytes each.
-MAX_CACHED_SLOTS = 200_000
+#: Decoded pages kept in memory, per megabyte of budget: about a kilobyte each.
+PAGES_PER_MEGABYTE = 1_000
+#: (room, type, state key) -> slot and back, kept in memory: about 300 bytes each way.
+SLOTS_PER_MEGABYTE = 1_600
+DEFAULT_MEGABYTES = 64
 #: The empty state.
 EMPTY = b""
 _ABSENT = bytes(NAME_BYTES)
@@ -78,12 +79,14 @@ def _capacity(level: int) -> int:
 class States:
     """Reads and makes state pages and slots; the caches of both live here."""
 
-    def __init__(self) -> None:
-        self._pages: Bounded[bytes, Page] = Bounded(MAX_CACHED_PAGES)
+    def __init__(self, megabytes: int = DEFAULT_MEGABYTES) -> None:
+        """`megabytes` is the memory for its caches: half for pages, half for slots."""
+        self._pages: Bounded[bytes, Page] = Bounded(max(1, megabytes * PAGES_PER_MEGABYTE // 2))
         #: Pages of decisions that are not on disk yet: they must be found whatever is evicted.
         self._pending: dict[bytes, Page] = {}
-        self._slots: Bounded[tuple[int, str, str], int] = Bounded(MAX_CACHED_SLOTS)
-        self._keys: Bounded[tuple[int, int], StateKey] = Bounded(MAX_CACHED_SLOTS)
+        slots = max(1, megabytes * SLOTS_PER_MEGABYTE // 2)
+        self._slots: Bounded[tuple[int, str, str], int] = Bounded(slots)
+        self._keys: Bounded[tuple[int, int], StateKey] = Bounded(slots)
         #: Slots of decisions that are not on disk yet.
         self._pending_slots: dict[tuple[int, str, str], int] = {}
 

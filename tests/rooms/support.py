@@ -192,9 +192,7 @@ class Place:
 
         def read(tx: Tx) -> dict[StateKey, Event]:
             numbers = [number for _, number in parts.states.items(tx, head.state)]
-            return {
-                stored.event.key: stored.event for stored in parts.events.load(tx, numbers).values()
-            }
+            return {stored.event.key: stored.event for stored in parts.events.load(tx, numbers).values()}
 
         return self.database.read_now(read)
 
@@ -238,7 +236,8 @@ class Place:
         return self.database.read_now(
             lambda tx: list(
                 events.load(
-                    tx, [row[0] for row in tx.all("SELECT event_num FROM events WHERE room_num = ?", (number,))]
+                    tx,
+                    [row[0] for row in tx.all("SELECT event_num FROM events WHERE room_num = ?", (number,))],
                 ).values()
             )
         )

@@ -95,13 +95,19 @@ async def test_an_invite_does_not_decide_what_version_a_room_has(tmp_path: Path,
         evil = "@evil:evil.example"
         invite = build(
             Draft("m.room.member", evil, {"membership": "invite"}, BOB),
-            version=version, room_id=room_id, prev=[], auth=[], now_ms=two.clock.now_ms(), server="evil.example",
-            key=key_of("evil.example"), assigned_id="$x:evil.example",
-        )  # fmt: skip
+            version=version,
+            room_id=room_id,
+            prev=[],
+            auth=[],
+            now_ms=two.clock.now_ms(),
+            server="evil.example",
+            key=key_of("evil.example"),
+            assigned_id="$x:evil.example",
+        )
+        asked = {"room_version": claimed, "event": dict(invite.source), "invite_room_state": []}
         await two.rooms.resident.take_invite(
-            "evil.example", room_id, invite.event_id,
-            {"room_version": claimed, "event": dict(invite.source), "invite_room_state": []}, user_exists=True,
-        )  # fmt: skip
+            "evil.example", room_id, invite.event_id, asked, user_exists=True
+        )
         await two.rooms.memberships.join(BOB, room_id, [ONE])
         assert two.head(room_id).version.identifier == "10"
         await two.say(room_id, "hello", BOB)
@@ -114,8 +120,6 @@ async def test_an_invite_does_not_decide_what_version_a_room_has(tmp_path: Path,
 
 async def test_an_invite_from_elsewhere(tmp_path: Path) -> None:
     async with places(tmp_path, ONE, TWO) as (one, two):
-        body = {"username": "bob", "password": "correct horse", "auth": {"type": "m.login.dummy"}}
-        assert body
         await two.app._users.accounts.create(BOB, "correct horse battery")
         room_id = await one.create(ALICE, preset="private_chat", name="secret")
         await one.rooms.memberships.invite(ALICE, room_id, BOB)

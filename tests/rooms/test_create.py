@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ from tests.rooms.support import ALICE, AMY, BOB, Place, a_place
 
 VERSIONS = ("1", "6", "10", "11", "12")
 TABLES = (
-    "rooms", "events", "state_slots", "state_pages", "forward_extremities", "memberships", "local_memberships",
-    "aliases", "room_heads",
-)  # fmt: skip
+    "rooms",
+    "events",
+    "state_slots",
+    "state_pages",
+    "forward_extremities",
+    "memberships",
+    "local_memberships",
+    "aliases",
+    "room_heads",
+)
 PRESETS = {
     "private_chat": ("invite", "shared", "can_join"),
     "trusted_private_chat": ("invite", "shared", "can_join"),
@@ -89,7 +97,7 @@ async def test_the_order_of_the_first_events(tmp_path: Path, version: str) -> No
         assert place.content(room_id, "x.y", "k") == {"a": 1}
         assert place.rooms.directory.local("#al:a.example")[0] == room_id
         # One line of events, each allowed by those before it.
-        for earlier, later in zip(events, events[1:], strict=False):
+        for earlier, later in itertools.pairwise(events):
             assert earlier is not None
             assert later is not None
             assert later.event.prev_event_ids == (earlier.event.event_id,)
@@ -125,7 +133,8 @@ async def test_power_levels_may_be_initial_state(tmp_path: Path, version: str) -
     async with a_place(tmp_path) as place:
         content = {"users": {AMY: 50} if version == "12" else {ALICE: 100, AMY: 50}, "ban": 77}
         room_id = await place.create(
-            version=version, initial_state=[{"type": "m.room.power_levels", "state_key": "", "content": content}]
+            version=version,
+            initial_state=[{"type": "m.room.power_levels", "state_key": "", "content": content}],
         )
         assert place.content(room_id, "m.room.power_levels") == content
 
@@ -141,7 +150,9 @@ async def test_additional_creators(tmp_path: Path) -> None:
         assert create["room_version"] == "12"
         wrong: tuple[object, ...] = ("x", ["not a user"], [1])
         for value in wrong:
-            assert (await refused(place, version="12", creation_content={"additional_creators": value}))[0] == 400
+            assert (await refused(place, version="12", creation_content={"additional_creators": value}))[
+                0
+            ] == 400
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -165,7 +176,9 @@ async def test_what_is_not_allowed_leaves_nothing_behind(tmp_path: Path, version
         lost = {"users": {BOB: 100}, "users_default": 0}
         if version != "12":
             # Nobody who is here could do anything.
-            assert (await refused(place, version=version, power_level_content_override=lost, name="x"))[0] in (
+            assert (await refused(place, version=version, power_level_content_override=lost, name="x"))[
+                0
+            ] in (
                 400,
                 403,
             )

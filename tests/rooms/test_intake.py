@@ -57,7 +57,16 @@ async def test_what_is_malformed_or_forged_is_dropped(tmp_path: Path) -> None:
         source = {name: part for name, part in honest.source.items() if name not in ("hashes", "signatures")}
         impostor = sign_event(branch.version, {**source, "depth": 99}, "b.example", key_of("c.example"))
         by_another = sign_event(branch.version, {**source, "depth": 98}, "c.example", key_of("c.example"))
-        junk: list[Any] = [1, None, "x", [], {}, {"room_id": room_id}, {"room_id": 1}, {**honest.source, "depth": -1}]
+        junk: list[Any] = [
+            1,
+            None,
+            "x",
+            [],
+            {},
+            {"room_id": room_id},
+            {"room_id": 1},
+            {**honest.source, "depth": -1},
+        ]
         answer = await place.rooms.intake.receive(
             "b.example", "t", [unsigned, dict(impostor.source), dict(by_another.source), *junk]
         )
@@ -162,9 +171,14 @@ async def test_events_of_another_room_are_no_state_of_this_one(tmp_path: Path, v
         assert stored is not None
         held = {item.event.event_id for item in place.all_events(room_id)}
         states = place.rooms.writer._rooms.states
-        numbers = place.database.read_now(lambda tx: [n for _, n in states.items(tx, stored.state_before or b"")])
+        numbers = place.database.read_now(
+            lambda tx: [n for _, n in states.items(tx, stored.state_before or b"")]
+        )
         events = place.rooms.writer._rooms.events
-        assert {item.event.event_id for item in place.database.read_now(lambda tx: events.load(tx, numbers)).values()} <= held
+        assert {
+            item.event.event_id
+            for item in place.database.read_now(lambda tx: events.load(tx, numbers)).values()
+        } <= held
         assert hidden.event_id not in held
         gaps = place.database.read_now(lambda tx: tx.all("SELECT missing FROM gaps"))
         assert [orjson.loads(row[0]) for row in gaps] == [[hidden.event_id]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ async def status(attempt: Awaitable[object]) -> int:
     return 200
 
 
-async def a_room(place: Place, **fields: object) -> str:
+async def a_room(place: Place, **fields: Any) -> str:
     """A room of Alice with Amy in it."""
     room_id = await place.create(**fields)
     await place.rooms.memberships.join(AMY, room_id, [])

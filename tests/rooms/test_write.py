@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ async def test_messages_sent_at_once_make_one_line(tmp_path: Path, version: str)
         ids = await asyncio.gather(*(place.say(room_id, str(number)) for number in range(50)))
         assert len(set(ids)) == 50
         timeline = place.timeline(room_id)
-        for earlier, later in zip(timeline, timeline[1:], strict=False):
+        for earlier, later in itertools.pairwise(timeline):
             stored = place.stored(later)
             assert stored is not None
             assert stored.event.prev_event_ids == (earlier,)
@@ -77,11 +78,17 @@ async def test_the_same_state_again_is_the_same_event(tmp_path: Path, version: s
         room_id = await place.create(version=version)
         first = await place.send(room_id, ALICE, "m.room.topic", {"topic": "a", "n": {"x": 1, "y": 2}}, "")
         count = place.count("events")
-        assert await place.send(room_id, ALICE, "m.room.topic", {"n": {"y": 2, "x": 1}, "topic": "a"}, "") == first
+        assert (
+            await place.send(room_id, ALICE, "m.room.topic", {"n": {"y": 2, "x": 1}, "topic": "a"}, "")
+            == first
+        )
         assert place.count("events") == count
         assert await place.send(room_id, ALICE, "m.room.topic", {"topic": "b"}, "") != first
         # Once it was something else, setting it back is news.
-        assert await place.send(room_id, ALICE, "m.room.topic", {"topic": "a", "n": {"x": 1, "y": 2}}, "") != first
+        assert (
+            await place.send(room_id, ALICE, "m.room.topic", {"topic": "a", "n": {"x": 1, "y": 2}}, "")
+            != first
+        )
 
 
 async def test_the_same_state_again_waits_for_the_disk_too(tmp_path: Path) -> None:
@@ -106,11 +113,15 @@ async def test_who_may_not_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         room_id = await place.create()
         await place.rooms.memberships.join(AMY, room_id, [])
         state, count = place.state(room_id), place.count("events")
-        assert await refused(place.send(room_id, AMY, "m.room.topic", {"topic": "x"}, "")) == (403, "M_FORBIDDEN")
+        assert await refused(place.send(room_id, AMY, "m.room.topic", {"topic": "x"}, "")) == (
+            403,
+            "M_FORBIDDEN",
+        )
         assert await refused(place.say(room_id, "x", f"@zoe:{AMY[5:]}")) == (403, "M_FORBIDDEN")
-        assert await refused(
-            place.send(room_id, AMY, "m.room.member", {"membership": "join"}, ALICE)
-        ) == (403, "M_FORBIDDEN")
+        assert await refused(place.send(room_id, AMY, "m.room.member", {"membership": "join"}, ALICE)) == (
+            403,
+            "M_FORBIDDEN",
+        )
         assert await refused(place.send(room_id, AMY, "x.y", {}, ALICE)) == (403, "M_FORBIDDEN")
         assert (place.state(room_id), place.count("events")) == (state, count)
         await place.say(room_id, "still well", AMY)

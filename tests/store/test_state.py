@@ -30,7 +30,17 @@ from comity.store.state import (
 from tests.store.support import a_driver, write
 
 #: Slots around every boundary of the tree's levels, and far apart.
-EDGES = [0, 1, LEAF - 1, LEAF, LEAF * FAN - 1, LEAF * FAN, LEAF * FAN**2 - 1, LEAF * FAN**2, LEAF * FAN**3 + 5]
+EDGES = [
+    0,
+    1,
+    LEAF - 1,
+    LEAF,
+    LEAF * FAN - 1,
+    LEAF * FAN,
+    LEAF * FAN**2 - 1,
+    LEAF * FAN**2,
+    LEAF * FAN**3 + 5,
+]
 SLOTS = st.one_of(st.sampled_from(EDGES), st.integers(0, 300), st.integers(0, 200_000))
 #: 0 removes; the others need every width of a packed leaf.
 NUMBERS = st.one_of(st.just(0), st.integers(1, 255), st.integers(1, 2**17), st.integers(1, 2**47))
