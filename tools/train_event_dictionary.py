@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import string
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import zstandard
@@ -21,9 +22,10 @@ from comity.protocol.signing import SigningKey
 SAMPLES = 6_000
 DICTIONARY_BYTES = 16_384
 WORDS = (
-    "the of and to in is that it for was on are as with they at this have from or had by but some what there we can "
-    "out other were all your when up use word how said each she which do their time if will way about many then them "
-    "would write like these her long make thing see him two has look more day could go come did my sound no most who"
+    "the of and to in is that it for was on are as with they at this have from or had by but some what there "
+    "we can out other were all your when up use word how said each she which do their time if will way about "
+    "many then them would write like these her long make thing see him two has look more day could go come "
+    "did my sound no most who"
 ).split()
 
 
@@ -73,6 +75,11 @@ def _draft(chance: random.Random, user: str) -> Draft:
         return Draft("m.reaction", user, relation)
     if kind < 0.95:
         return Draft("m.room.redaction", user, {"reason": text}, redacts="$" + _hash(chance))
+    event_type, body = chance.choice(_state(chance, user, text))
+    return Draft(event_type, user, body, state_key="")
+
+
+def _state(chance: random.Random, user: str, text: str) -> Sequence[tuple[str, Mapping[str, object]]]:
     levels = {
         "ban": 50,
         "events": {
@@ -94,7 +101,7 @@ def _draft(chance: random.Random, user: str) -> Draft:
         "users_default": 0,
         "historical": 100,
     }
-    state: list[tuple[str, dict[str, object]]] = [
+    return [
         ("m.room.power_levels", levels),
         ("m.room.topic", {"topic": text}),
         ("m.room.name", {"name": text[:30]}),
@@ -104,8 +111,6 @@ def _draft(chance: random.Random, user: str) -> Draft:
         ("m.room.create", {"creator": user, "room_version": "10", "m.federate": True}),
         ("m.room.canonical_alias", {"alias": f"#{_name(chance, 3, 9)}:{_name(chance, 4, 9)}.org"}),
     ]
-    event_type, body = chance.choice(state)
-    return Draft(event_type, user, body, state_key="")
 
 
 def main(number: int) -> None:

@@ -63,7 +63,9 @@ def add(
     presence.routes(router, guard, users.ephemeral)
     keys.routes(router, guard, users.keys, users.to_device, _position)
     services.routes(router, guard)
-    RoomsApi(rooms.creator, rooms.memberships, rooms.directory, users.profiles).routes(router, guard)
+    RoomsApi(rooms.creator, rooms.memberships, rooms.directory, users.profiles, users.limits).routes(
+        router, guard
+    )
     EventsApi(rooms.writer, rooms.directory, users.limits).routes(router, guard)
     DirectoryApi(rooms.directory).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)

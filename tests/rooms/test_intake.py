@@ -13,7 +13,8 @@ from comity.protocol.errors import MatrixError
 from comity.protocol.event import Event
 from comity.protocol.signing import sign_event
 from comity.rooms.graft import Cutting
-from comity.store import queues
+from comity.store import heads, queues
+from comity.store import rooms as stored_rooms
 from comity.store.events import ACCEPTED, REJECTED
 from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place, settle
 from tests.rules.rooms import Room, key_of
@@ -101,10 +102,10 @@ async def test_the_acl_holds_for_transactions_and_invites(tmp_path: Path) -> Non
         assert place.stored(event.event_id) is None
         invite = branch.membership(BOB, "invite", "@amy:a.example")
         with pytest.raises(MatrixError) as caught:
+            asked = {"room_version": "10", "event": dict(invite.source), "invite_room_state": []}
             await place.rooms.resident.take_invite(
-                "b.example", room_id, invite.event_id,
-                {"room_version": "10", "event": dict(invite.source), "invite_room_state": []}, user_exists=True,
-            )  # fmt: skip
+                "b.example", room_id, invite.event_id, asked, user_exists=True
+            )
         assert (caught.value.status, caught.value.code) == (403, "M_FORBIDDEN")
 
 
@@ -160,11 +161,8 @@ async def test_events_of_another_room_are_no_state_of_this_one(tmp_path: Path, v
         event = branch.send(BOB, "m.room.message", {"body": "after a gap"})
         own = list(place.state(room_id).values())
         cutting = Cutting([event], {}, {event.event_id: [*own, *foreign]})
-        grafter, decisions = place.rooms.staging._grafter, place.rooms.staging._decisions
         before = place.state(room_id)
-        await decisions.make(
-            lambda: place.head(room_id), lambda tx, batch: grafter.decide(tx, batch, cutting)
-        )
+        await graft(place, room_id, cutting)
         assert place.verdict(event.event_id) == ACCEPTED
         assert place.state(room_id) == before
         stored = place.stored(event.event_id)
@@ -182,6 +180,74 @@ async def test_events_of_another_room_are_no_state_of_this_one(tmp_path: Path, v
         assert hidden.event_id not in held
         gaps = place.database.read_now(lambda tx: tx.all("SELECT missing FROM gaps"))
         assert [orjson.loads(row[0]) for row in gaps] == [[hidden.event_id]]
+
+
+async def hold_as_outlier(place: Place, room_id: str, event: Event) -> None:
+    """Have an event for authorization only, as a part of somebody's state."""
+    await place.rooms.staging._decisions.make(
+        lambda: place.head(room_id), lambda tx, batch: batch.add_outlier(tx, event)
+    )
+
+
+async def graft(place: Place, room_id: str, cutting: Cutting) -> None:
+    """Join events to the graph as they come from another server."""
+    grafter = place.rooms.staging._grafter
+    await place.rooms.staging._decisions.make(
+        lambda: place.head(room_id), lambda tx, batch: grafter.decide(tx, batch, cutting)
+    )
+
+
+async def test_a_former_outlier_has_its_place_in_the_order_of_the_graph(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place)
+        first = branch.join(BOB, displayname="first")
+        second = branch.join(BOB, displayname="second")
+        third = branch.send(BOB, "m.room.message", {"body": "third"})
+        await hold_as_outlier(place, room_id, second)
+        results = await place.receive("b.example", first, second, third)
+        assert results == {event.event_id: {} for event in (first, second, third)}
+        assert place.count("staged_events") == 0
+        assert place.timeline(room_id)[-3:] == [first.event_id, second.event_id, third.event_id]
+        place.assert_head_is_stored(room_id)
+        head = place.head(room_id)
+        assert list(head.extremities) == [third.event_id]
+        now = place.database.last_committed
+        assert place.database.read_now(lambda tx: heads.at(tx, head.number, now)) == head.state
+        member = place.database.read_now(lambda tx: stored_rooms.member(tx, head.number, BOB))
+        stored = place.stored(second.event_id)
+        assert member is not None
+        assert stored is not None
+        assert member.event_num == stored.number
+
+
+async def test_a_redacted_outlier_stays_redacted_when_it_comes_again(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place)
+        fork = branch.fork()
+        target = fork.send(BOB, "x.own", {"body": "secret"}, BOB)
+        await hold_as_outlier(place, room_id, target)
+        await place.accept(branch.send(BOB, "m.room.redaction", {}, redacts=target.event_id))
+        await place.accept(target)
+        for stored in (place.stored(target.event_id), place.at_rest(target.event_id)):
+            assert stored is not None
+            assert stored.event.content == {}
+            assert not stored.is_outlier
+
+
+async def test_an_event_that_fills_a_gap_is_no_end_of_the_graph(tmp_path: Path) -> None:
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place)
+        state = list(place.state(room_id).values())
+        missing = branch.send(BOB, "m.room.message", {"body": "missing"})
+        later = branch.send(BOB, "m.room.message", {"body": "later"})
+        await graft(place, room_id, Cutting([later], {}, {later.event_id: state}))
+        await place.accept(missing)
+        assert list(place.head(room_id).extremities) == [later.event_id]
+        place.assert_head_is_stored(room_id)
+        mine = await place.say(room_id, "mine")
+        stored = place.stored(mine)
+        assert stored is not None
+        assert stored.event.prev_event_ids == (later.event_id,)
 
 
 async def test_a_refused_join_is_not_answered_by_sending_it_again(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_the_current_state_is_asked_only_where_it_is_another(version: str) -> No
 @pytest.mark.parametrize(
     "change",
     [
-        {"type": 1}, {"sender": "bob"}, {"content": []}, {"depth": -1}, {"depth": "1"}, {"origin_server_ts": 1.5},
+        {"type": 1}, {"sender": "bob"}, {"content": []}, {"depth": -1}, {"depth": "1"},
+        {"origin_server_ts": 1.5},
         {"prev_events": "x"}, {"auth_events": [1]}, {"hashes": {}}, {"signatures": []}, {"state_key": 1},
         {"room_id": "x"}, {"content": {"body": "x" * 70_000}}, {"type": "x" * 256},
     ],

@@ -21,7 +21,8 @@ from tests.store.support import open_driver, write
 
 async def main(folder, first):
     driver = open_driver(Path(folder))
-    write(driver, lambda tx: tx.run("CREATE TABLE IF NOT EXISTS pair (n BIGINT, half BIGINT, position BIGINT)"))
+    table = "CREATE TABLE IF NOT EXISTS pair (n BIGINT, half BIGINT, position BIGINT)"
+    write(driver, lambda tx: tx.run(table))
     database = Database(driver, ThreadOffload(), driver.read(last_position))
     numbers = iter(range(first, first + 10**9))
 
@@ -60,9 +61,7 @@ def test_what_was_acknowledged_survives(tmp_path: Path, seed: int) -> None:
             cwd=Path(__file__).parents[2],
         )
         assert process.stdout is not None
-        lines: list[bytes] = []
-        for _ in range(chance.randrange(1, 400)):
-            lines.append(process.stdout.readline())
+        lines = [process.stdout.readline() for _ in range(chance.randrange(1, 400))]
         process.kill()
         lines += process.stdout.readlines()
         process.stdout.close()

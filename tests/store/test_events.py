@@ -53,7 +53,8 @@ def closure(graph: dict[int, tuple[int, ...]], starts: set[int]) -> set[int]:
 
 def store_graph(tx: Tx, graph: dict[int, tuple[int, ...]]) -> None:
     tx.many(
-        "INSERT INTO events (event_num, event_id, room_num, type, sender, depth, origin_server_ts, auth, json) "
+        "INSERT INTO events "
+        "(event_num, event_id, room_num, type, sender, depth, origin_server_ts, auth, json) "
         "VALUES (?, ?, 1, 'm', '@a:b', 1, 1, ?, ?)",
         [(number, f"${number}", pack_numbers(auth), b"") for number, auth in graph.items()],
     )

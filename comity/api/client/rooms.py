@@ -14,6 +14,7 @@ from comity.rooms.create import MAX_INVITES, Creator, NewRoom
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
 from comity.users.profile import Profiles, member_content
+from comity.users.rate_limits import JOINS, RateLimits
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +23,14 @@ class RoomsApi:
     """Routes that make rooms and change memberships."""
 
     def __init__(
-        self, creator: Creator, memberships: Memberships, directory: Directory, profiles: Profiles
+        self,
+        creator: Creator,
+        memberships: Memberships,
+        directory: Directory,
+        profiles: Profiles,
+        rate_limits: RateLimits,
     ) -> None:
+        self._rate_limits = rate_limits
         self._creator = creator
         self._memberships = memberships
         self._directory = directory
@@ -47,6 +54,7 @@ class RoomsApi:
     async def create(self, call: Call) -> Response:
         """POST /createRoom."""
         user_id = call.requester.user_id
+        self._rate_limits.check(JOINS, user_id)
         body = call.json_or_empty()
         invite = _list(body, "invite", str)
         if len(invite) > MAX_INVITES or not all(identifiers.is_user_id(user) for user in invite):
@@ -80,6 +88,7 @@ class RoomsApi:
 
     async def join(self, call: Call) -> Response:
         """POST /join/{roomIdOrAlias} and /rooms/{roomId}/join."""
+        self._rate_limits.check(JOINS, call.requester.user_id)
         target = call.parameters.get("roomIdOrAlias") or call.parameters["roomId"]
         body = call.json_or_empty()
         via = [*call.query_all("via"), *call.query_all("server_name")]
@@ -107,6 +116,7 @@ class RoomsApi:
 
     async def invite(self, call: Call) -> Response:
         """POST /rooms/{roomId}/invite."""
+        self._rate_limits.check(JOINS, call.requester.user_id)
         if "medium" in call.json():
             raise MatrixError(
                 403, "M_THREEPID_DENIED", "Invites to third-party identifiers are not offered here"
