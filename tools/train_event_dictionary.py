@@ -116,7 +116,7 @@ def _state(chance: random.Random, user: str, text: str) -> Sequence[tuple[str, M
 def main(number: int) -> None:
     """Write `event_dictionary_NUMBER.bin` beside the module that uses it."""
     chance = random.Random(number)
-    samples = []
+    samples: list[bytes | bytearray | memoryview] = []
     for _ in range(SAMPLES):
         version = ROOM_VERSIONS[chance.choice(["1", "6", "9", "10", "10", "11", "11", "12", "12", "12"])]
         server = f"{_name(chance, 4, 10)}.{chance.choice(['org', 'com', 'net', 'de', 'chat'])}"
@@ -142,7 +142,7 @@ def main(number: int) -> None:
             assigned_id="$" + _hash(chance) + ":x",
         )
         samples.append(event.encoded)
-    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, samples)
+    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, list(samples))
     path = Path(__file__).parent.parent / "comity" / "store" / f"event_dictionary_{number}.bin"
     path.write_bytes(dictionary.as_bytes())
     packer = zstandard.ZstdCompressor(level=3, dict_data=dictionary)

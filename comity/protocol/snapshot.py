@@ -66,14 +66,15 @@ def judge(room_id: str, state_ids: Sequence[str], events: Mapping[str, Event]) -
     create = creates[0]
     if create.content.get("room_version", "1") != create.version.identifier:
         raise SnapshotError("The create event is of another room version")
-    ordered = [event for event in _in_auth_order(events) if event.room_id == room_id]
-    held = {event.event_id for event in ordered}
+    held: dict[str, Event] = {}
+    for event in _in_auth_order(events):
+        # What lacks an auth event cannot be judged: it is left out, not rejected for ever, or whoever
+        # answers could make us reject what is true by keeping something back.
+        if event.room_id == room_id and all(auth_id in held for auth_id in event.auth_event_ids):
+            held[event.event_id] = event
     rejected: dict[str, str] = {}
     implied = create if create.version.room_id_is_create_hash else None
-    for event in ordered:
-        if any(auth_id not in held for auth_id in event.auth_event_ids):
-            rejected[event.event_id] = "An auth event is missing"
-            continue
+    for event in held.values():
         auth_events = [events[auth_id] for auth_id in event.auth_event_ids]
         denied = check_auth_events(event, auth_events, rejected.__contains__, create)
         if denied is None:
@@ -92,4 +93,4 @@ def judge(room_id: str, state_ids: Sequence[str], events: Mapping[str, Event]) -
         state[event.key] = event
     if state.get(("m.room.create", "")) is not create:
         raise SnapshotError("The create event is not part of the state")
-    return Snapshot(ordered, rejected, state)
+    return Snapshot(list(held.values()), rejected, state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
@@ -162,6 +163,7 @@ class Backfill:
             if stored is None or stored.state_before is None:
                 missing[event_id] = None
         number = batch.room.number
+        batch.also.append(lambda tx: tx.after_commit(partial(setattr, batch.room, "missing", None)))
         if missing:
             moved = Gap(first if decided else gap.line, first if decided else gap.next_line, tuple(missing))
             batch.also.append(lambda tx: stored_rooms.put_gap(tx, number, moved))

@@ -70,6 +70,8 @@ class Batch:
         self.decided: list[Decided] = []
         self.outliers: list[NewEvent] = []
         self.placed: list[tuple[int, Decided]] = []
+        #: Both of these: a former outlier's number says nothing about its place.
+        self._in_order: list[Decided] = []
         self.pages: NewPages = {}
         self.slots: dict[StateKey, int] = {}
         self.redactions: list[Redaction] = []
@@ -233,6 +235,7 @@ class Batch:
             stored,
             gap=gap,
         )
+        self._in_order.append(decided)
         if held is not None:
             self.placed.append((number, decided))
         else:
@@ -243,11 +246,7 @@ class Batch:
 
     def all_decided(self) -> list[Decided]:
         """Every event that gets a place in the timeline, in the order of decision."""
-        if not self.placed:
-            return self.decided
-        return sorted(
-            [*self.decided, *(decided for _, decided in self.placed)], key=lambda decided: decided.new.number
-        )
+        return self._in_order
 
     def _move_head(self, tx: Tx, decided: Decided) -> None:
         room, event, new = self.room, decided.new.event, decided.new
@@ -255,14 +254,24 @@ class Batch:
         for event_id in event.prev_event_ids:
             room.extremities.pop(event_id, None)
         after = new.state_after if new.state_after is not None else b""
-        room.extremities[event.event_id] = Extremity(new.number, reference_to(event), after)
+        # One that comes late, to fill a gap, is followed by what is held already: no end of the graph.
+        if not room.extremities or event.event_id not in self._missing(tx):
+            room.extremities[event.event_id] = Extremity(new.number, reference_to(event), after)
         if len(room.extremities) == 1:
-            room.state = after
+            room.state = next(iter(room.extremities.values())).state_after
         else:
             room.state = self.merge(tx, [extremity.state_after for extremity in room.extremities.values()])
+        if decided.gap:
+            self._missing(tx).update(decided.gap)
         if room.state != before:
             decided.head_state = room.state
             decided.members = self._member_changes(tx, before, room.state)
+
+    def _missing(self, tx: Tx) -> set[str]:
+        """The ids that the room's gaps name, kept with the head."""
+        if self.room.missing is None:
+            self.room.missing = stored_rooms.missing(tx, self.room.number)
+        return self.room.missing
 
     def _member_changes(self, tx: Tx, before: bytes, after: bytes) -> list[MemberChange]:
         changes = []

@@ -52,6 +52,8 @@ class Room:
     unsettled: int = 0
     #: The newest decision's way to the disk; what stands on it is no sooner there.
     last_write: asyncio.Future[int] | None = None
+    #: Ids of events that are pointed to and not held (the room's gaps); None: not looked up.
+    missing: set[str] | None = None
     #: Whether other servers are owed what happens here, as of the last write; None: not looked up.
     has_audience: bool | None = None
     #: Servers with joined users, for wake-ups; None until asked for.

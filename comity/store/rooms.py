@@ -114,6 +114,14 @@ def put_gap(tx: Tx, room_num: int, gap: Gap) -> None:
     )
 
 
+def missing(tx: Tx, room_num: int) -> set[str]:
+    """The ids that all gaps of the room name."""
+    found: set[str] = set()
+    for row in tx.all("SELECT missing FROM gaps WHERE room_num = ?", (room_num,)):
+        found.update(orjson.loads(row[0]))
+    return found
+
+
 def close_gap(tx: Tx, room_num: int, line: int) -> None:
     """Nothing is missing there any more."""
     tx.run("DELETE FROM gaps WHERE room_num = ? AND line = ?", (room_num, line))
