@@ -130,14 +130,27 @@ class Call:
     def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises 400 M_NOT_JSON or M_BAD_JSON, 413 M_TOO_LARGE."""
         if self._json is None:
+            value = self.deep_json()
+            try:
+                canonical_json.check_nesting(value)
+            except canonical_json.CanonicalJsonError as error:
+                self._json = None
+                raise MatrixError(400, "M_NOT_JSON", str(error)) from None
+        return self.deep_json()
+
+    def deep_json(self) -> dict[str, Any]:
+        """As `json`, but nested as deep as JSON goes.
+
+        For bodies of other servers' events: one event that is nested too deep is dropped by
+        itself, and must not make a whole transaction unreadable.
+        """
+        if self._json is None:
             if self.request.body_too_large:
                 raise too_large("The request body is too large")
             try:
-                value = canonical_json.parse(self.request.body)
-                canonical_json.check_nesting(value)
+                self._json = canonical_json.parse(self.request.body)
             except canonical_json.CanonicalJsonError as error:
                 raise MatrixError(400, "M_NOT_JSON", str(error)) from None
-            self._json = value
         if not isinstance(self._json, dict):
             raise bad_json("The request body is not a JSON object")
         return self._json

@@ -39,7 +39,7 @@ class OriginGuard:
         if len(authorizations) > MAX_AUTHORIZATIONS:
             raise unauthorized("The request has too many Authorization headers")
         origin = self._checked_origin(authorizations)
-        content = call.json() if request.body or request.body_too_large else None
+        content = call.deep_json() if request.body or request.body_too_large else None
         target = f"{request.path}?{request.query}" if request.query else request.path
         # COMPAT: the header may lack the destination; what is signed has it nevertheless.
         message = request_object(request.method, target, origin, self._server_name, content)

@@ -101,8 +101,8 @@ async def test_the_acl_holds_for_transactions_and_invites(tmp_path: Path) -> Non
         assert "error" in (await place.receive("b.example", event))[event.event_id]
         assert place.stored(event.event_id) is None
         invite = branch.membership(BOB, "invite", "@amy:a.example")
+        asked = {"room_version": "10", "event": dict(invite.source), "invite_room_state": []}
         with pytest.raises(MatrixError) as caught:
-            asked = {"room_version": "10", "event": dict(invite.source), "invite_room_state": []}
             await place.rooms.resident.take_invite(
                 "b.example", room_id, invite.event_id, asked, user_exists=True
             )
