@@ -87,7 +87,7 @@ class Batch:
         self._states = rooms.states
         self._events = rooms.events
         self.state_before_all = room.state
-        self._before = (room.state, dict(room.extremities), room.resident, room.next_slot)
+        self._before = (room.version, room.state, dict(room.extremities), room.resident, room.next_slot)
         self.extremities_before = frozenset(extremity.number for extremity in room.extremities.values())
         #: The state and the extremities that are stored with the batch.
         self.head = (room.state, self.extremities_before)
@@ -117,7 +117,8 @@ class Batch:
     def undo(self) -> None:
         """Take everything back: nothing of the batch was or will be stored."""
         room = self.room
-        room.state, room.extremities, room.resident, room.next_slot = self._before
+        room.version, room.state, room.extremities, room.resident, room.next_slot = self._before
+        self._events.know_room(room.number, room.version)
         for new in self.new_events():
             self._events.release(new.number)
         for number, _ in self.placed:
@@ -313,9 +314,12 @@ class Batch:
     def apply_awaited(self, tx: Tx, decided: Sequence[Decided]) -> None:
         """Redactions that came before these events take effect on them now."""
         ids = {item.new.event.event_id: item for item in decided}
+        stored = stored_rooms.awaited_redactions(tx, list(ids))
+        if stored:
+            self.also.append(lambda tx: stored_rooms.forget_awaited(tx, list(ids)))
         here = [(redacts, number) for redacts, number in self.awaited if redacts in ids]
         self.awaited = [pair for pair in self.awaited if pair[0] not in ids]
-        for redacts, number in [*stored_rooms.awaited_redactions(tx, list(ids)), *here]:
+        for redacts, number in [*stored, *here]:
             redaction = self._events.get(tx, number)
             target = ids[redacts]
             if redaction is None or redaction.state_before is None or redaction.verdict != ACCEPTED:

@@ -66,6 +66,11 @@ class Judge:
         whose auth events were selected from the head under this very lock.
         """
         room = batch.room
+        if event.type == "m.room.create" and room.extremities:
+            standing = batch.standing(tx, ("m.room.create", ""))
+            if standing is not None and standing.event_id != event.event_id:
+                # Up to room version 11 the server that the room id names could begin the room anew.
+                return Judged(Verdict(Outcome.REJECT, event, "The room has been created already"), b"")
         admission = Admission.own(event) if just_built else Admission.checked(event)
         root = state_before
         while True:

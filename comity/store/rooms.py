@@ -427,6 +427,11 @@ def await_redaction(tx: Tx, redacts: str, event_num: int) -> None:
     )
 
 
+def forget_awaited(tx: Tx, event_ids: Sequence[str]) -> None:
+    """The targets are here: nothing waits for them any more."""
+    tx.many("DELETE FROM pending_redactions WHERE redacts = ?", [(event_id,) for event_id in event_ids])
+
+
 def awaited_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int]]:
     """(target, redaction's number) of redactions that wait for one of these events."""
     found: list[tuple[str, int]] = []

@@ -79,9 +79,7 @@ async def test_send_join(calls: Calls, peer: PeerServer, own_key: SigningKey) ->
 
 
 @pytest.mark.parametrize("refusal", [(404, b"not found"), (404, UNRECOGNIZED), (400, UNRECOGNIZED)])
-async def test_send_join_to_an_older_server(
-    calls: Calls, peer: PeerServer, refusal: tuple[int, Any]
-) -> None:
+async def test_send_join_to_an_older_server(calls: Calls, peer: PeerServer, refusal: tuple[int, Any]) -> None:
     event = a_join()
     peer.on("PUT", path(f"{V2}/send_join", ROOM, event.event_id), *refusal)
     answer = [200, {"state": [{"a": 1}], "auth_chain": [], "event": None}]

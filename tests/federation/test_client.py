@@ -29,7 +29,7 @@ def test_path_encodes_every_segment() -> None:
     assert path("/_matrix/x", "!a/b:c", "$ü?") == "/_matrix/x/%21a%2Fb%3Ac/%24%C3%BC%3F"
 
 
-@pytest.mark.parametrize("content", [None, {}, {"zebra": [1, {"é": None}], "a": "\u2028\""}])
+@pytest.mark.parametrize("content", [None, {}, {"zebra": [1, {"é": None}], "a": '\u2028"'}])
 def test_the_signed_bytes_are_the_canonical_json_of_the_request(content: dict[str, Any] | None) -> None:
     body = None if content is None else canonical_json.encode(content)
     expected = canonical_json.encode(request_object("PUT", "/x?y=%20", "a.example", "b.example:1", content))

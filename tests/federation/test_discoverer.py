@@ -57,9 +57,7 @@ async def test_delegation_by_well_known_then_srv(
     )
 
 
-async def test_no_well_known_and_no_srv_is_port_8448(
-    discoverer: Discoverer, names: TableResolver
-) -> None:
+async def test_no_well_known_and_no_srv_is_port_8448(discoverer: Discoverer, names: TableResolver) -> None:
     assert await discoverer.endpoints("example.org") == (
         Endpoint("example.org", 8448, "example.org", "example.org"),
     )

@@ -249,9 +249,7 @@ async def test_a_changed_request_does_not_pass(keyring: Keyring, peer: PeerServe
         await keyring.verify_request("other.example", authorization, message)
 
 
-async def test_expired_keys_sign_no_requests(
-    keyring: Keyring, peer: PeerServer, clock: ManualClock
-) -> None:
+async def test_expired_keys_sign_no_requests(keyring: Keyring, peer: PeerServer, clock: ManualClock) -> None:
     authorization, message = a_request(peer)
     peer.valid_until = clock.now_ms() - 1
     assert "expired" in await refusal(keyring, authorization, message)

@@ -439,9 +439,7 @@ async def test_old_rows_are_pruned_and_the_long_dead_hold_back_little(
     assert rows() == 0
 
 
-async def test_stopping_lets_a_transaction_end(
-    outbox: Outbox, rooms: Rooms, peer: PeerServer
-) -> None:
+async def test_stopping_lets_a_transaction_end(outbox: Outbox, rooms: Rooms, peer: PeerServer) -> None:
     await rooms.join(peer.name)
     await outbox.start()
     begun, gate = asyncio.Event(), asyncio.Event()
@@ -478,7 +476,13 @@ async def test_a_transaction_is_known_by_its_events_and_not_by_its_place_alone(
         await side.say(text)
         batch = side.database.read_now(
             lambda tx: transactions.next_batch(
-                tx, side.events, "a.example", after=0, committed=2, limit=50, now=0  # noqa: B023
+                tx,
+                side.events,  # noqa: B023
+                "a.example",
+                after=0,
+                committed=2,
+                limit=50,
+                now=0,
             )
         )
         assert batch is not None

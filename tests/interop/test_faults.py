@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -35,6 +36,8 @@ PACE = 0.03
 STREAMS = 2
 #: How long a client waits before it repeats a request that got no answer.
 RETRY_PAUSE = 0.05
+#: A client that insists is answered by then, whatever befell the server.
+ANSWERED_WITHIN = 60.0
 #: The longest life of the server between two kills, in seconds after it answers again.
 LONGEST_LIFE = 1.2
 
@@ -98,15 +101,19 @@ async def test_this_server_down(near: Homeserver, far: Homeserver, user: MakeUse
 
 async def _insist(client: Client, room: str, text: str) -> str:
     """Send as a client does that wants it said: the same transaction id until there is an answer."""
-    while True:
+    deadline = time.monotonic() + ANSWERED_WITHIN
+    trouble: Exception | None = None
+    while time.monotonic() < deadline:
         try:
             return await client.send(room, text, txn=f"insist {text}")
         except ApiError as error:
             if error.status < 500:
                 raise
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            pass
+            trouble = error
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            trouble = error
         await asyncio.sleep(RETRY_PAUSE)
+    raise AssertionError(f"{text!r} was not answered within {ANSWERED_WITHIN:g} s: {trouble!r}")
 
 
 async def _stream(

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from comity.protocol.auth.rules import authorize
+from comity.protocol.build import Draft, build
 from comity.protocol.event import Event, StateKey
+from comity.protocol.room_versions import ROOM_VERSIONS
 from comity.store.events import ACCEPTED, REJECTED, SOFT_FAILED
 from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place
-from tests.rules.rooms import Room, resolve_states
+from tests.rules.rooms import Room, key_of, resolve_states
 
 DAVE = "@dave:d.example"
 State = dict[StateKey, Event]
@@ -271,3 +273,25 @@ async def test_an_event_again_changes_nothing(tmp_path: Path) -> None:
         await place.accept(event)
         await place.receive("c.example", event, event)
         assert (place.stored_head(room_id), place.count("events"), place.timeline(room_id)) == after
+
+
+async def test_a_room_is_created_once(tmp_path: Path) -> None:
+    """Up to room version 11 the rules would let the room id's own server begin it anew."""
+    async with a_place(tmp_path) as place:
+        room_id, _ = await a_shared_room(place, "10")
+        server = ALICE.partition(":")[2]
+        create = Draft("m.room.create", ALICE, {"creator": ALICE, "room_version": "10", "again": True}, "")
+        event = build(
+            create,
+            version=ROOM_VERSIONS["10"],
+            room_id=room_id,
+            prev=(),
+            auth=(),
+            now_ms=1,
+            server=server,
+            key=key_of(server),
+        )
+        before = list(place.head(room_id).extremities)
+        await place.receive("b.example", event)
+        assert list(place.head(room_id).extremities) == before
+        assert "again" not in (place.content(room_id, "m.room.create") or {})

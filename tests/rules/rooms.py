@@ -228,8 +228,6 @@ def merge(*branches: Room) -> dict[StateKey, Event]:
     return resolve_states(branches[0].version, [branch.state for branch in branches], branches[0].graph)
 
 
-
-
 def rule(version: str, numbers: str) -> str:
     """The name of a rule in a room version.
 

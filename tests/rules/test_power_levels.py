@@ -303,7 +303,13 @@ def test_altering_users(version: str) -> None:
 
     new = "@new:b.example"
     allowed: list[dict[str, int | None]] = [
-        {}, {DAVE: 50}, {DAVE: None}, {DAVE: 0}, {BOB: 49}, {BOB: None}, {new: 50}
+        {},
+        {DAVE: 50},
+        {DAVE: None},
+        {DAVE: 0},
+        {BOB: 49},
+        {BOB: None},
+        {new: 50},
     ]
     for changes in allowed:
         assert_allowed(room, proposed(changes))

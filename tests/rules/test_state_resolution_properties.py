@@ -114,9 +114,7 @@ def test_without_a_conflict_nothing_changes(version: str, branch: list[Step]) ->
 @pytest.mark.parametrize("version", ["2", "12"])
 @given(plan=branches)
 @examples
-def test_the_power_order_is_topological_and_does_not_depend_on_the_input(
-    version: str, plan: Plan
-) -> None:
+def test_the_power_order_is_topological_and_does_not_depend_on_the_input(version: str, plan: Plan) -> None:
     room, _ = grow(version, plan)
     ordered = power_order(room.graph.events, room.create, room.graph)
     assert {event.event_id for event in ordered} == set(room.graph.events)
