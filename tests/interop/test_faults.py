@@ -144,9 +144,12 @@ async def test_killed_under_a_stream_of_sends(near: Homeserver, far: Homeserver,
             await asyncio.sleep(moments.uniform(0.02, LONGEST_LIFE))
             await asyncio.to_thread(near.process.kill)
             await asyncio.to_thread(near.process.start)
-    finally:
-        end.set()
-        await asyncio.gather(*streams)
+    except BaseException:
+        for stream in streams:
+            stream.cancel()
+        raise
+    end.set()
+    await asyncio.gather(*streams)
     print(f"{len(acknowledged)} sends acknowledged under {KILLS} kills")
     acknowledged["last of alice"] = await _insist(alice, room, "last of alice")
     acknowledged["last of bob"] = await _insist(bob, room, "last of bob")
