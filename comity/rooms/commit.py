@@ -110,6 +110,7 @@ class Commits:
             events.settle(number)
         for redaction in batch.redactions:
             events.forget(redaction.target_number)
+            room.recent = None
         users: set[str] = set()
         owed: set[str] = set()
         for decided in batch.all_decided():

@@ -19,6 +19,8 @@ from comity.store.state import NewPages, States
 
 #: Results of merges kept: the same forks are merged again and again while they last.
 MAX_CACHED_MERGES = 2_000
+#: Entries of a room's current state that are kept at hand.
+MAX_RECENT_ENTRIES = 256
 
 
 class _Graph:
@@ -49,7 +51,7 @@ class Merger:
         """Read a state by (type, state key)."""
         states, events, number = self._states, self._events, room.number
 
-        def find(key: StateKey) -> Event | None:
+        def read(key: StateKey) -> Event | None:
             slot = states.slot(tx, number, key)
             if slot is None:
                 return None
@@ -58,6 +60,20 @@ class Merger:
                 return None
             stored = events.get(tx, event_number)
             return stored.event if stored else None
+
+        if root != room.state:
+            return read
+        # The current state is asked for the same few entries with every event.
+        if room.recent is None or room.recent[0] != root or len(room.recent[1]) > MAX_RECENT_ENTRIES:
+            room.recent = (root, {})
+        recent = room.recent[1]
+
+        def find(key: StateKey) -> Event | None:
+            try:
+                return recent[key]
+            except KeyError:
+                event = recent[key] = read(key)
+                return event
 
         return find
 

@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from comity.protocol.build import Reference, reference_to
+from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion, room_version
 from comity.store import events as stored_events
 from comity.store import rooms as stored_rooms
@@ -52,6 +53,8 @@ class Room:
     unsettled: int = 0
     #: The newest decision's way to the disk; what stands on it is no sooner there.
     last_write: asyncio.Future[int] | None = None
+    #: Entries of the state of that name that were looked up lately (`Merger.lookup`).
+    recent: tuple[bytes, dict[StateKey, Event | None]] | None = None
     #: Ids of events that are pointed to and not held (the room's gaps); None: not looked up.
     missing: set[str] | None = None
     #: Whether other servers are owed what happens here, as of the last write; None: not looked up.
