@@ -210,15 +210,21 @@ class Writer:
     def append(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
         """Build, judge and append a draft. Raises MatrixError 403 M_FORBIDDEN when denied."""
         event = self.draft_event(tx, batch, draft)
-        self.append_event(tx, batch, event, visit=self._told_beside(batch.room, event), just_built=True)
+        self.append_event(tx, batch, event, visit=self._told_beside(tx, batch.room, event), just_built=True)
         return event
 
-    def _told_beside(self, room: Room, event: Event) -> tuple[str, ...]:
-        """Servers outside the room that an event concerns: an invite of theirs ends."""
+    def _told_beside(self, tx: Tx, room: Room, event: Event) -> tuple[str, ...]:
+        """Servers outside the room that an event concerns: an invite or knock of theirs ends.
+
+        Of a ban's end nobody outside need hear; told late, it would meet the user's new join.
+        """
         if event.type != "m.room.member" or event.membership not in ("leave", "ban"):
             return ()
         server = server_of(event.state_key or "")
-        return () if server == self._server_name or server in self._rooms.servers(room) else (server,)
+        if server == self._server_name or server in self._rooms.servers(room):
+            return ()
+        standing = self._merger.lookup(tx, room, room.state)(event.key)
+        return (server,) if standing is not None and standing.membership in ("invite", "knock") else ()
 
     def append_event(
         self, tx: Tx, batch: Batch, event: Event, *, visit: tuple[str, ...] = (), just_built: bool = False

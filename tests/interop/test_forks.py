@@ -53,7 +53,7 @@ async def test_concurrent_power_struggle(
     room = await alice.create_room(version)
     await bob.join(room, pair.host)
     carol = await user(pair.guest, "carol")
-    await carol.join(room)
+    await carol.join(room, pair.host)
     levels = await alice.state_content(room, "m.room.power_levels")
     levels["users"] = {**levels.get("users", {}), bob.user_id: 60, carol.user_id: 50}
     levels["events"] = {**levels.get("events", {}), "m.room.power_levels": 60}

@@ -326,4 +326,6 @@ async def test_history_that_is_forged(peer: Peer, alice: Client) -> None:
     await alice.join(room.room_id, peer)
     bodies = [e["content"].get("body", "") for e in await alice.history(room.room_id)]
     assert [body for body in bodies if body.startswith("forged")] == []
+    if not any(bodies):
+        deviates(alice.server, "drops the whole answer for one event of another room")
     assert [body for body in bodies if body.startswith("good")] == [f"good {n}" for n in (4, 3, 2, 1, 0)]

@@ -112,6 +112,8 @@ async def test_second_user_joins_where_the_server_is_already(
 ) -> None:
     room = await alice.create_room(version)
     await bob.join(room, pair.host)
+    # Synapse joins before it knows the whole state, and until then lets nobody follow.
+    await same_state(room, alice, bob)
     carol = await user(pair.guest, "carol")
     await carol.join(room)
     await eventually(lambda: _is(alice, room, carol, "join"), "the second join at the host")

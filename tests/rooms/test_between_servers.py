@@ -8,6 +8,8 @@ import pytest
 
 from comity.protocol.build import Draft, build
 from comity.protocol.room_versions import ROOM_VERSIONS
+from comity.store import queues
+from comity.store.database import Tx
 from tests.rooms.support import Place, learn_keys, places, settle
 from tests.rules.rooms import key_of
 
@@ -138,3 +140,20 @@ async def test_an_invite_turned_down(tmp_path: Path) -> None:
         await two.rooms.memberships.leave(BOB, room_id)
         assert one.membership(room_id, BOB) == "leave"
         one.assert_head_is_stored(room_id)
+
+
+async def test_who_is_banned_hears_nothing_of_the_end_of_it(tmp_path: Path) -> None:
+    """Told late, an unban would meet the join that it allows."""
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE)
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        await one.rooms.memberships.ban(ALICE, room_id, BOB)
+        await one.rooms.memberships.unban(ALICE, room_id, BOB)
+
+        def owed(tx: Tx) -> list[str | None]:
+            numbers = [number for _, number, _ in queues.due(tx, TWO, 0, 100)]
+            return [stored.event.membership for stored in one.rooms.reader.events.load(tx, numbers).values()]
+
+        assert one.database.read_now(owed)[-1] == "ban"
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        assert one.membership(room_id, BOB) == two.membership(room_id, BOB) == "join"
