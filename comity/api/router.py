@@ -221,20 +221,31 @@ class Router:
                 nodes.append(node.variable)
         return sorted(found)
 
-    def _find(
-        self, node: _Node, segments: list[str], index: int, values: list[str]
-    ) -> tuple[_Node, list[str]] | None:
-        if index == len(segments):
-            return (node, values) if node.routes else None
-        segment = segments[index]
-        literal = node.literals.get(segment)
-        if literal is not None:
-            found = self._find(literal, segments, index + 1, values)
-            if found is not None:
-                return found
-        if node.variable is not None:
-            return self._find(node.variable, segments, index + 1, [*values, segment])
-        return None
+    def _find(self, segments: list[str]) -> tuple[_Node, list[str]] | None:
+        """The node of a path and the values of its variables; a literal goes before a variable."""
+        node, values = self._root, list[str]()
+        #: Where a variable could have been taken instead of a literal: (place, node, values so far).
+        forks: list[tuple[int, _Node, list[str]]] = []
+        index = 0
+        while True:
+            if index == len(segments):
+                if node.routes:
+                    return node, values
+            else:
+                segment = segments[index]
+                literal = node.literals.get(segment)
+                if literal is not None:
+                    if node.variable is not None:
+                        forks.append((index + 1, node.variable, [*values, segment]))
+                    node, index = literal, index + 1
+                    continue
+                if node.variable is not None:
+                    values.append(segment)
+                    node, index = node.variable, index + 1
+                    continue
+            if not forks:
+                return None
+            index, node, values = forks.pop()
 
     async def handle(self, request: Request) -> Response:
         """Answer a request. Never raises but for cancellation."""
@@ -255,7 +266,7 @@ class Router:
 
     async def _dispatch(self, request: Request) -> Response:
         segments = request.path.strip("/").split("/")
-        found = self._find(self._root, segments, 0, []) if len(segments) <= MAX_SEGMENTS else None
+        found = self._find(segments) if len(segments) <= MAX_SEGMENTS else None
         if found is None:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint")
         node, values = found
@@ -269,7 +280,7 @@ class Router:
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
         try:
-            decoded = [unquote(value, errors="strict") for value in values]
+            decoded = [unquote(value, errors="strict") if "%" in value else value for value in values]
         except UnicodeDecodeError:
             raise invalid_param("The path is not valid UTF-8") from None
         call = Call(request, dict(zip(names, decoded, strict=True)))

@@ -16,7 +16,7 @@ from comity.protocol.event import (
     MAX_EVENT_BYTES,
     MAX_PREV_EVENTS,
     Event,
-    check_shape,
+    check_names,
     encode_base64,
     reference_hash,
 )
@@ -105,8 +105,9 @@ def build(
     try:
         # What we write ourselves is strict in every room version (appendices §Canonical JSON).
         canonical_json.check_values(source)
+        # Everything else in it is of our own making.
+        check_names(source)
         event = sign_event(version, source, server, key)
-        check_shape(version, event.source)
     except canonical_json.CanonicalJsonError as error:
         raise bad_json(str(error)) from None
     except EventFormatError as error:

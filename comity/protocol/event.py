@@ -270,6 +270,16 @@ def parse(version: RoomVersion, value: object) -> Event:
     return Event(version, source, encoded=encoded, signed=signed_part(version, source))
 
 
+def check_names(source: Mapping[str, Any]) -> None:
+    """Check the parts of an event of ours that a user names: its type and its state key.
+
+    Raises EventFormatError.
+    """
+    _text(source, "type")
+    if "state_key" in source:
+        _text(source, "state_key")
+
+
 def check_shape(version: RoomVersion, source: Mapping[str, Any]) -> None:
     """Check types, limits and identifiers of an event's object. Raises EventFormatError."""
     event_type = _text(source, "type")
