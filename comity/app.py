@@ -29,8 +29,7 @@ from comity.rooms.system import RoomSystem
 from comity.store import queues
 from comity.store.database import Database, last_position
 from comity.store.events import Events
-from comity.store.migrations import migrate
-from comity.store.sqlite import SqliteDriver
+from comity.store.migrations import open_migrated
 from comity.store.state import States
 from comity.sync.v3 import Sync
 from comity.users.system import UserSystem
@@ -129,8 +128,7 @@ def build(config: Config, ports: Ports) -> App:
     Raises ConfigError for a signing key that cannot be read, SchemaError, sqlite3.Error.
     """
     key = signing_key.read(config.signing_key_file)
-    driver = SqliteDriver(config.database_file)
-    migrate(driver)
+    driver = open_migrated(config.database_file)
     database = Database(driver, ports.offload, driver.read(last_position))
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)

@@ -15,8 +15,7 @@ from comity.config import Config
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database, StoreFailedError
-from comity.store.migrations import SchemaError, migrate
-from comity.store.sqlite import SqliteDriver
+from comity.store.migrations import SchemaError, open_migrated
 from comity.users.administration import Administration
 
 T = TypeVar("T")
@@ -49,8 +48,7 @@ async def _administration(config: Config) -> AsyncIterator[Administration]:
     entropy = SystemEntropy()
     # A database without a signing key would look like a backup restored in part.
     ensure_signing_key(config, entropy)
-    driver = SqliteDriver(config.database_file)
-    migrate(driver)
+    driver = open_migrated(config.database_file)
     offload = ThreadOffload()
     # No position is given out here, so none has to be known.
     database = Database(driver, offload, last_position=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from pathlib import Path
 
 from comity.store.database import Tx
 from comity.store.sqlite import SqliteDriver
@@ -29,6 +30,20 @@ def current_version(tx: Tx) -> int:
     """The schema version of the database; 0 for an empty one."""
     row = tx.one("SELECT max(version) FROM schema_versions")
     return int(row[0] or 0) if row else 0
+
+
+def open_migrated(path: Path) -> SqliteDriver:
+    """Open (or create) the file and bring it to this program's schema.
+
+    Raises SchemaError, sqlite3.Error; nothing is left open then.
+    """
+    driver = SqliteDriver(path)
+    try:
+        migrate(driver)
+    except BaseException:
+        driver.close()
+        raise
+    return driver
 
 
 def migrate(driver: SqliteDriver) -> int:

@@ -23,6 +23,8 @@ CHECKPOINT_PAGES = 4_000
 #: Prepared statements kept per connection; the store has fewer texts than this.
 STATEMENT_CACHE = 512
 
+_PRAGMAS = (f"busy_timeout={BUSY_TIMEOUT_MS}", f"cache_size=-{PAGE_CACHE_KIB}", "foreign_keys=0")
+
 
 def to_sqlite(sql: str) -> str:
     """Schema text in SQLite's words: its row ids are 64-bit integers, its bytes are BLOBs."""
@@ -76,24 +78,30 @@ class SqliteDriver:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises sqlite3.Error."""
-        self._writer = self._connect(path)
-        self._writer.execute("PRAGMA journal_mode=WAL").fetchone()
-        self._writer.execute("PRAGMA synchronous=FULL")
-        self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        self._reader = self._connect(path)
-        self._reader.execute("PRAGMA query_only=1")
+        self._writer = self._connect(
+            path, "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"
+        )
+        try:
+            self._reader = self._connect(path, "query_only=1")
+        except BaseException:
+            self._writer.close()
+            raise
         self._writer_tx = _SqliteTx(self._writer)
         self._lookup_tx = _SqliteTx(self._reader)
         self._current: _SnapshotTx | None = None
 
     @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
+    def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENT_CACHE
         )
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        connection.execute(f"PRAGMA cache_size=-{PAGE_CACHE_KIB}")
-        connection.execute("PRAGMA foreign_keys=0")
+        try:
+            for pragma in (*_PRAGMAS, *pragmas):
+                connection.execute("PRAGMA " + pragma).fetchall()
+        except BaseException:
+            # A file that is no database is noticed here.
+            connection.close()
+            raise
         return connection
 
     def read(self, function: Callable[[Tx], T]) -> T:
