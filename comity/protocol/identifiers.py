@@ -12,8 +12,6 @@ import re
 
 #: No identifier is longer than this, in bytes of UTF-8, sigil and server name included.
 MAX_IDENTIFIER_BYTES = 255
-#: appendices §Server Name: a DNS name is at most 255 characters.
-MAX_HOSTNAME_CHARACTERS = 255
 #: Server names whose parse is remembered: the same few come with every event.
 MAX_REMEMBERED_NAMES = 10_000
 

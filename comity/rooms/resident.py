@@ -106,7 +106,8 @@ class Resident:
         self, origin: str, room: Room, event_id: str, value: Mapping[str, Any], membership: str
     ) -> Event:
         """The event of a send_join or send_leave, its format, origin and signatures checked."""
-        # The authorising user of a restricted join is ours: we sign only after all checks.
+        # Where a user of ours vouches for a restricted join, our signature is one of those that are
+        # checked. It is added once the room's conditions are met; what is malformed is refused below.
         signed_value = self._with_own_signature(room, value)
         checked = await self._fetcher.check(room.version, [signed_value], room.room_id)
         event = next(iter(checked.values()), None)

@@ -288,18 +288,6 @@ def last_local_membership(tx: Tx, user_id: str, room_num: int) -> LocalMembershi
     return _local(row) if row else None
 
 
-def local_users(tx: Tx, room_num: int, membership: str) -> list[str]:
-    """Local users whose newest membership in the room is that one."""
-    rows = tx.all(
-        "SELECT l.user_id FROM local_memberships l "
-        "JOIN (SELECT user_id, max(position) AS last FROM local_memberships "
-        "WHERE room_num = ? GROUP BY user_id) m ON l.user_id = m.user_id AND l.position = m.last "
-        "WHERE l.room_num = ? AND l.membership = ?",
-        (room_num, room_num, membership),
-    )
-    return [row[0] for row in rows]
-
-
 def forget(tx: Tx, user_id: str, room_num: int) -> None:
     """The user wants to hear of the room no more."""
     tx.run(
@@ -376,11 +364,6 @@ def is_staying(tx: Tx, server: str, room_num: int) -> bool:
         )
         is not None
     )
-
-
-def local_rooms_resident(tx: Tx) -> list[tuple[int, str]]:
-    """(number, id) of every room in which a user of ours is joined."""
-    return [(row[0], row[1]) for row in tx.all("SELECT room_num, room_id FROM rooms WHERE resident = 1")]
 
 
 # -- aliases
