@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comity.protocol import canonical_json, identifiers
-from comity.protocol.auth.denied import Denied, denied, member_rule
 from comity.protocol.auth.power_levels import PowerLevels, room_creator
+from comity.protocol.auth.ruling import Ruling, allowed, denied, member_rule
 from comity.protocol.auth.selection import JOIN_RULES_KEY, POWER_LEVELS_KEY, StateLookup, third_party_token
 from comity.protocol.event import Event, decode_base64
 from comity.protocol.signing import verify
@@ -28,7 +28,7 @@ def membership_of(state: StateLookup, user_id: str) -> str:
     return "leave" if event is None else event.membership or "leave"
 
 
-def authorize_membership(event: Event, state: StateLookup, create: Event) -> Denied | None:
+def authorize_membership(event: Event, state: StateLookup, create: Event) -> Ruling:
     """The rule on `m.room.member` for `event`, judged by `state`."""
     version = event.version
     top = member_rule(version)
@@ -69,30 +69,32 @@ def _join_rule(state: StateLookup) -> object:
 
 def _join(
     event: Event, target: str, state: StateLookup, create: Event, levels: PowerLevels, rule: tuple[int, int]
-) -> Denied | None:
+) -> Ruling:
     version = event.version
     if event.prev_event_ids == (create.event_id,) and target == room_creator(version, create):
-        return None
+        return allowed(version, "The creator joins their new room", *rule, 1)
     if event.sender != target:
         return denied(version, "Nobody can make another user join", *rule, 2)
     current = membership_of(state, target)
     if current == "ban":
         return denied(version, "The sender is banned from the room", *rule, 3)
     join_rule = _join_rule(state)
+    restricts = version.allows_restricted_joins
     if join_rule == "public":
-        return None
+        return allowed(version, "The room is public", *rule, 6 if restricts else 5)
     is_expected = current in ("join", "invite")
     if join_rule == "invite" or (join_rule == "knock" and version.allows_knocking):
         if is_expected:
-            return None
-    elif (join_rule == "restricted" and version.allows_restricted_joins) or (
+            return allowed(version, "The sender is in the room or invited to it", *rule, 4)
+    elif (join_rule == "restricted" and restricts) or (
         join_rule == "knock_restricted" and version.allows_knock_restricted
     ):
-        if is_expected or _is_authorised(event, state, levels):
-            return None
+        if is_expected:
+            return allowed(version, "The sender is in the room or invited to it", *rule, 5, 1)
+        if _is_authorised(event, state, levels):
+            return allowed(version, "The join is authorised by a member who may invite", *rule, 5, 3)
         return denied(version, "The join is not authorised by a member who may invite", *rule, 5, 2)
-    otherwise = 7 if version.allows_restricted_joins else 6
-    return denied(version, "The room's join rule does not let the sender in", *rule, otherwise)
+    return denied(version, "The room's join rule does not let the sender in", *rule, 7 if restricts else 6)
 
 
 def _is_authorised(event: Event, state: StateLookup, levels: PowerLevels) -> bool:
@@ -106,7 +108,7 @@ def _is_authorised(event: Event, state: StateLookup, levels: PowerLevels) -> boo
 
 def _invite(
     event: Event, target: str, state: StateLookup, levels: PowerLevels, rule: tuple[int, int]
-) -> Denied | None:
+) -> Ruling:
     version = event.version
     if "third_party_invite" in event.content:
         return _third_party_invite(event, target, state, (*rule, 1))
@@ -115,13 +117,11 @@ def _invite(
     if membership_of(state, target) in ("join", "ban"):
         return denied(version, "The user is in the room already or banned from it", *rule, 3)
     if levels.user(event.sender) >= levels.invite:
-        return None
+        return allowed(version, "The sender may invite", *rule, 4)
     return denied(version, "The sender's power does not suffice to invite", *rule, 5)
 
 
-def _third_party_invite(
-    event: Event, target: str, state: StateLookup, rule: tuple[int, int, int]
-) -> Denied | None:
+def _third_party_invite(event: Event, target: str, state: StateLookup, rule: tuple[int, int, int]) -> Ruling:
     version = event.version
     if membership_of(state, target) == "ban":
         return denied(version, "The user is banned from the room", *rule, 1)
@@ -140,7 +140,7 @@ def _third_party_invite(
     if pending.sender != event.sender:
         return denied(version, "The third-party invite was made by another user", *rule, 6)
     if _is_signed_for(signed, pending.content):
-        return None
+        return allowed(version, "The third-party invite is signed by a key that the room knows", *rule, 7)
     return denied(version, "No signature of the third-party invite holds", *rule, 8)
 
 
@@ -190,12 +190,12 @@ def _public_keys(pending: Mapping[str, Any]) -> Iterator[bytes]:
 
 def _leave(
     event: Event, target: str, state: StateLookup, levels: PowerLevels, rule: tuple[int, int]
-) -> Denied | None:
+) -> Ruling:
     version = event.version
     current = membership_of(state, target)
     if event.sender == target:
         if current in ("invite", "join") or (current == "knock" and version.allows_knocking):
-            return None
+            return allowed(version, "The sender leaves, or lets an invite or a knock go", *rule, 1)
         return denied(version, "The sender is not in the room and has nothing to leave", *rule, 1)
     if membership_of(state, event.sender) != "join":
         return denied(version, "The sender is not in the room", *rule, 2)
@@ -203,23 +203,21 @@ def _leave(
     if current == "ban" and own < levels.ban:
         return denied(version, "The sender's power does not suffice to unban", *rule, 3)
     if own >= levels.kick and levels.user(target) < own:
-        return None
+        return allowed(version, "The sender's power suffices to remove that user", *rule, 4)
     return denied(version, "The sender's power does not suffice to remove that user", *rule, 5)
 
 
-def _ban(
-    event: Event, target: str, state: StateLookup, levels: PowerLevels, rule: tuple[int, int]
-) -> Denied | None:
+def _ban(event: Event, target: str, state: StateLookup, levels: PowerLevels, rule: tuple[int, int]) -> Ruling:
     version = event.version
     if membership_of(state, event.sender) != "join":
         return denied(version, "The sender is not in the room", *rule, 1)
     own = levels.user(event.sender)
     if own >= levels.ban and levels.user(target) < own:
-        return None
+        return allowed(version, "The sender's power suffices to ban that user", *rule, 2)
     return denied(version, "The sender's power does not suffice to ban that user", *rule, 3)
 
 
-def _knock(event: Event, target: str, state: StateLookup, rule: tuple[int, int]) -> Denied | None:
+def _knock(event: Event, target: str, state: StateLookup, rule: tuple[int, int]) -> Ruling:
     version = event.version
     join_rule = _join_rule(state)
     if join_rule != "knock" and not (join_rule == "knock_restricted" and version.allows_knock_restricted):
@@ -228,4 +226,4 @@ def _knock(event: Event, target: str, state: StateLookup, rule: tuple[int, int])
         return denied(version, "Nobody can knock for another user", *rule, 2)
     if membership_of(state, target) in ("ban", "invite", "join"):
         return denied(version, "The sender is in the room, invited to it or banned from it", *rule, 4)
-    return None
+    return allowed(version, "The room takes knocks", *rule, 3)

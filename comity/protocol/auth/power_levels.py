@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from comity.protocol import identifiers
-from comity.protocol.auth.denied import POWER_LEVELS, Denied, denied, member_rule
+from comity.protocol.auth.ruling import POWER_LEVELS, Denied, Ruling, allowed, denied, member_rule
 from comity.protocol.event import Event
 from comity.protocol.room_versions import RoomVersion
 
@@ -149,9 +149,7 @@ class PowerLevels:
         return None if value is None else read_level(self._version, value)
 
 
-def authorize_power_levels(
-    event: Event, create: Event, current: Event | None, sender_level: float
-) -> Denied | None:
+def authorize_power_levels(event: Event, create: Event, current: Event | None, sender_level: float) -> Ruling:
     """The rule on `m.room.power_levels` events; `current` is the one in force, if any."""
     version = event.version
     top = member_rule(version) + POWER_LEVELS
@@ -161,10 +159,10 @@ def authorize_power_levels(
     users = _group(event.content, "users")
     if version.creators_have_infinite_power and not users.keys().isdisjoint(creators(version, create)):
         return denied(version, "Power levels must not list a creator of the room", top, 4)
-    if current is None:
-        return None
     # Rooms/v10 put two rules before the one on single levels, rooms/v12 one more.
     first = 3 + 2 * version.power_levels_are_integers + version.creators_have_infinite_power
+    if current is None:
+        return allowed(version, "The room has had no power levels", top, first - 1)
     denial = _check_properties(event, current, sender_level, (top, first))
     if denial is not None:
         return denial
@@ -172,7 +170,8 @@ def authorize_power_levels(
         denial = _check_group(event, current, group, sender_level, (top, first + 1))
         if denial is not None:
             return denial
-    return _check_group(event, current, "users", sender_level, (top, first + 3))
+    denial = _check_group(event, current, "users", sender_level, (top, first + 3))
+    return denial or allowed(version, "Every changed level is within the sender's own", top, first + 5)
 
 
 def _group(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
 """The authorization rules of every room version (server-server §Authorisation rules, rooms/).
 
 Owns the two questions that are asked of an event: whether a set of state allows it
-(`authorize`, asked of each state that the checks on receipt name) and whether its
-`auth_events` are such as it may cite (`check_auth_events`, asked once). It never computes a
+(`authorize`, asked of each state that the checks on receipt name, and `rule_on`, which says
+which rule decided) and whether its `auth_events` are such as it may cite
+(`check_auth_events`, asked once). It never computes a
 state, and never checks signatures or hashes of the event itself. Room versions differ by the
 fields of RoomVersion alone.
 """
@@ -12,11 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from comity.protocol import identifiers
-from comity.protocol.auth import denied as numbering
-from comity.protocol.auth.denied import Denied as Denied
-from comity.protocol.auth.denied import auth_events_rule, denied, federate_rule, member_rule
+from comity.protocol.auth import ruling as numbering
 from comity.protocol.auth.membership import authorize_membership, membership_of
 from comity.protocol.auth.power_levels import PowerLevels, authorize_power_levels
+from comity.protocol.auth.ruling import Allowed as Allowed
+from comity.protocol.auth.ruling import Denied as Denied
+from comity.protocol.auth.ruling import Ruling as Ruling
+from comity.protocol.auth.ruling import (
+    allowed,
+    auth_events_rule,
+    create_rule_end,
+    denied,
+    federate_rule,
+    last_rule,
+    member_rule,
+)
 from comity.protocol.auth.selection import CREATE_KEY, POWER_LEVELS_KEY
 from comity.protocol.auth.selection import StateLookup as StateLookup
 from comity.protocol.auth.selection import auth_keys as auth_keys
@@ -30,6 +41,12 @@ def authorize(event: Event, state: StateLookup) -> Denied | None:
     `state` answers for the keys of `auth_keys` and, in every room version, for the create
     event. The rules on `auth_events` themselves are `check_auth_events`.
     """
+    ruling = rule_on(event, state)
+    return ruling if isinstance(ruling, Denied) else None
+
+
+def rule_on(event: Event, state: StateLookup) -> Ruling:
+    """What `authorize` finds, with the rule that decided when the event is allowed too."""
     version = event.version
     event_type = event.type
     if event_type == "m.room.create":
@@ -110,7 +127,7 @@ def _denied_without_create(version: RoomVersion) -> Denied:
     return denied(version, "There is no create event among the auth events", 2, 4)
 
 
-def _authorize_create(event: Event) -> Denied | None:
+def _authorize_create(event: Event) -> Ruling:
     """Rule 1."""
     version = event.version
     content = event.content
@@ -129,19 +146,19 @@ def _authorize_create(event: Event) -> Denied | None:
         additional = content["additional_creators"]
         if not isinstance(additional, list) or not all(map(identifiers.is_user_id, additional)):
             return denied(version, "The additional creators are not a list of user ids", 1, 4)
-    return None
+    return allowed(version, "It creates the room", 1, create_rule_end(version))
 
 
-def _authorize_aliases(event: Event) -> Denied | None:
+def _authorize_aliases(event: Event) -> Ruling:
     """rooms/v1 rule 4."""
     if event.state_key is None:
         return denied(event.version, "Aliases need a state_key", 4, 1)
     if identifiers.server_of(event.sender) != event.state_key:
         return denied(event.version, "Aliases can be published for the sender's server alone", 4, 2)
-    return None
+    return allowed(event.version, "Aliases of the sender's own server", 4, 3)
 
 
-def _authorize_as_member(event: Event, state: StateLookup, create: Event) -> Denied | None:
+def _authorize_as_member(event: Event, state: StateLookup, create: Event) -> Ruling:
     """The rules after the one on memberships (rooms/v1 rules 6–12)."""
     version = event.version
     top = member_rule(version)
@@ -153,9 +170,9 @@ def _authorize_as_member(event: Event, state: StateLookup, create: Event) -> Den
     levels = PowerLevels(version, create, current)
     own = levels.user(sender)
     if event.type == "m.room.third_party_invite":
-        if own >= levels.invite:
-            return None
         rule = top + numbering.THIRD_PARTY_INVITE
+        if own >= levels.invite:
+            return allowed(version, "The sender may invite", rule, 1)
         return denied(version, "The sender's power does not suffice to invite", rule, 1)
     if levels.required(event.type, is_state=state_key is not None) > own:
         rule = top + numbering.REQUIRED_POWER
@@ -165,14 +182,16 @@ def _authorize_as_member(event: Event, state: StateLookup, create: Event) -> Den
         return denied(version, "The state key belongs to another user", rule)
     if event.type == "m.room.power_levels":
         return authorize_power_levels(event, create, current, own)
-    if event.type == "m.room.redaction" and version.redactions_need_authorization and own < levels.redact:
-        return _authorize_redaction(event, top + numbering.REDACTION)
-    return None
+    if event.type == "m.room.redaction" and version.redactions_need_authorization:
+        return _authorize_redaction(event, own >= levels.redact, top + numbering.REDACTION)
+    return allowed(version, "A member whose power suffices for events of this type", last_rule(version))
 
 
-def _authorize_redaction(event: Event, rule: int) -> Denied | None:
-    """rooms/v1 rule 11.2: without the power to redact, only events of one's own server."""
+def _authorize_redaction(event: Event, has_redact_level: bool, rule: int) -> Ruling:
+    """rooms/v1 rule 11: without the power to redact, only events of one's own server."""
+    if has_redact_level:
+        return allowed(event.version, "The sender's power suffices to redact", rule, 1)
     redacts = event.redacts
     if redacts is not None and identifiers.server_of(redacts) == identifiers.server_of(event.event_id):
-        return None
+        return allowed(event.version, "The redaction is of an event of the same server", rule, 2)
     return denied(event.version, "The sender may redact events of their own server only", rule, 3)
