@@ -2,16 +2,19 @@
 
 Turns the paged vectors of the store into what `comity.protocol.state_resolution` asks for:
 only the slots that differ become events, so the cost follows the difference (DESIGN §4.3).
+What was merged is told to the caller, who has it stored, so that it can be explained later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from comity.protocol.auth.rules import StateLookup
 from comity.protocol.event import Event, StateKey
-from comity.protocol.state_resolution.resolve import resolve
+from comity.protocol.room_versions import StateResolution
+from comity.protocol.state_resolution.resolve import Trace, resolve
 from comity.rooms.room import Room
+from comity.store.auth_chains import AuthChains
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import REJECTED, Events
@@ -43,13 +46,14 @@ class Merger:
     """Looks states up and merges them."""
 
     def __init__(self, states: States, events: Events) -> None:
-        self._states = states
-        self._events = events
+        self.states = states
+        self.events = events
+        self.chains = AuthChains(events, states)
         self._merged: Bounded[tuple[int, frozenset[bytes]], bytes] = Bounded(MAX_CACHED_MERGES)
 
     def lookup(self, tx: Tx, room: Room, root: bytes) -> StateLookup:
         """Read a state by (type, state key)."""
-        states, events, number = self._states, self._events, room.number
+        states, events, number = self.states, self.events, room.number
 
         def read(key: StateKey) -> Event | None:
             slot = states.slot(tx, number, key)
@@ -79,12 +83,12 @@ class Merger:
 
     def slot_for(self, tx: Tx, room: Room, key: StateKey, slots: dict[StateKey, int]) -> int:
         """The slot of a key; a new one is added to `slots` and held until it is stored."""
-        slot = self._states.slot(tx, room.number, key)
+        slot = self.states.slot(tx, room.number, key)
         if slot is None:
             slot = room.next_slot
             room.next_slot += 1
             slots[key] = slot
-            self._states.hold_slot(room.number, key, slot)
+            self.states.hold_slot(room.number, key, slot)
         return slot
 
     def merge(
@@ -98,44 +102,97 @@ class Merger:
         known = self._merged.get(cache_key)
         if known is not None:
             return known
-        ordered = sorted(distinct)
-        base = ordered[0]
-        differing: dict[int, None] = {}
-        for other in ordered[1:]:
-            for slot, _, _ in self._states.difference(tx, base, other):
-                differing[slot] = None
-        values = {slot: [self._states.get(tx, root, slot) for root in ordered] for slot in differing}
-        conflicted = {
-            self._states.key(tx, room.number, slot): self._conflicting(tx, numbers)
-            for slot, numbers in values.items()
-        }
-        own = [
-            {numbers[index] for numbers in values.values() if numbers[index]} for index in range(len(ordered))
-        ]
-        shared = [number for slot, number in self._states.items(tx, base) if slot not in differing]
-        difference = self._events.auth_difference(tx, own, shared)
-        ids = self._events.ids(tx, difference)
-        in_base = self.lookup(tx, room, base)
-        resolved = resolve(
-            room.version,
-            unconflicted=lambda key: None if key in conflicted else in_base(key),
-            conflicted=conflicted,
-            auth_difference=list(ids.values()),
-            graph=_Graph(tx, self._events),
-        )
-        changes = dict.fromkeys(differing, 0)
-        for key, event in resolved.items():
-            number = self._events.number(tx, event.event_id)
+        conflict = Conflict(self, tx, room, sorted(distinct))
+        changes = dict.fromkeys(conflict.values, 0)
+        for key, event in conflict.resolve().items():
+            number = self.events.number(tx, event.event_id)
             if number is not None:
                 changes[self.slot_for(tx, room, key, slots)] = number
-        root = self._states.replace(tx, base, changes, pages)
+        root = self.states.replace(tx, conflict.base, changes, pages)
         self._merged.put(cache_key, root)
         return root
 
-    def _conflicting(self, tx: Tx, numbers: Iterable[int]) -> list[Event]:
-        loaded = self._events.load(tx, {number for number in numbers if number})
-        return [stored.event for stored in loaded.values()]
+    def conflict(self, tx: Tx, room: Room, roots: Iterable[bytes]) -> Conflict:
+        """What there is to resolve between several states that differ, for those who ask why."""
+        return Conflict(self, tx, room, sorted(frozenset(roots)))
 
     def forget(self) -> None:
         """Results that stood on a decision which was not stored are void."""
         self._merged.clear()
+
+
+class Conflict:
+    """Several states of a room that differ: what they share, what they do not, and how that resolves."""
+
+    def __init__(self, merger: Merger, tx: Tx, room: Room, roots: Sequence[bytes]) -> None:
+        """`roots` are distinct, two at least."""
+        self._merger = merger
+        self._tx = tx
+        self._room = room
+        self._states, self._events = merger.states, merger.events
+        #: The state whose shared part stands for that of all.
+        self.base = roots[0]
+        differing: dict[int, None] = {}
+        for other in roots[1:]:
+            for slot, _, _ in self._states.difference(tx, self.base, other):
+                differing[slot] = None
+        #: Slot -> the event numbers there, one for each state (0: none), wherever they differ.
+        self.values = {slot: [self._states.get(tx, root, slot) for root in roots] for slot in differing}
+        loaded = self._events.load(tx, {number for numbers in self.values.values() for number in numbers})
+        #: The conflicted state set: the distinct events at each key that is not shared.
+        self.candidates: dict[StateKey, list[Event]] = {
+            self._states.key(tx, room.number, slot): [
+                loaded[number].event for number in dict.fromkeys(numbers) if number
+            ]
+            for slot, numbers in self.values.items()
+        }
+
+    def resolve(self, trace: Trace | None = None) -> dict[StateKey, Event]:
+        """The resolved events at the keys that are not shared; a key without one is absent."""
+        tx, room = self._tx, self._room
+        in_base = self._merger.lookup(tx, room, self.base)
+        difference: Collection[str] = ()
+        subgraph: Collection[str] | None = None
+        resolution = room.version.state_resolution
+        if resolution is not StateResolution.V1:
+            difference = self._ids(self._merger.chains.difference(tx, self._own(), self))
+        if resolution is StateResolution.V2_1:
+            ends = {number for numbers in self.values.values() for number in numbers if number}
+            subgraph = self._ids(self._merger.chains.subgraph(tx, ends))
+        return resolve(
+            room.version,
+            unconflicted=lambda key: None if key in self.candidates else in_base(key),
+            conflicted=self.candidates,
+            auth_difference=difference,
+            graph=_Graph(tx, self._events),
+            subgraph=subgraph,
+            trace=trace,
+        )
+
+    def _own(self) -> list[set[int]]:
+        """What each state has of its own."""
+        by_state = zip(*self.values.values(), strict=True)
+        return [{number for number in numbers if number} for numbers in by_state]
+
+    def _ids(self, numbers: Iterable[int]) -> list[str]:
+        return list(self._events.ids(self._tx, numbers).values())
+
+    # -- store.auth_chains.Shared
+
+    def holds(self, number: int) -> bool:
+        stored = self._events.get(self._tx, number)
+        if stored is None or stored.event.state_key is None:
+            return False
+        return self.holds_at(self._states.slot(self._tx, self._room.number, stored.event.key), number)
+
+    def holds_at(self, slot: int | None, number: int) -> bool:
+        return (
+            slot is not None
+            and slot not in self.values
+            and self._states.get(self._tx, self.base, slot) == number
+        )
+
+    def numbers(self) -> Iterator[int]:
+        for slot, number in self._states.items(self._tx, self.base):
+            if slot not in self.values:
+                yield number

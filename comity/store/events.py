@@ -6,8 +6,7 @@ always have smaller numbers than itself, so that chains can be walked downwards 
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -123,6 +122,7 @@ class Events:
         self._pending: dict[int, StoredEvent] = {}
         self._pending_ids: dict[str, int] = {}
         self._pending_edges: dict[int, tuple[int, ...]] = {}
+        self._pending_citations: dict[int, set[int]] = {}
         self._versions: dict[int, RoomVersion] = {}
 
     def know_room(self, room_num: int, version: RoomVersion) -> None:
@@ -137,13 +137,15 @@ class Events:
         self._pending_ids[stored.event.event_id] = stored.number
         if stored.event.is_state:
             self._pending_edges[stored.number] = auth
+            for cited in auth:
+                self._pending_citations.setdefault(cited, set()).add(stored.number)
 
     def settle(self, number: int) -> None:
         """The event is on disk."""
         stored = self._pending.pop(number, None)
         if stored is not None:
             self._pending_ids.pop(stored.event.event_id, None)
-            edges = self._pending_edges.pop(number, None)
+            edges = self._release_edges(number)
             if edges is not None:
                 self._edges.put(number, edges)
             self._by_number.put(number, stored)
@@ -154,7 +156,17 @@ class Events:
         stored = self._pending.pop(number, None)
         if stored is not None:
             self._pending_ids.pop(stored.event.event_id, None)
-            self._pending_edges.pop(number, None)
+            self._release_edges(number)
+
+    def _release_edges(self, number: int) -> tuple[int, ...] | None:
+        edges = self._pending_edges.pop(number, None)
+        for cited in edges or ():
+            citing = self._pending_citations.get(cited)
+            if citing is not None:
+                citing.discard(number)
+                if not citing:
+                    del self._pending_citations[cited]
+        return edges
 
     def forget(self, number: int) -> None:
         """What is cached of an event is no longer what is stored (a redaction, a new place)."""
@@ -295,7 +307,8 @@ class Events:
             self._edges.put(number, edges)
         return edges
 
-    def _load_edges(self, tx: Tx, numbers: Iterable[int]) -> None:
+    def load_auth(self, tx: Tx, numbers: Iterable[int]) -> None:
+        """Read what `auth` will be asked for, many at a time."""
         wanted = [n for n in numbers if n not in self._pending_edges and self._edges.get(n) is None]
         for chunk in _chunks(wanted):
             marks = ",".join("?" * len(chunk))
@@ -314,7 +327,7 @@ class Events:
         frontier = set(starts)
         while frontier:
             if len(frontier) > 1:
-                self._load_edges(tx, frontier)
+                self.load_auth(tx, frontier)
             below: set[int] = set()
             for number in frontier:
                 below.update(self.auth(tx, number))
@@ -322,37 +335,12 @@ class Events:
             seen |= frontier
         return seen
 
-    def auth_difference(self, tx: Tx, own: Sequence[Collection[int]], shared: Collection[int]) -> set[int]:
-        """Events in some but not all of the full auth chains of several states.
-
-        State i consists of the events `own[i]` and the events `shared` by all; a state's own events
-        count as part of its chain (COMPAT: as other servers reckon). As numbers only fall along
-        auth edges, the shared events' chains are walked no lower than the lowest
-        candidate, so the cost follows the difference (DESIGN §4.3).
-        """
-        chains = [self.auth_chain(tx, starts, including=True) for starts in own]
-        candidates: set[int] = set().union(*chains)
-        candidates -= chains[0].intersection(*chains[1:])
-        if not candidates:
-            return set()
-        candidates.difference_update(shared)
-        floor = min(candidates, default=0)
-        heap = [-number for number in shared if number > floor]
-        heapq.heapify(heap)
-        seen: set[int] = set()
-        while heap and candidates:
-            number = -heapq.heappop(heap)
-            if number in seen:
-                continue
-            seen.add(number)
-            for below in self.auth(tx, number):
-                candidates.discard(below)
-                if below >= floor and below not in seen:
-                    heapq.heappush(heap, -below)
-        return candidates
+    def pending_citations(self, number: int) -> list[StoredEvent]:
+        """The state events that cite an event and are not on disk yet."""
+        return [self._pending[citing] for citing in self._pending_citations.get(number, ())]
 
 
-def insert(tx: Tx, room_num: int, new: Iterable[NewEvent], lines: Mapping[int, int | None]) -> None:
+def insert(tx: Tx, room_num: int, new: Sequence[NewEvent], lines: Mapping[int, int | None]) -> None:
     """Store decided events; `lines` gives the line of each by number."""
     tx.many(
         "INSERT INTO events (event_num, event_id, room_num, line, type, state_key, sender, depth, "
@@ -377,6 +365,10 @@ def insert(tx: Tx, room_num: int, new: Iterable[NewEvent], lines: Mapping[int, i
             )
             for item in new
         ],
+    )
+    tx.many(
+        "INSERT INTO auth_citations (cited, citing) VALUES (?, ?)",
+        [(cited, item.number) for item in new if item.event.is_state for cited in item.auth],
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
+from comity.store import auth_chains
 from comity.store.database import Tx
 from comity.store.sqlite import SqliteDriver
 
+#: What SQL alone cannot do, done right after the migration of that number.
+FILLING: Mapping[int, Callable[[Tx], None]] = {4: auth_chains.fill}
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -65,6 +69,8 @@ def migrate(driver: SqliteDriver) -> int:
         for number, sql in steps:
             if number > version:
                 driver.script(sql)
+                if number in FILLING:
+                    FILLING[number](tx)
                 tx.run("INSERT INTO schema_versions (version) VALUES (?)", (number,))
     except BaseException:
         driver.rollback()

@@ -23,12 +23,22 @@ CHECKPOINT_PAGES = 4_000
 #: Prepared statements kept per connection; the store has fewer texts than this.
 STATEMENT_CACHE = 512
 
+_WORDS = (
+    ("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY"),
+    ("BYTEA", "BLOB"),
+    ("/* CLUSTERED */", "WITHOUT ROWID"),
+)
 _PRAGMAS = (f"busy_timeout={BUSY_TIMEOUT_MS}", f"cache_size=-{PAGE_CACHE_KIB}", "foreign_keys=0")
 
 
 def to_sqlite(sql: str) -> str:
-    """Schema text in SQLite's words: its row ids are 64-bit integers, its bytes are BLOBs."""
-    return sql.replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY").replace("BYTEA", "BLOB")
+    """Schema text in SQLite's words: its row ids are 64-bit integers, its bytes are BLOBs.
+
+    A table that is marked as clustered lies in the order of its key, with no tree beside it.
+    """
+    for words, own in _WORDS:
+        sql = sql.replace(words, own)
+    return sql
 
 
 class _SqliteTx:

@@ -15,6 +15,7 @@ from comity.protocol.state_resolution.graph import AuthGraph as AuthGraph
 from comity.protocol.state_resolution.graph import auth_difference as auth_difference
 from comity.protocol.state_resolution.graph import conflicted_subgraph as conflicted_subgraph
 from comity.protocol.state_resolution.graph import separate as separate
+from comity.protocol.state_resolution.trace import Trace as Trace
 from comity.protocol.state_resolution.v1 import resolve_v1
 from comity.protocol.state_resolution.v2 import resolve_v2
 
@@ -27,6 +28,7 @@ def resolve(
     auth_difference: Collection[str],
     graph: AuthGraph,
     subgraph: Collection[str] | None = None,
+    trace: Trace | None = None,
 ) -> dict[StateKey, Event]:
     """The resolved events at the keys that are not unconflicted; a key without one is absent.
 
@@ -34,14 +36,15 @@ def resolve(
     holds, for each other key of any state set, the distinct events found there.
     `auth_difference` is what the function of that name returns for the same sets. `subgraph`
     is the conflicted state subgraph, read in room version 12 and later and worked out here if
-    it is None. Auth events that `graph` does not know are passed over.
+    it is None. Auth events that `graph` does not know are passed over. `trace` is told what is
+    done, and changes nothing.
 
     The cost follows the conflicted events and their auth chains, not the room's state.
     """
     if not conflicted:
         return {}
     if version.state_resolution is StateResolution.V1:
-        return resolve_v1(unconflicted=unconflicted, conflicted=conflicted)
+        return resolve_v1(unconflicted=unconflicted, conflicted=conflicted, trace=trace)
     return resolve_v2(
         version,
         unconflicted=unconflicted,
@@ -49,4 +52,5 @@ def resolve(
         auth_difference=auth_difference,
         graph=graph,
         subgraph=subgraph,
+        trace=trace,
     )

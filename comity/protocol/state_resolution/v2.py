@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from comity.protocol.auth.rules import authorize
+from comity.protocol.auth.rules import Denied, rule_on
 from comity.protocol.auth.selection import CREATE_KEY, JOIN_RULES_KEY, POWER_LEVELS_KEY, StateLookup
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion, StateResolution
 from comity.protocol.state_resolution.graph import AuthGraph, conflicted_subgraph
 from comity.protocol.state_resolution.ordering import mainline_order, power_order
+from comity.protocol.state_resolution.trace import Step, Trace, Watched
 
 
 def resolve_v2(
@@ -24,6 +25,7 @@ def resolve_v2(
     auth_difference: Collection[str],
     graph: AuthGraph,
     subgraph: Collection[str] | None = None,
+    trace: Trace | None = None,
 ) -> dict[StateKey, Event]:
     """The resolution for every key that is not unconflicted; see `resolve.resolve`."""
     starts_empty = version.state_resolution is StateResolution.V2_1
@@ -34,12 +36,17 @@ def resolve_v2(
         event = full.get(event_id) or graph.event(event_id)
         if event is not None and event.is_state:
             full[event_id] = event
+    if trace is not None:
+        trace.auth_difference = frozenset(auth_difference)
+        trace.subgraph = frozenset(subgraph or ()) if starts_empty else frozenset()
     create = unconflicted(CREATE_KEY) or _only_create(conflicted)
-    resolution = _Resolution(graph, create, None if starts_empty else unconflicted)
+    resolution = _Resolution(graph, create, None if starts_empty else unconflicted, trace)
     powerful = _with_cited(filter(is_power_event, full.values()), full)
-    resolution.apply(power_order(powerful, create, graph))
+    step = Step.V2_1_POWER if starts_empty else Step.V2_POWER
+    resolution.apply(power_order(powerful, create, graph), step)
     remaining = [event for event_id, event in full.items() if event_id not in powerful]
-    resolution.apply(mainline_order(remaining, resolution.current(POWER_LEVELS_KEY), graph))
+    step = Step.V2_1_MAINLINE if starts_empty else Step.V2_MAINLINE
+    resolution.apply(mainline_order(remaining, resolution.current(POWER_LEVELS_KEY), graph), step)
     return {key: event for key, event in resolution.state.items() if unconflicted(key) is None}
 
 
@@ -79,12 +86,15 @@ def _with_cited(power_events: Iterable[Event], full: Mapping[str, Event]) -> dic
 class _Resolution:
     """A room state in the making: the *iterative auth checks algorithm*."""
 
-    def __init__(self, graph: AuthGraph, create: Event | None, base: StateLookup | None) -> None:
+    def __init__(
+        self, graph: AuthGraph, create: Event | None, base: StateLookup | None, trace: Trace | None
+    ) -> None:
         """`base` is the state that the algorithm starts from, None for an empty one."""
         self.state: dict[StateKey, Event] = {}
         self._graph = graph
         self._create = create
         self._base = base
+        self._trace = trace
 
     def current(self, key: StateKey) -> Event | None:
         """The event at a key so far."""
@@ -93,10 +103,17 @@ class _Resolution:
             event = self._base(key)
         return event
 
-    def apply(self, events: Iterable[Event]) -> None:
+    def apply(self, events: Iterable[Event], step: Step) -> None:
         """Check each event in turn, against the state so far and what the event cites beyond it."""
         for event in events:
-            if authorize(event, self._state_for(event)) is None:
+            lookup = self._state_for(event)
+            if self._trace is None:
+                ruling = rule_on(event, lookup)
+            else:
+                watched = Watched(lookup)
+                ruling = rule_on(event, watched)
+                self._trace.note(event, step, ruling, watched.found)
+            if not isinstance(ruling, Denied):
                 self.state[event.key] = event
 
     def _state_for(self, event: Event) -> StateLookup:

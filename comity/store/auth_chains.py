@@ -1,0 +1,263 @@
+"""Auth chains at rest: the sets of state resolution, at a cost of what differs.
+
+Event numbers only fall along auth edges, so a set of chains is walked from the top and in one
+pass. The walk ends where it meets what all states share; whether something that all share
+stands on an event is asked upwards, of the events that cite it, where an answer is mostly
+near. Neither follows the room's size (DESIGN §4.3, §4.4); where a graph defies the second,
+`_Descent` answers it by walking down from everything.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from comity.store.database import Tx
+from comity.store.events import Events, unpack_numbers
+from comity.store.state import States
+
+#: Citations of one event that are looked at before everything is walked down from instead.
+MAX_FOLLOWED = 2_000
+#: Citations read at a time: among the newest, one is mostly part of the current state.
+CITATIONS_AT_ONCE = 16
+#: Rows that a migration reads at a time.
+FILL_AT_ONCE = 2_000
+#: Parameters in one IN (...) list.
+MAX_LIST = 500
+
+
+class Shared(Protocol):
+    """The entries that all the states in question have in common."""
+
+    def holds(self, number: int) -> bool:
+        """Whether the event of that number is such an entry."""
+
+    def holds_at(self, slot: int | None, number: int) -> bool:
+        """The same, for one whose slot is known; None if its key has none."""
+
+    def numbers(self) -> Iterable[int]:
+        """Every such entry. It follows the size of the state: asked when nothing else helps."""
+
+
+class AuthChains:
+    """Answers questions about the auth chains of a room's states."""
+
+    def __init__(self, events: Events, states: States) -> None:
+        self._events = events
+        self._states = states
+
+    def difference(self, tx: Tx, own: Sequence[Collection[int]], shared: Shared) -> set[int]:
+        """The events in some but not all of the full auth chains of several states.
+
+        State i consists of the events `own[i]` and of those that are `shared` by all; a state's
+        own events count as part of its chain (COMPAT: as other servers reckon).
+        """
+        everywhere = (1 << len(own)) - 1
+        masks: dict[int, int] = {}
+        for index, numbers in enumerate(own):
+            for number in numbers:
+                masks[number] = masks.get(number, 0) | 1 << index
+        heap = [-number for number in masks]
+        heapq.heapify(heap)
+        ascent = _Ascent(tx, self, shared)
+        while heap:
+            number = -heapq.heappop(heap)
+            mask = masks[number]
+            if mask == everywhere or shared.holds(number) or ascent.leads_to_all(number):
+                # So is all below it: that is found out upwards, if anything asks.
+                ascent.in_all(number)
+                continue
+            ascent.in_some.add(number)
+            for below in self._events.auth(tx, number):
+                known = masks.get(below)
+                if known is None:
+                    heapq.heappush(heap, -below)
+                    masks[below] = mask
+                else:
+                    masks[below] = known | mask
+        return ascent.in_some
+
+    def subgraph(self, tx: Tx, ends: Collection[int]) -> set[int]:
+        """The events on all paths of auth edges from one of `ends` to another, ends included
+        (rooms/v12 §Definitions, *conflicted state subgraph*).
+
+        It is walked from above and from below by turns; the first to come to its end has what
+        the other need only thin out.
+        """
+        floor, ceiling = min(ends), max(ends)
+        down, up = set(ends), set(ends)
+        going_down, going_up = set(ends), set(ends)
+        while True:
+            going_down = {n for n in self._below(tx, going_down) if n >= floor} - down
+            if not going_down:
+                return self._leading_to(tx, down, frozenset(ends))
+            down |= going_down
+            while len(up) <= len(down):
+                going_up = {n for n in self._above(tx, going_up) if n <= ceiling} - up
+                if not going_up:
+                    return self._reached_from(tx, up, frozenset(ends))
+                up |= going_up
+
+    def _leading_to(self, tx: Tx, region: set[int], ends: frozenset[int]) -> set[int]:
+        """Those of a region below `ends` that lead to one of them."""
+        leading = set(ends)
+        for number in sorted(region):
+            if not leading.isdisjoint(self._events.auth(tx, number)):
+                leading.add(number)
+        return leading
+
+    def _reached_from(self, tx: Tx, region: set[int], ends: frozenset[int]) -> set[int]:
+        """Those of a region above `ends` that one of them leads to."""
+        self._events.load_auth(tx, region)
+        reached = set(ends)
+        for number in sorted(region, reverse=True):
+            if number in reached:
+                reached.update(region.intersection(self._events.auth(tx, number)))
+        return reached
+
+    def _below(self, tx: Tx, numbers: Collection[int]) -> set[int]:
+        self._events.load_auth(tx, numbers)
+        return {below for number in numbers for below in self._events.auth(tx, number)}
+
+    def _above(self, tx: Tx, numbers: Collection[int]) -> set[int]:
+        found = {number for cited in numbers for number, _ in self._pending(tx, cited)}
+        ordered = sorted(numbers)
+        for start in range(0, len(ordered), MAX_LIST):
+            chunk = ordered[start : start + MAX_LIST]
+            marks = ",".join("?" * len(chunk))
+            rows = tx.all(f"SELECT citing FROM auth_citations WHERE cited IN ({marks})", chunk)
+            found.update(row[0] for row in rows)
+        return found
+
+    def citations(self, tx: Tx, number: int) -> Iterator[list[tuple[int, int | None]]]:
+        """(number, slot) of the state events that cite an event, newest first, some at a time."""
+        pending = self._pending(tx, number)
+        if pending:
+            yield pending
+        below = 1 << 62
+        while True:
+            rows = tx.all(_CITATIONS, (number, below, CITATIONS_AT_ONCE))
+            if rows:
+                yield rows
+            if len(rows) < CITATIONS_AT_ONCE:
+                return
+            below = rows[-1][0]
+
+    def _pending(self, tx: Tx, number: int) -> list[tuple[int, int | None]]:
+        return [
+            (stored.number, self._states.slot(tx, stored.room_num, stored.event.key))
+            for stored in self._events.pending_citations(number)
+        ]
+
+    def descent(self, tx: Tx, numbers: Iterable[int]) -> _Descent:
+        """The chains of many events, walked down as far as somebody asks."""
+        return _Descent(tx, self._events, numbers)
+
+
+_CITATIONS = (
+    "SELECT c.citing, s.slot FROM auth_citations AS c "
+    "JOIN events AS e ON e.event_num = c.citing "
+    "LEFT JOIN state_slots AS s ON s.room_num = e.room_num AND s.type = e.type AND s.state_key = e.state_key "
+    "WHERE c.cited = ? AND c.citing < ? ORDER BY c.citing DESC LIMIT ?"
+)
+
+
+class _Ascent:
+    """Whether something that is in every chain stands on an event; asked from the top downwards."""
+
+    def __init__(self, tx: Tx, chains: AuthChains, shared: Shared) -> None:
+        self._tx = tx
+        self._chains = chains
+        self._shared = shared
+        #: Settled events: those in every chain, and those that are not.
+        self._in_all: set[int] = set()
+        self.in_some: set[int] = set()
+        #: Events of no chain in question on which nothing that is in every chain stands.
+        self._leads_nowhere: set[int] = set()
+        self._descent: _Descent | None = None
+
+    def in_all(self, number: int) -> None:
+        """Note that an event is in every chain."""
+        self._in_all.add(number)
+        if self._descent is not None:
+            self._descent.add(number)
+
+    def leads_to_all(self, number: int) -> bool:
+        """Whether an event that is in every chain has this one in its own."""
+        if self._descent is None:
+            answer = self._ask_upwards(number)
+            if answer is not None:
+                return answer
+            self._descent = self._chains.descent(self._tx, (*self._shared.numbers(), *self._in_all))
+        return self._descent.reaches(number)
+
+    def _ask_upwards(self, number: int) -> bool | None:
+        """None when there is too much above it."""
+        seen = {number}
+        pending = [number]
+        while pending:
+            for citations in self._chains.citations(self._tx, pending.pop()):
+                for citing, slot in citations:
+                    if citing in self._in_all:
+                        return True
+                    if citing in self.in_some or citing in seen or citing in self._leads_nowhere:
+                        continue
+                    if self._shared.holds_at(slot, citing):
+                        return True
+                    seen.add(citing)
+                    pending.append(citing)
+                if len(seen) > MAX_FOLLOWED:
+                    return None
+        seen.discard(number)
+        self._leads_nowhere |= seen
+        return False
+
+
+class _Descent:
+    """What stands below a set of events, asked from the top downwards."""
+
+    def __init__(self, tx: Tx, events: Events, numbers: Iterable[int]) -> None:
+        self._tx = tx
+        self._events = events
+        self._heap = [-number for number in numbers]
+        heapq.heapify(self._heap)
+        self._seen: set[int] = set()
+        self._below: set[int] = set()
+
+    def add(self, number: int) -> None:
+        """One more event to begin from."""
+        heapq.heappush(self._heap, -number)
+
+    def reaches(self, number: int) -> bool:
+        """Whether the chain of one of them has that event. Never ask for a greater one later."""
+        while self._heap and -self._heap[0] > number:
+            above = -heapq.heappop(self._heap)
+            if above in self._seen:
+                continue
+            self._seen.add(above)
+            for below in self._events.auth(self._tx, above):
+                if below not in self._below:
+                    self._below.add(below)
+                    heapq.heappush(self._heap, -below)
+        return number in self._below
+
+
+def cite(tx: Tx, edges: Iterable[tuple[int, int]]) -> None:
+    """Store auth edges as (cited, citing)."""
+    tx.many("INSERT INTO auth_citations (cited, citing) VALUES (?, ?) ON CONFLICT DO NOTHING", list(edges))
+
+
+def fill(tx: Tx) -> None:
+    """Store the citations of every event that is there: the migration to schema 4."""
+    last = 0
+    while True:
+        rows = tx.all(
+            "SELECT event_num, auth FROM events WHERE event_num > ? AND auth IS NOT NULL "
+            "ORDER BY event_num LIMIT ?",
+            (last, FILL_AT_ONCE),
+        )
+        if not rows:
+            return
+        cite(tx, ((cited, row[0]) for row in rows for cited in unpack_numbers(bytes(row[1]))))
+        last = rows[-1][0]

@@ -1,0 +1,87 @@
+"""The sets of state resolution as the store finds them, against their definitions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comity.store import auth_chains
+from comity.store.auth_chains import AuthChains
+from comity.store.cache import Bounded
+from comity.store.events import Events
+from comity.store.state import States
+from tests.store.graphs import closure, graphs, store_graph
+from tests.store.support import a_driver, write
+
+
+@dataclass
+class SharedNumbers:
+    """What all states share, told by number."""
+
+    shared: set[int]
+
+    def holds(self, number: int) -> bool:
+        return number in self.shared
+
+    def holds_at(self, slot: int | None, number: int) -> bool:
+        assert slot is None, "no event of these graphs has a slot"
+        return number in self.shared
+
+    def numbers(self) -> Iterable[int]:
+        return self.shared
+
+
+@pytest.mark.parametrize("followed", [auth_chains.MAX_FOLLOWED, 2, 0])
+@settings(max_examples=60, deadline=None)
+@given(graph=graphs(), data=st.data(), at_once=st.sampled_from([1, 16]))
+def test_the_auth_difference(
+    followed: int, graph: dict[int, tuple[int, ...]], data: st.DataObject, at_once: int
+) -> None:
+    subsets = st.sets(st.sampled_from(sorted(graph)), max_size=6)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        a_driver(Path(folder)) as driver,
+        patch.object(auth_chains, "MAX_FOLLOWED", followed),
+        patch.object(auth_chains, "CITATIONS_AT_ONCE", at_once),
+    ):
+        write(driver, lambda tx: store_graph(tx, graph))
+        for _ in range(5):
+            chains = AuthChains(Events(), States())
+            shared = data.draw(subsets)
+            own = data.draw(st.lists(subsets.map(lambda numbers: numbers - shared), min_size=2, max_size=4))  # noqa: B023
+            reached = [closure(graph, mine | shared) for mine in own]
+            expected = set().union(*reached) - reached[0].intersection(*reached[1:])
+            found = driver.read(lambda tx: chains.difference(tx, own, SharedNumbers(shared)))  # noqa: B023
+            assert found == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(graph=graphs(), data=st.data())
+def test_the_conflicted_subgraph(graph: dict[int, tuple[int, ...]], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder, a_driver(Path(folder)) as driver:
+        write(driver, lambda tx: store_graph(tx, graph))
+        for _ in range(5):
+            events = Events()
+            events._edges = Bounded(data.draw(st.sampled_from([1, 1_000])))
+            chains = AuthChains(events, States())
+            ends = data.draw(st.sets(st.sampled_from(sorted(graph)), min_size=1, max_size=5))
+            expected = {number for number in closure(graph, ends) if closure(graph, {number}) & ends}
+            assert driver.read(lambda tx: chains.subgraph(tx, ends)) == expected  # noqa: B023
+
+
+def test_the_citations_of_events_that_were_there_before_are_filled_in(tmp_path: Path) -> None:
+    graph = {1: (), 2: (1,), 3: (1, 2), 4: (2,)}
+    with a_driver(tmp_path) as driver, patch.object(auth_chains, "FILL_AT_ONCE", 2):
+        write(driver, lambda tx: store_graph(tx, graph))
+        before = driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations"))
+        write(driver, lambda tx: tx.run("DELETE FROM auth_citations"))
+        write(driver, auth_chains.fill)
+        assert driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations")) == before
+        assert len(before) == 4
