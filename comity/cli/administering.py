@@ -1,4 +1,4 @@
-"""What the commands about accounts share: the database, opened beside a running server or without one."""
+"""What commands on the database share: it is opened beside a running server, or without one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,19 @@ T = TypeVar("T")
 
 
 def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]) -> T:
-    """Run `work` on the accounts of the server that the configuration names.
+    """Run `work` on the accounts of the server that the configuration names; see `use_database`."""
+
+    async def with_accounts(config: Config, database: Database, offload: ThreadOffload) -> T:
+        entropy = SystemEntropy()
+        # A database without a signing key would look like a backup restored in part.
+        ensure_signing_key(config, entropy)
+        return await work(Administration(database, offload, SystemClock(), entropy, config.server_name))
+
+    return use_database(path, with_accounts)
+
+
+def use_database(path: Path | None, work: Callable[[Config, Database, ThreadOffload], Awaitable[T]]) -> T:
+    """Run `work` on the database of the server that the configuration names.
 
     Says what is wrong and ends the command if the configuration or the database cannot be used,
     or if what was asked for is refused.
@@ -30,8 +42,8 @@ def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]
     config = load_or_exit(path)
 
     async def open_and_work() -> T:
-        async with _administration(config) as administration:
-            return await work(administration)
+        async with _opened(config) as (database, offload):
+            return await work(config, database, offload)
 
     try:
         return asyncio.run(open_and_work())
@@ -44,16 +56,13 @@ def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]
 
 
 @asynccontextmanager
-async def _administration(config: Config) -> AsyncIterator[Administration]:
-    entropy = SystemEntropy()
-    # A database without a signing key would look like a backup restored in part.
-    ensure_signing_key(config, entropy)
+async def _opened(config: Config) -> AsyncIterator[tuple[Database, ThreadOffload]]:
     driver = open_migrated(config.database_file)
     offload = ThreadOffload()
     # No position is given out here, so none has to be known.
     database = Database(driver, offload, last_position=0)
     try:
-        yield Administration(database, offload, SystemClock(), entropy, config.server_name)
+        yield database, offload
     finally:
         await database.close()
         await offload.close()

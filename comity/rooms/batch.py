@@ -17,10 +17,12 @@ from comity.protocol.build import reference_to
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion
 from comity.rooms.merge import Merger
+from comity.rooms.reversions import Guard
 from comity.rooms.room import Extremity, Room, Rooms
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx, WriteTx
 from comity.store.events import ACCEPTED, REJECTED, SOFT_FAILED, NewEvent, StoredEvent
+from comity.store.resolutions import Resolution, Reversion
 from comity.store.state import NewPages
 
 _VERDICTS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
@@ -44,6 +46,8 @@ class Decided:
     #: The room's current state from here on; None: as it was.
     head_state: bytes | None = None
     members: list[MemberChange] = field(default_factory=list)
+    #: What state resolution took back when it came; no event said so.
+    reversions: list[Reversion] = field(default_factory=list)
     #: Send it to the room's servers, but not to this one (its own). None: do not send.
     send_except: str | None = None
     #: Servers beyond the room's that are told of it too.
@@ -74,6 +78,7 @@ class Batch:
         self._in_order: list[Decided] = []
         self.pages: NewPages = {}
         self.slots: dict[StateKey, int] = {}
+        self.resolutions: list[Resolution] = []
         self.redactions: list[Redaction] = []
         self.awaited: list[tuple[str, int]] = []
         self.unstaged: list[str] = []
@@ -84,6 +89,7 @@ class Batch:
         #: Set where the room's row may not be there yet.
         self.room_creator: str | None = None
         self._merger = merger
+        self._guard = Guard(merger)
         self._states = rooms.states
         self._events = rooms.events
         self.state_before_all = room.state
@@ -151,7 +157,7 @@ class Batch:
 
     def merge(self, tx: Tx, roots: Sequence[bytes]) -> bytes:
         """The resolution of several states of the room."""
-        return self._merger.merge(tx, self.room, roots, self.pages, self.slots)
+        return self._merger.merge(tx, self.room, roots, self.pages, self.slots, self.resolutions)
 
     def with_event(self, tx: Tx, root: bytes, event: Event, number: int) -> bytes:
         """The state with a state event's entry set."""
@@ -267,6 +273,21 @@ class Batch:
         if room.state != before:
             decided.head_state = room.state
             decided.members = self._member_changes(tx, before, room.state)
+            # An event at the head changes its own entry; only a fork can bring more.
+            if before and new.state_before != before:
+                decided.reversions = self._guard.reversions(
+                    tx, room, before, room.state, self._merged_roots(tx, event), event
+                )
+
+    def _merged_roots(self, tx: Tx, event: Event) -> list[bytes]:
+        """The states that the head, which that event has just moved, was merged from."""
+        ends = self.room.extremities
+        if len(ends) > 1:
+            return [extremity.state_after for extremity in ends.values()]
+        known = (self._events.by_id(tx, event_id) for event_id in event.prev_event_ids)
+        return [
+            stored.state_after for stored in known if stored is not None and stored.state_after is not None
+        ]
 
     def _missing(self, tx: Tx) -> set[str]:
         """The ids that the room's gaps name, kept with the head."""

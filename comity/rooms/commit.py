@@ -16,7 +16,7 @@ from comity.rooms.batch import Batch, Decided, MemberChange
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
 from comity.store import events as stored_events
-from comity.store import heads, queues
+from comity.store import heads, queues, resolutions
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Database, StoreFailedError, Tx, WriteTx
@@ -167,6 +167,8 @@ class _Storing:
             )
         for decided, position in positions:
             self._follow(decided, position)
+        if batch.resolutions:
+            resolutions.record(tx, room.number, self._last_position, batch.resolutions)
         for redaction in batch.redactions:
             stored_events.replace_with_redacted(tx, redaction.target_number, redaction.redacted, redaction.by)
         for redacts, number in batch.awaited:
@@ -203,6 +205,8 @@ class _Storing:
             heads.record(tx, room.number, position, decided.head_state)
         if decided.members:
             self._store_members(decided.members, position)
+        if decided.reversions:
+            resolutions.record_reversions(tx, room.number, position, decided.reversions)
         if is_owed:
             queues.add_outbound(tx, room.number, position, new.number, decided.send_except or "")
             for server in decided.visit:

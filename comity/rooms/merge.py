@@ -18,6 +18,7 @@ from comity.store.auth_chains import AuthChains
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import REJECTED, Events
+from comity.store.resolutions import Resolution
 from comity.store.state import NewPages, States
 
 #: Results of merges kept: the same forks are merged again and again while they last.
@@ -92,9 +93,18 @@ class Merger:
         return slot
 
     def merge(
-        self, tx: Tx, room: Room, roots: Iterable[bytes], pages: NewPages, slots: dict[StateKey, int]
+        self,
+        tx: Tx,
+        room: Room,
+        roots: Iterable[bytes],
+        pages: NewPages,
+        slots: dict[StateKey, int],
+        made: list[Resolution] | None = None,
     ) -> bytes:
-        """The resolution of several states. New pages and slots are added to `pages`, `slots`."""
+        """The resolution of several states. New pages and slots are added to `pages`, `slots`.
+
+        A resolution that was not known yet is added to `made`.
+        """
         distinct = frozenset(roots)
         if len(distinct) == 1:
             return next(iter(distinct))
@@ -102,7 +112,8 @@ class Merger:
         known = self._merged.get(cache_key)
         if known is not None:
             return known
-        conflict = Conflict(self, tx, room, sorted(distinct))
+        ordered = sorted(distinct)
+        conflict = Conflict(self, tx, room, ordered)
         changes = dict.fromkeys(conflict.values, 0)
         for key, event in conflict.resolve().items():
             number = self.events.number(tx, event.event_id)
@@ -110,6 +121,8 @@ class Merger:
                 changes[self.slot_for(tx, room, key, slots)] = number
         root = self.states.replace(tx, conflict.base, changes, pages)
         self._merged.put(cache_key, root)
+        if made is not None:
+            made.append(Resolution(tuple(ordered), root))
         return root
 
     def conflict(self, tx: Tx, room: Room, roots: Iterable[bytes]) -> Conflict:

@@ -43,7 +43,17 @@ class Shared(Protocol):
 class AuthChains:
     """Answers questions about the auth chains of a room's states."""
 
-    def __init__(self, events: Events, states: States) -> None:
+    def __init__(
+        self,
+        events: Events,
+        states: States,
+        *,
+        max_followed: int = MAX_FOLLOWED,
+        at_once: int = CITATIONS_AT_ONCE,
+    ) -> None:
+        """`max_followed` and `at_once` are the constants of those names; only cost depends on them."""
+        self.max_followed = max_followed
+        self._at_once = at_once
         self._events = events
         self._states = states
 
@@ -137,10 +147,10 @@ class AuthChains:
             yield pending
         below = 1 << 62
         while True:
-            rows = tx.all(_CITATIONS, (number, below, CITATIONS_AT_ONCE))
+            rows = tx.all(_CITATIONS, (number, below, self._at_once))
             if rows:
                 yield rows
-            if len(rows) < CITATIONS_AT_ONCE:
+            if len(rows) < self._at_once:
                 return
             below = rows[-1][0]
 
@@ -207,7 +217,7 @@ class _Ascent:
                         return True
                     seen.add(citing)
                     pending.append(citing)
-                if len(seen) > MAX_FOLLOWED:
+                if len(seen) > self._chains.max_followed:
                     return None
         seen.discard(number)
         self._leads_nowhere |= seen
@@ -248,14 +258,14 @@ def cite(tx: Tx, edges: Iterable[tuple[int, int]]) -> None:
     tx.many("INSERT INTO auth_citations (cited, citing) VALUES (?, ?) ON CONFLICT DO NOTHING", list(edges))
 
 
-def fill(tx: Tx) -> None:
+def fill(tx: Tx, at_once: int = FILL_AT_ONCE) -> None:
     """Store the citations of every event that is there: the migration to schema 4."""
     last = 0
     while True:
         rows = tx.all(
             "SELECT event_num, auth FROM events WHERE event_num > ? AND auth IS NOT NULL "
             "ORDER BY event_num LIMIT ?",
-            (last, FILL_AT_ONCE),
+            (last, at_once),
         )
         if not rows:
             return

@@ -267,6 +267,15 @@ def staged(tx: Tx, room_num: int, limit: int) -> list[Staged]:
     return [Staged(row[0], row[1], row[2], row[3], compression.unpack(bytes(row[4]))) for row in rows]
 
 
+def staged_event(tx: Tx, event_id: str) -> Staged | None:
+    """A staged event by id."""
+    row = tx.one(
+        "SELECT event_id, room_num, origin, received_at, json FROM staged_events WHERE event_id = ?",
+        (event_id,),
+    )
+    return Staged(row[0], row[1], row[2], row[3], compression.unpack(bytes(row[4]))) if row else None
+
+
 def count_staged(tx: Tx, room_num: int) -> int:
     """How many events are staged in a room."""
     row = tx.one("SELECT count(*) FROM staged_events WHERE room_num = ?", (room_num,))

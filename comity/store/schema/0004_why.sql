@@ -15,7 +15,7 @@ CREATE TABLE state_resolutions (
     result BYTEA NOT NULL,
     -- the names of the states that went in, one after the other
     inputs BYTEA NOT NULL,
-    PRIMARY KEY (room_num, position, inputs)
+    PRIMARY KEY (room_num, inputs)
 ) /* CLUSTERED */;
 
 -- Entries of a room's current state that went back to an older event, or were lost, by state
