@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comity.protocol.event import redact, reference_hash
+from comity.protocol.event import event_id_of, redact, reference_hash
 from comity.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 
 VERSIONS = list(ROOM_VERSIONS.values())
@@ -151,3 +151,16 @@ def test_redaction_is_idempotent_and_keeps_the_reference_hash(
     redacted = redact(version, source)
     assert redact(version, redacted) == redacted
     assert reference_hash(version, redacted) == reference_hash(version, source)
+
+
+@given(
+    st.sampled_from([version for version in VERSIONS if not version.references_carry_hashes]), sources, values
+)
+def test_the_event_id_does_not_know_what_nobody_signs(
+    version: RoomVersion, source: dict[str, Any], value: object
+) -> None:
+    expected = event_id_of(version, source)
+    assert event_id_of(version, {**source, "unsigned": value}) == expected
+    assert event_id_of(version, {**source, "signatures": {"a.example": {"ed25519:1": value}}}) == expected
+    assert event_id_of(version, redact(version, source)) == expected
+    assert event_id_of(version, {**source, "type": "x.other"}) != expected

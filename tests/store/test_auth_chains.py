@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -45,15 +44,10 @@ def test_the_auth_difference(
     followed: int, graph: dict[int, tuple[int, ...]], data: st.DataObject, at_once: int
 ) -> None:
     subsets = st.sets(st.sampled_from(sorted(graph)), max_size=6)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        a_driver(Path(folder)) as driver,
-        patch.object(auth_chains, "MAX_FOLLOWED", followed),
-        patch.object(auth_chains, "CITATIONS_AT_ONCE", at_once),
-    ):
+    with tempfile.TemporaryDirectory() as folder, a_driver(Path(folder)) as driver:
         write(driver, lambda tx: store_graph(tx, graph))
         for _ in range(5):
-            chains = AuthChains(Events(), States())
+            chains = AuthChains(Events(), States(), max_followed=followed, at_once=at_once)
             shared = data.draw(subsets)
             own = data.draw(st.lists(subsets.map(lambda numbers: numbers - shared), min_size=2, max_size=4))  # noqa: B023
             reached = [closure(graph, mine | shared) for mine in own]
@@ -78,10 +72,10 @@ def test_the_conflicted_subgraph(graph: dict[int, tuple[int, ...]], data: st.Dat
 
 def test_the_citations_of_events_that_were_there_before_are_filled_in(tmp_path: Path) -> None:
     graph = {1: (), 2: (1,), 3: (1, 2), 4: (2,)}
-    with a_driver(tmp_path) as driver, patch.object(auth_chains, "FILL_AT_ONCE", 2):
+    with a_driver(tmp_path) as driver:
         write(driver, lambda tx: store_graph(tx, graph))
         before = driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations"))
         write(driver, lambda tx: tx.run("DELETE FROM auth_citations"))
-        write(driver, auth_chains.fill)
+        write(driver, lambda tx: auth_chains.fill(tx, at_once=2))
         assert driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations")) == before
         assert len(before) == 4
