@@ -17,7 +17,7 @@ from comity.rooms.room import Room
 from comity.store.auth_chains import AuthChains
 from comity.store.cache import Bounded
 from comity.store.database import Tx
-from comity.store.events import REJECTED, Events
+from comity.store.events import REJECTED, Events, StoredEvent
 from comity.store.resolutions import Resolution
 from comity.store.state import NewPages, States
 
@@ -28,18 +28,26 @@ MAX_RECENT_ENTRIES = 256
 
 
 class _Graph:
-    """The auth graph of a room as the store holds it."""
+    """The auth graph of a room as the store holds it; what was asked once is at hand."""
 
     def __init__(self, tx: Tx, events: Events) -> None:
         self._tx = tx
         self._events = events
+        self._known: dict[str, StoredEvent | None] = {}
+
+    def _find(self, event_id: str) -> StoredEvent | None:
+        try:
+            return self._known[event_id]
+        except KeyError:
+            stored = self._known[event_id] = self._events.by_id(self._tx, event_id)
+            return stored
 
     def event(self, event_id: str) -> Event | None:
-        stored = self._events.by_id(self._tx, event_id)
-        return stored.event if stored else None
+        stored = self._find(event_id)
+        return stored.event if stored is not None else None
 
     def is_rejected(self, event_id: str) -> bool:
-        stored = self._events.by_id(self._tx, event_id)
+        stored = self._find(event_id)
         return stored is not None and stored.verdict == REJECTED
 
 
@@ -145,12 +153,11 @@ class Conflict:
         self._states, self._events = merger.states, merger.events
         #: The state whose shared part stands for that of all.
         self.base = roots[0]
-        differing: dict[int, None] = {}
-        for other in roots[1:]:
-            for slot, _, _ in self._states.difference(tx, self.base, other):
-                differing[slot] = None
         #: Slot -> the event numbers there, one for each state (0: none), wherever they differ.
-        self.values = {slot: [self._states.get(tx, root, slot) for root in roots] for slot in differing}
+        self.values: dict[int, list[int]] = {}
+        for index, other in enumerate(roots[1:], start=1):
+            for slot, mine, theirs in self._states.difference(tx, self.base, other):
+                self.values.setdefault(slot, [mine] * len(roots))[index] = theirs
         loaded = self._events.load(tx, {number for numbers in self.values.values() for number in numbers})
         #: The conflicted state set: the distinct events at each key that is not shared.
         self.candidates: dict[StateKey, list[Event]] = {
@@ -163,7 +170,6 @@ class Conflict:
     def resolve(self, trace: Trace | None = None) -> dict[StateKey, Event]:
         """The resolved events at the keys that are not shared; a key without one is absent."""
         tx, room = self._tx, self._room
-        in_base = self._merger.lookup(tx, room, self.base)
         difference: Collection[str] = ()
         subgraph: Collection[str] | None = None
         resolution = room.version.state_resolution
@@ -174,13 +180,27 @@ class Conflict:
             subgraph = self._ids(self._merger.chains.subgraph(tx, ends))
         return resolve(
             room.version,
-            unconflicted=lambda key: None if key in self.candidates else in_base(key),
+            unconflicted=self._shared(),
             conflicted=self.candidates,
             auth_difference=difference,
             graph=_Graph(tx, self._events),
             subgraph=subgraph,
             trace=trace,
         )
+
+    def _shared(self) -> StateLookup:
+        """A lookup of what the states share. The same few entries are asked for again and again."""
+        read = self._merger.lookup(self._tx, self._room, self.base)
+        known: dict[StateKey, Event | None] = dict.fromkeys(self.candidates)
+
+        def find(key: StateKey) -> Event | None:
+            try:
+                return known[key]
+            except KeyError:
+                event = known[key] = read(key)
+                return event
+
+        return find
 
     def _own(self) -> list[set[int]]:
         """What each state has of its own."""

@@ -70,11 +70,13 @@ class AuthChains:
                 masks[number] = masks.get(number, 0) | 1 << index
         heap = [-number for number in masks]
         heapq.heapify(heap)
-        ascent = _Ascent(tx, self, shared)
+        differing = frozenset(masks)
+        ascent = _Ascent(tx, self, shared, self._uncited(tx, differing))
         while heap:
             number = -heapq.heappop(heap)
             mask = masks[number]
-            if mask == everywhere or shared.holds(number) or ascent.leads_to_all(number):
+            is_shared = number not in differing and shared.holds(number)
+            if mask == everywhere or is_shared or ascent.leads_to_all(number):
                 # So is all below it: that is found out upwards, if anything asks.
                 ascent.in_all(number)
                 continue
@@ -154,6 +156,21 @@ class AuthChains:
                 return
             below = rows[-1][0]
 
+    def _uncited(self, tx: Tx, numbers: Collection[int]) -> frozenset[int]:
+        """Those of them that no state event cites: most of what differs."""
+        found = {number for number in numbers if self._events.pending_citations(number)}
+        ordered = sorted(numbers)
+        for start in range(0, len(ordered), MAX_LIST):
+            chunk = ordered[start : start + MAX_LIST]
+            marks = ",".join(["(?)"] * len(chunk))
+            rows = tx.all(
+                f"SELECT column1 FROM (VALUES {marks}) AS given "
+                "WHERE EXISTS (SELECT 1 FROM auth_citations WHERE cited = column1)",
+                chunk,
+            )
+            found.update(row[0] for row in rows)
+        return frozenset(numbers) - found
+
     def _pending(self, tx: Tx, number: int) -> list[tuple[int, int | None]]:
         return [
             (stored.number, self._states.slot(tx, stored.room_num, stored.event.key))
@@ -176,7 +193,9 @@ _CITATIONS = (
 class _Ascent:
     """Whether something that is in every chain stands on an event; asked from the top downwards."""
 
-    def __init__(self, tx: Tx, chains: AuthChains, shared: Shared) -> None:
+    def __init__(self, tx: Tx, chains: AuthChains, shared: Shared, uncited: frozenset[int]) -> None:
+        """`uncited` are events that are known to be cited by none."""
+        self._uncited = uncited
         self._tx = tx
         self._chains = chains
         self._shared = shared
@@ -195,6 +214,8 @@ class _Ascent:
 
     def leads_to_all(self, number: int) -> bool:
         """Whether an event that is in every chain has this one in its own."""
+        if number in self._uncited:
+            return False
         if self._descent is None:
             answer = self._ask_upwards(number)
             if answer is not None:

@@ -11,23 +11,34 @@ from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
 from comity.protocol.auth.power_levels import PowerLevels
-from comity.protocol.auth.selection import POWER_LEVELS_KEY
-from comity.protocol.event import Event
+from comity.protocol.auth.selection import CREATE_KEY, POWER_LEVELS_KEY
+from comity.protocol.event import Event, StateKey
 from comity.protocol.state_resolution.graph import AuthGraph
 
 
 def cited_power_levels(event: Event, graph: AuthGraph) -> Event | None:
     """The `m.room.power_levels` event among an event's auth events, if it is known."""
+    return _cited(event, POWER_LEVELS_KEY, graph)
+
+
+def _cited(event: Event, key: StateKey, graph: AuthGraph) -> Event | None:
+    event_type, state_key = key
     for auth_id in event.auth_event_ids:
         auth = graph.event(auth_id)
-        if auth is not None and auth.type == "m.room.power_levels" and auth.key == POWER_LEVELS_KEY:
+        if auth is not None and auth.type == event_type and auth.state_key == state_key:
             return auth
     return None
 
 
 def sender_power(event: Event, create: Event | None, graph: AuthGraph) -> float:
-    """The level of an event's sender by the event's own auth events; `math.inf` for v12 creators."""
-    return PowerLevels(event.version, create, cited_power_levels(event, graph)).user(event.sender)
+    """The level of an event's sender by the event's own auth events; `math.inf` for v12 creators.
+
+    `create` is the create event that the room id of room version 12 implies; before, it is cited.
+    """
+    levels = cited_power_levels(event, graph)
+    if levels is None and not event.version.room_id_is_create_hash:
+        create = _cited(event, CREATE_KEY, graph)
+    return PowerLevels(event.version, create, levels).user(event.sender)
 
 
 def power_order(events: Mapping[str, Event], create: Event | None, graph: AuthGraph) -> list[Event]:
