@@ -14,7 +14,7 @@ from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import StateResolution
 from comity.protocol.state_resolution.resolve import Trace, resolve
 from comity.rooms.room import Room
-from comity.store.auth_chains import AuthChains
+from comity.store.auth_chains import AuthChains, PowerLevelsLine
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import REJECTED, Events, StoredEvent
@@ -185,6 +185,7 @@ class Conflict:
             auth_difference=difference,
             graph=_Graph(tx, self._events),
             subgraph=subgraph,
+            behind=PowerLevelsLine(tx, self._events, room.number).behind,
             trace=trace,
         )
 

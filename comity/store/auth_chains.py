@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from comity.protocol.auth.selection import POWER_LEVELS_KEY
 from comity.store.database import Tx
 from comity.store.events import Events, unpack_numbers
 from comity.store.state import States
@@ -21,6 +22,8 @@ from comity.store.state import States
 MAX_FOLLOWED = 2_000
 #: Citations read at a time: among the newest, one is mostly part of the current state.
 CITATIONS_AT_ONCE = 16
+#: Power levels events of which the edges are read at a time.
+POWER_LEVELS_AT_ONCE = 200
 #: Rows that a migration reads at a time.
 FILL_AT_ONCE = 2_000
 #: Parameters in one IN (...) list.
@@ -190,6 +193,13 @@ _CITATIONS = (
 )
 
 
+_POWER_LEVELS = (
+    "SELECT event_num, event_id, auth FROM events "
+    "WHERE room_num = ? AND type = 'm.room.power_levels' AND state_key = '' AND event_num < ? "
+    "ORDER BY event_num DESC LIMIT ?"
+)
+
+
 class _Ascent:
     """Whether something that is in every chain stands on an event; asked from the top downwards."""
 
@@ -272,6 +282,50 @@ class _Descent:
                     self._below.add(below)
                     heapq.heappush(self._heap, -below)
         return number in self._below
+
+
+class PowerLevelsLine:
+    """Which power levels event another one cites, for those who walk far back along them.
+
+    Their events need not be read for that: the auth edges of a few hundred are read at a time,
+    the newest first.
+    """
+
+    def __init__(self, tx: Tx, events: Events, room_num: int, *, at_once: int = POWER_LEVELS_AT_ONCE) -> None:
+        self._tx = tx
+        self._room_num = room_num
+        self._at_once = at_once
+        self._ids: dict[int, str] = {}
+        self._auth: dict[str, tuple[int, ...]] = {}
+        #: Every power levels event from this number on is known; None before the first question.
+        self._floor: int | None = None
+        for stored in events.pending_state(room_num, POWER_LEVELS_KEY):
+            self._ids[stored.number] = stored.event.event_id
+            self._auth[stored.event.event_id] = events.auth(tx, stored.number)
+
+    def behind(self, event_id: str) -> str | None:
+        """The id of the power levels event that a power levels event cites; None if it cites none."""
+        while event_id not in self._auth:
+            if not self._read():
+                return None
+        for cited in self._auth[event_id]:
+            while cited not in self._ids and (self._floor is None or cited < self._floor):
+                self._read()
+            if cited in self._ids:
+                return self._ids[cited]
+        return None
+
+    def _read(self) -> bool:
+        """Read the next older ones; False if there are none."""
+        if self._floor == 0:
+            return False
+        upto = self._floor if self._floor is not None else 1 << 62
+        rows = self._tx.all(_POWER_LEVELS, (self._room_num, upto, self._at_once))
+        for number, event_id, auth in rows:
+            self._ids[number] = event_id
+            self._auth[event_id] = unpack_numbers(auth)
+        self._floor = rows[-1][0] if len(rows) == self._at_once else 0
+        return True
 
 
 def cite(tx: Tx, edges: Iterable[tuple[int, int]]) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import orjson
 
-from comity.protocol.event import Event
+from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion
 from comity.store import compression
 from comity.store.cache import Bounded
@@ -334,6 +334,17 @@ class Events:
             frontier = below - seen
             seen |= frontier
         return seen
+
+    def pending_state(self, room_num: int, key: StateKey) -> list[StoredEvent]:
+        """The events of one state key in a room that are not on disk yet."""
+        event_type, state_key = key
+        return [
+            stored
+            for stored in self._pending.values()
+            if stored.event.type == event_type
+            and stored.event.state_key == state_key
+            and stored.room_num == room_num
+        ]
 
     def pending_citations(self, number: int) -> list[StoredEvent]:
         """The state events that cite an event and are not on disk yet."""

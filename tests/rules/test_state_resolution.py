@@ -10,7 +10,13 @@ import pytest
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import ROOM_VERSIONS
 from comity.protocol.state_resolution.graph import auth_difference, conflicted_subgraph, separate
-from comity.protocol.state_resolution.ordering import Mainline, mainline_order, power_order
+from comity.protocol.state_resolution.ordering import (
+    Mainline,
+    behind_in,
+    cited_power_levels,
+    mainline_order,
+    power_order,
+)
 from comity.protocol.state_resolution.resolve import resolve
 from tests.rules.rooms import (
     ALICE,
@@ -165,20 +171,20 @@ def test_mainline_order() -> None:
     assert mainline_order(events, None, room.graph) == sorted(
         events, key=lambda event: (event.origin_server_ts, event.event_id)
     )
-    mainline = Mainline(newest_levels, room.graph)
-    positions = [mainline.position(event) for event in (newest, middle, oldest, beside)]
-    assert positions == [0, 1, 2, 2]
-    # The event itself does not count: it is where it stands on.
-    assert mainline.position(newer) == 2
+    mainline = Mainline(newest_levels.event_id, behind_in(room.graph))
+    cited = [cited_power_levels(event, room.graph) for event in (newest, middle, oldest, beside, newer)]
+    # A power levels event itself is where what it cites stands.
+    assert [mainline.position(event.event_id) for event in cited if event] == [0, 1, 2, 2, 2]
+    assert mainline.position(None) == float("inf")
 
 
 def test_a_mainline_in_a_circle_ends() -> None:
     graph = Graph()
     for event_id, auth in {"p": "q", "q": "p", "r": "s", "s": "r"}.items():
         graph.events[event_id] = an_event(event_id, [auth], type="m.room.power_levels")
-    mainline = Mainline(graph.events["p"], graph)
-    assert mainline.position(an_event("e", "q")) == 1
-    assert mainline.position(an_event("f", "r")) == float("inf")
+    mainline = Mainline("p", behind_in(graph))
+    assert mainline.position("q") == 1
+    assert mainline.position("r") == float("inf")
 
 
 # What no version differs in

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.store import auth_chains
-from comity.store.auth_chains import AuthChains
+from comity.store.auth_chains import AuthChains, PowerLevelsLine
 from comity.store.cache import Bounded
+from comity.store.database import Tx
 from comity.store.events import Events
 from comity.store.state import States
 from tests.store.graphs import closure, graphs, store_graph
@@ -79,3 +80,24 @@ def test_the_citations_of_events_that_were_there_before_are_filled_in(tmp_path: 
         write(driver, lambda tx: auth_chains.fill(tx, at_once=2))
         assert driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations")) == before
         assert len(before) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(graph=graphs(), data=st.data())
+def test_the_line_of_power_levels(graph: dict[int, tuple[int, ...]], data: st.DataObject) -> None:
+    levels = data.draw(st.sets(st.sampled_from(sorted(graph)), min_size=1))
+    asked = data.draw(st.permutations(sorted(levels)))
+    with tempfile.TemporaryDirectory() as folder, a_driver(Path(folder)) as driver:
+        write(driver, lambda tx: store_graph(tx, graph))
+        marks = ",".join("?" * len(levels))
+        of_levels = f"UPDATE events SET type = 'm.room.power_levels' WHERE event_num IN ({marks})"
+        write(driver, lambda tx: tx.run(of_levels, sorted(levels)))
+        for at_once in (1, 3, 200):
+
+            def ask(tx: Tx, at_once: int = at_once) -> dict[int, str | None]:
+                line = PowerLevelsLine(tx, Events(), room_num=1, at_once=at_once)
+                return {number: line.behind(f"${number}") for number in asked}
+
+            for number, found in driver.read(ask).items():
+                cited = {f"${below}" for below in graph[number] if below in levels}
+                assert (found in cited) if cited else found is None

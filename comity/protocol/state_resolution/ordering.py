@@ -7,7 +7,7 @@ came. Nothing here asks whether an event is allowed. Chains are walked, never re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
 from comity.protocol.auth.power_levels import PowerLevels
@@ -73,16 +73,32 @@ def power_order(events: Mapping[str, Event], create: Event | None, graph: AuthGr
     return ordered
 
 
+#: Event id of a power levels event -> that of the one it cites, or None.
+PowerLevelsBehind = Callable[[str], str | None]
+
+
+def behind_in(graph: AuthGraph) -> PowerLevelsBehind:
+    """The power levels event behind another, read from the graph's events."""
+
+    def behind(event_id: str) -> str | None:
+        event = graph.event(event_id)
+        cited = None if event is None else cited_power_levels(event, graph)
+        return None if cited is None else cited.event_id
+
+    return behind
+
+
 class Mainline:
     """The mainline of a power levels event: itself, the one it cites, the one that one cites …
 
     It is followed only as far as somebody asks, because most events cite a recent one.
     """
 
-    __slots__ = ("_aside", "_graph", "_line", "_next")
+    __slots__ = ("_aside", "_behind", "_line", "_next")
 
-    def __init__(self, power_levels: Event | None, graph: AuthGraph) -> None:
-        self._graph = graph
+    def __init__(self, power_levels: str | None, behind: PowerLevelsBehind) -> None:
+        """`power_levels` is an event id; None for a mainline without events."""
+        self._behind = behind
         #: Positions by event id of the part that was followed.
         self._line: dict[str, int] = {}
         #: The event of the mainline that comes after that part.
@@ -90,23 +106,24 @@ class Mainline:
         #: Positions that power levels events beside the mainline have from those they cite.
         self._aside: dict[str, float] = {}
 
-    def position(self, event: Event) -> float:
-        """The mainline position of an event: 0 is the newest, `math.inf` stands for none."""
+    def position(self, cited: str | None) -> float:
+        """The mainline position of an event that cites those power levels.
+
+        0 is the newest, `math.inf` stands for none.
+        """
         passed: list[str] = []
         position = math.inf
-        power_levels = cited_power_levels(event, self._graph)
-        while power_levels is not None:
-            event_id = power_levels.event_id
-            if self._follow_to(event_id):
-                position = self._line[event_id]
+        while cited is not None:
+            if self._follow_to(cited):
+                position = self._line[cited]
                 break
-            if event_id in self._aside:
-                position = self._aside[event_id]
+            if cited in self._aside:
+                position = self._aside[cited]
                 break
             # Set at once, so that a cycle (of room versions 1–2) ends here.
-            self._aside[event_id] = math.inf
-            passed.append(event_id)
-            power_levels = cited_power_levels(power_levels, self._graph)
+            self._aside[cited] = math.inf
+            passed.append(cited)
+            cited = self._behind(cited)
         for event_id in passed:
             self._aside[event_id] = position
         return position
@@ -116,15 +133,27 @@ class Mainline:
         while event_id not in self._line:
             if event_id in self._aside or self._next is None:
                 return False
-            self._line[self._next.event_id] = len(self._line)
-            cited = cited_power_levels(self._next, self._graph)
-            self._next = None if cited is None or cited.event_id in self._line else cited
+            self._line[self._next] = len(self._line)
+            behind = self._behind(self._next)
+            self._next = None if behind in self._line else behind
         return True
 
 
-def mainline_order(events: Iterable[Event], power_levels: Event | None, graph: AuthGraph) -> list[Event]:
-    """The mainline ordering of `events` based on `power_levels`, smallest first."""
-    mainline = Mainline(power_levels, graph)
-    return sorted(
-        events, key=lambda event: (-mainline.position(event), event.origin_server_ts, event.event_id)
-    )
+def mainline_order(
+    events: Iterable[Event],
+    power_levels: Event | None,
+    graph: AuthGraph,
+    behind: PowerLevelsBehind | None = None,
+) -> list[Event]:
+    """The mainline ordering of `events` based on `power_levels`, smallest first.
+
+    `behind` is a way to follow the mainline that is better than reading its events.
+    """
+    mainline = Mainline(None if power_levels is None else power_levels.event_id, behind or behind_in(graph))
+
+    def rank(event: Event) -> tuple[float, int, str]:
+        cited = cited_power_levels(event, graph)
+        position = mainline.position(None if cited is None else cited.event_id)
+        return -position, event.origin_server_ts, event.event_id
+
+    return sorted(events, key=rank)

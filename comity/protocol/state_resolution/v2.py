@@ -13,7 +13,7 @@ from comity.protocol.auth.selection import CREATE_KEY, JOIN_RULES_KEY, POWER_LEV
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion, StateResolution
 from comity.protocol.state_resolution.graph import AuthGraph, conflicted_subgraph
-from comity.protocol.state_resolution.ordering import mainline_order, power_order
+from comity.protocol.state_resolution.ordering import PowerLevelsBehind, mainline_order, power_order
 from comity.protocol.state_resolution.trace import Step, Trace, Watched
 
 
@@ -25,6 +25,7 @@ def resolve_v2(
     auth_difference: Collection[str],
     graph: AuthGraph,
     subgraph: Collection[str] | None = None,
+    behind: PowerLevelsBehind | None = None,
     trace: Trace | None = None,
 ) -> dict[StateKey, Event]:
     """The resolution for every key that is not unconflicted; see `resolve.resolve`."""
@@ -46,7 +47,7 @@ def resolve_v2(
     resolution.apply(power_order(powerful, create, graph), step)
     remaining = [event for event_id, event in full.items() if event_id not in powerful]
     step = Step.V2_1_MAINLINE if starts_empty else Step.V2_MAINLINE
-    resolution.apply(mainline_order(remaining, resolution.current(POWER_LEVELS_KEY), graph), step)
+    resolution.apply(mainline_order(remaining, resolution.current(POWER_LEVELS_KEY), graph, behind), step)
     return {key: event for key, event in resolution.state.items() if unconflicted(key) is None}
 
 

@@ -6,6 +6,10 @@ CREATE TABLE auth_citations (
     PRIMARY KEY (cited, citing)
 ) /* CLUSTERED */;
 
+-- The line of a room's power levels is walked far back by state resolution alone.
+CREATE INDEX events_of_power_levels ON events (room_num, event_num)
+WHERE type = 'm.room.power_levels' AND state_key = '';
+
 -- What was merged into what: one row for each set of differing states that forks came to.
 CREATE TABLE state_resolutions (
     room_num BIGINT NOT NULL,
