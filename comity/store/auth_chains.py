@@ -22,8 +22,9 @@ from comity.store.state import States
 MAX_FOLLOWED = 2_000
 #: Citations read at a time: among the newest, one is mostly part of the current state.
 CITATIONS_AT_ONCE = 16
-#: Power levels events of which the edges are read at a time.
-POWER_LEVELS_AT_ONCE = 200
+#: Power levels events of which the edges are read at first, and at most, at a time.
+POWER_LEVELS_AT_FIRST = 4
+POWER_LEVELS_AT_ONCE = 512
 #: Rows that a migration reads at a time.
 FILL_AT_ONCE = 2_000
 #: Parameters in one IN (...) list.
@@ -291,10 +292,12 @@ class PowerLevelsLine:
     the newest first.
     """
 
-    def __init__(self, tx: Tx, events: Events, room_num: int, *, at_once: int = POWER_LEVELS_AT_ONCE) -> None:
+    def __init__(
+        self, tx: Tx, events: Events, room_num: int, *, at_first: int = POWER_LEVELS_AT_FIRST
+    ) -> None:
         self._tx = tx
         self._room_num = room_num
-        self._at_once = at_once
+        self._at_once = at_first
         self._ids: dict[int, str] = {}
         self._auth: dict[str, tuple[int, ...]] = {}
         #: Every power levels event from this number on is known; None before the first question.
@@ -320,11 +323,14 @@ class PowerLevelsLine:
         if self._floor == 0:
             return False
         upto = self._floor if self._floor is not None else 1 << 62
-        rows = self._tx.all(_POWER_LEVELS, (self._room_num, upto, self._at_once))
+        limit = self._at_once
+        # Mostly the newest few are enough; whoever goes far soon reads many at a time.
+        self._at_once = min(2 * limit, POWER_LEVELS_AT_ONCE)
+        rows = self._tx.all(_POWER_LEVELS, (self._room_num, upto, limit))
         for number, event_id, auth in rows:
             self._ids[number] = event_id
             self._auth[event_id] = unpack_numbers(auth)
-        self._floor = rows[-1][0] if len(rows) == self._at_once else 0
+        self._floor = rows[-1][0] if len(rows) == limit else 0
         return True
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from comity.protocol.auth.rules import authorize
 from comity.protocol.event import Event, StateKey
 from comity.protocol.state_resolution.graph import auth_difference, conflicted_subgraph, separate
-from comity.protocol.state_resolution.ordering import power_order
+from comity.protocol.state_resolution.ordering import Mainline, power_order
 from tests.rules.rooms import ALICE, BOB, CAROL, DAVE, Room, a_room, resolve_states
 
 USERS = (ALICE, BOB, CAROL, DAVE)
@@ -154,3 +154,28 @@ def test_the_sets_are_what_their_definitions_say(version: str, plan: Plan) -> No
     assert conflicted_subgraph(ends, room.graph) == {
         event_id for event_id in above if chain(room, {event_id}) & ends
     }
+
+
+@given(
+    behind=st.lists(st.integers(0, 30), min_size=31, max_size=31),
+    start=st.integers(0, 30),
+    asked=st.lists(st.integers(0, 30), max_size=8),
+)
+def test_the_mainline_position_is_that_of_the_first_event_on_it(
+    behind: list[int], start: int, asked: list[int]
+) -> None:
+    # Each number leads to a smaller one, or (at 0) nowhere: a forest of lines of power levels.
+    leads = {str(n): str(behind[n] % n) if n and behind[n] % 5 else None for n in range(31)}
+
+    def line(first: str | None) -> list[str]:
+        found = []
+        while first is not None:
+            found.append(first)
+            first = leads[first]
+        return found
+
+    on_it = line(str(start))
+    mainline = Mainline(str(start), leads.__getitem__)
+    for number in asked:
+        expected = next((on_it.index(n) for n in line(str(number)) if n in on_it), float("inf"))
+        assert mainline.position(str(number)) == expected

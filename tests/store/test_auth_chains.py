@@ -92,10 +92,10 @@ def test_the_line_of_power_levels(graph: dict[int, tuple[int, ...]], data: st.Da
         marks = ",".join("?" * len(levels))
         of_levels = f"UPDATE events SET type = 'm.room.power_levels' WHERE event_num IN ({marks})"
         write(driver, lambda tx: tx.run(of_levels, sorted(levels)))
-        for at_once in (1, 3, 200):
+        for at_first in (1, 3, 200):
 
-            def ask(tx: Tx, at_once: int = at_once) -> dict[int, str | None]:
-                line = PowerLevelsLine(tx, Events(), room_num=1, at_once=at_once)
+            def ask(tx: Tx, at_first: int = at_first) -> dict[int, str | None]:
+                line = PowerLevelsLine(tx, Events(), room_num=1, at_first=at_first)
                 return {number: line.behind(f"${number}") for number in asked}
 
             for number, found in driver.read(ask).items():

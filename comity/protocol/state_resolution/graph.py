@@ -15,7 +15,10 @@ from comity.protocol.event import Event, StateKey
 
 
 class AuthGraph(Protocol):
-    """The events that the caller has at hand."""
+    """The events that the caller has at hand, each judged on its auth events when it came.
+
+    server-server §Checks performed on receipt of a PDU, 4: what failed it is rejected.
+    """
 
     def event(self, event_id: str) -> Event | None:
         """An event by id, rejected ones included; None if it is not known."""

@@ -109,34 +109,46 @@ class Mainline:
     def position(self, cited: str | None) -> float:
         """The mainline position of an event that cites those power levels.
 
-        0 is the newest, `math.inf` stands for none.
+        0 is the newest, `math.inf` stands for none. The mainline and the line behind `cited` are
+        followed in turns: both lead on in the same way once they have met, so that the first
+        event they have in common is where they met, and nothing beyond it is looked at.
         """
-        passed: list[str] = []
-        position = math.inf
-        while cited is not None:
-            if self._follow_to(cited):
-                position = self._line[cited]
-                break
-            if cited in self._aside:
-                position = self._aside[cited]
-                break
-            # Set at once, so that a cycle (of room versions 1–2) ends here.
-            self._aside[cited] = math.inf
-            passed.append(cited)
-            cited = self._behind(cited)
+        passed: dict[str, None] = {}
+        position: float | None = None
+        while position is None:
+            if cited is not None:
+                position = self._known(cited)
+                if position is None and cited in passed:
+                    # A cycle, which only event ids of room versions 1–2 allow, has no end.
+                    cited = None
+                elif position is None:
+                    passed[cited] = None
+                    cited = self._behind(cited)
+            followed = None if position is not None else self._follow()
+            if followed in passed:
+                position = self._line[followed]
+            elif position is None and followed is None and cited is None:
+                position = math.inf
         for event_id in passed:
+            # What the mainline met on this line is on it; only what comes before is beside it.
+            if event_id in self._line:
+                break
             self._aside[event_id] = position
         return position
 
-    def _follow_to(self, event_id: str) -> bool:
-        """Whether an event is on the mainline; follows it until the answer is known."""
-        while event_id not in self._line:
-            if event_id in self._aside or self._next is None:
-                return False
-            self._line[self._next] = len(self._line)
-            behind = self._behind(self._next)
+    def _known(self, event_id: str) -> float | None:
+        """A position that was found before."""
+        position = self._line.get(event_id)
+        return self._aside.get(event_id) if position is None else position
+
+    def _follow(self) -> str | None:
+        """Follow the mainline by one event; its id, or None at the end."""
+        event_id = self._next
+        if event_id is not None:
+            self._line[event_id] = len(self._line)
+            behind = self._behind(event_id)
             self._next = None if behind in self._line else behind
-        return True
+        return event_id
 
 
 def mainline_order(

@@ -1,0 +1,1 @@
+"""Speed at size: what state resolution and state changes cost in rooms of a thousand to 100,000 entries."""
