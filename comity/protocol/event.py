@@ -68,8 +68,11 @@ def redact(version: RoomVersion, source: Mapping[str, Any]) -> dict[str, Any]:
     result["content"] = {name: content[name] for name in kept if name in content} if kept else {}
     if rules.keeps_third_party_signed and event_type == "m.room.member":
         invite = content.get("third_party_invite")
-        if isinstance(invite, dict) and "signed" in invite:
-            result["content"]["third_party_invite"] = {"signed": invite["signed"]}
+        if isinstance(invite, dict):
+            # The key itself is not redacted: without `signed`, an empty object is left.
+            result["content"]["third_party_invite"] = {
+                name: value for name, value in invite.items() if name == "signed"
+            }
     return result
 
 

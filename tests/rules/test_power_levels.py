@@ -223,7 +223,8 @@ def test_strings_are_levels_up_to_version_9(version: str) -> None:
     assert_denied(room, propose(room, {**held, "ban": "51"}, BOB), denied)
     # A value that is no level cannot be shown to be within anybody's power.
     assert_denied(room, propose(room, {**held, "ban": "x"}), denied)
-    assert_denied(room, propose(room, {**held, "events": "x"}), "1:10.5.1 6:9.5.1")
+    # What is no object has no entries, and the rules ask of the entries alone.
+    assert_allowed(room, propose(room, {**held, "events": "x"}))
 
 
 @pytest.mark.parametrize("version", versions(creators_have_infinite_power=True))

@@ -102,7 +102,12 @@ def test_third_party_invites(version: RoomVersion) -> None:
     if version.identifier in since(11):
         kept["third_party_invite"] = {"signed": {"mxid": "@a:b", "token": "t"}}
     assert redact(version, source)["content"] == kept
-    odd_invites: list[object] = ["text", None, [], {"display_name": "Alice"}]
+    kept = {"membership": "invite"}
+    if version.identifier in since(11):
+        kept["third_party_invite"] = {}
+    source["content"] = {"membership": "invite", "third_party_invite": {"display_name": "Alice"}}
+    assert redact(version, source)["content"] == kept
+    odd_invites: list[object] = ["text", None, []]
     for odd in odd_invites:
         source = {"type": "m.room.member", "content": {"membership": "invite", "third_party_invite": odd}}
         assert redact(version, source)["content"] == {"membership": "invite"}

@@ -246,8 +246,6 @@ def _check_group(
     """
     version = event.version
     top, number = rule
-    if group in event.content and not isinstance(event.content[group], dict):
-        return denied(version, f"The {group} of power levels are not an object", top, number + 1, 1)
     old, new = _group(current.content, group), _group(event.content, group)
     names = [*old, *(name for name in new if name not in old)]
     for name, before, after, unreadable in _changed(version, old, new, names):

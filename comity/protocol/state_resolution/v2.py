@@ -136,8 +136,8 @@ class _Resolution:
         def lookup(key: StateKey) -> Event | None:
             nonlocal cited
             found = self.current(key)
-            if found is None and key == CREATE_KEY:
-                # In room version 12 the room id implies it; no event cites it.
+            if found is None and key == CREATE_KEY and event.version.room_id_is_create_hash:
+                # The room id implies it; no event cites it.
                 found = self._create
             if found is None:
                 if cited is None:
