@@ -14,6 +14,8 @@ import re
 MAX_IDENTIFIER_BYTES = 255
 #: Server names whose parse is remembered: the same few come with every event.
 MAX_REMEMBERED_NAMES = 10_000
+#: User ids of which it is remembered whether they are some.
+MAX_REMEMBERED_USER_IDS = 10_000
 
 _SERVER_NAME = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(?::(?P<port>[0-9]{1,5}))?", re.ASCII
@@ -94,6 +96,12 @@ def split_user_id(text: object) -> tuple[str, str] | None:
 
 def is_user_id(text: object) -> bool:
     """Whether `text` is a user id that events may carry (historical forms included)."""
+    return isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES and _is_user_id(text)
+
+
+# A room's power levels name the same users again and again.
+@functools.lru_cache(maxsize=MAX_REMEMBERED_USER_IDS)
+def _is_user_id(text: str) -> bool:
     return _split(text, "@") is not None
 
 

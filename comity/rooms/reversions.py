@@ -7,13 +7,14 @@ event in its place or none at all. Another branch's event that wins is no revers
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from comity.protocol.auth.ruling import Denied
 from comity.protocol.event import Event, StateKey
 from comity.protocol.state_resolution.trace import Trace
-from comity.rooms.merge import Conflict, Merger
+from comity.rooms.merge import Merger
 from comity.rooms.room import Room
 from comity.store.database import Tx
 from comity.store.resolutions import Reversion
@@ -21,6 +22,8 @@ from comity.store.resolutions import Reversion
 _log = logging.getLogger(__name__)
 #: Events of one state key that are walked back through to find whether one came after another.
 MAX_PREDECESSORS = 256
+#: State key and the event that stood there -> why it does so no more.
+_Why = Callable[[StateKey, Event], str]
 #: Reversions of one event that are recorded; more than a few mean that a whole branch was lost.
 MAX_REVERSIONS = 1_000
 
@@ -37,7 +40,8 @@ class Guard:
     ) -> list[Reversion]:
         """What of `before` went back or went away in `after`, which is what `roots` resolve to.
 
-        `event` is the one whose arrival brought it about.
+        `event` is the one whose arrival brought it about. Where history is missing before it,
+        `roots` lack the state that another server told of that.
         """
         found: list[Reversion] = []
         why: _Why | None = None
@@ -48,7 +52,7 @@ class Guard:
             stood = self._events.get(tx, was)
             if stood is None or len(found) == MAX_REVERSIONS:
                 continue
-            why = why or _Why(self._merger.conflict(tx, room, roots))
+            why = why or self._why(tx, room, roots)
             found.append(Reversion(key, was, became, why(key, stood.event)))
         for reversion in found:
             _log.warning(
@@ -56,6 +60,14 @@ class Guard:
                 reversion.key, room.room_id, event.event_id, reversion.cause,
             )  # fmt: skip
         return found
+
+    def _why(self, tx: Tx, room: Room, roots: Iterable[bytes]) -> _Why:
+        """What tells causes; the resolution is run anew for it."""
+        distinct = frozenset(roots)
+        trace = Trace()
+        if len(distinct) > 1:
+            self._merger.conflict(tx, room, distinct).resolve(trace)
+        return functools.partial(cause, trace)
 
     def _is_older(self, tx: Tx, slot: int, became: int, was: int) -> bool:
         """Whether `became` is nothing, or an event that `was` had taken the place of."""
@@ -76,23 +88,12 @@ class Guard:
             yield number
 
 
-class _Why:
-    """Tells why an entry lost, from the trace of the resolution, which is run anew for that."""
-
-    def __init__(self, conflict: Conflict) -> None:
-        self._trace = Trace()
-        conflict.resolve(self._trace)
-
-    def __call__(self, key: StateKey, stood: Event) -> str:
-        return cause(self._trace, key, stood)
-
-
 def cause(trace: Trace, key: StateKey, stood: Event) -> str:
     """Why `stood` is not what a resolution came to at its key, in a sentence."""
     entries = trace.at(key)
     own = next((entry for entry in entries if entry.event.event_id == stood.event_id), None)
     if own is None:
-        return f"{stood.event_id} was in none of the states that were merged"
+        return f"{stood.event_id} is not in what another server told of the state"
     if isinstance(own.ruling, Denied):
         on = ", ".join(event.event_id for event in own.stood_on)
         return (

@@ -23,7 +23,7 @@ MAX_FOLLOWED = 2_000
 #: Citations read at a time: among the newest, one is mostly part of the current state.
 CITATIONS_AT_ONCE = 16
 #: Power levels events of which the edges are read at first, and at most, at a time.
-POWER_LEVELS_AT_FIRST = 4
+POWER_LEVELS_AT_FIRST = 16
 POWER_LEVELS_AT_ONCE = 512
 #: Rows that a migration reads at a time.
 FILL_AT_ONCE = 2_000
@@ -311,12 +311,14 @@ class PowerLevelsLine:
         while event_id not in self._auth:
             if not self._read():
                 return None
-        for cited in self._auth[event_id]:
-            while cited not in self._ids and (self._floor is None or cited < self._floor):
-                self._read()
-            if cited in self._ids:
-                return self._ids[cited]
-        return None
+        auth = self._auth[event_id]
+        while True:
+            for cited in auth:
+                if cited in self._ids:
+                    return self._ids[cited]
+            # One that is not known yet is older than all that are, or is no power levels event.
+            if all(self._floor is not None and cited >= self._floor for cited in auth) or not self._read():
+                return None
 
     def _read(self) -> bool:
         """Read the next older ones; False if there are none."""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from comity.rooms.reversions import Guard
 from comity.store import resolutions
+from comity.store.database import Tx
 from comity.store.resolutions import Resolution, Reversion
+from comity.store.state import NewPages
 from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place
 from tests.rooms.test_forks import a_shared_room
 
@@ -103,3 +106,28 @@ async def test_resolutions_are_kept_with_what_went_in(tmp_path: Path) -> None:
         # Our own event joins the fork: the same states are not merged again.
         await place.say(room_id, "both")
         assert len(merged(place, room_id)) == 1
+
+
+@pytest.mark.parametrize("version", ["1", "11", "12"])
+async def test_what_another_server_tells_of_a_state_can_take_back_too(tmp_path: Path, version: str) -> None:
+    """An event whose past is not here brings a state that lacks a member; nothing was merged for that."""
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place, version)
+        head, parts = place.head(room_id), place.rooms.writer._rooms
+        join, message = (
+            branch.state["m.room.member", CAROL],
+            branch.write(BOB, "m.room.message", {"body": "x"}),
+        )
+
+        def look(tx: Tx) -> list[Reversion]:
+            slot = parts.states.slot(tx, head.number, join.key)
+            assert slot is not None
+            pages: NewPages = {}
+            without = parts.states.replace(tx, head.state, {slot: 0}, pages)
+            guard = Guard(place.rooms.writer._merger)
+            return guard.reversions(tx, head, head.state, without, [without], message)
+
+        [found] = place.database.read_now(look)
+        assert found.key == join.key
+        assert found.became == 0
+        assert "another server told" in found.cause

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from comity.protocol.errors import invalid_param
 from comity.store.events import LINE_BITS, live_line
 
-#: Digits of a position or line: 2**63 has 19.
-_SYNC = re.compile(r"s([0-9]{1,12})_([0-9]{1,18})(?:_([0-9]{1,12}))?", re.ASCII)
+# Bounded in digits: a line, and the line of a position, must fit into the 64 bits that SQLite takes.
+_SYNC = re.compile(r"s([0-9]{1,11})_([0-9]{1,18})(?:_([0-9]{1,11}))?", re.ASCII)
 _LINE = re.compile(r"t([0-9]{1,18})", re.ASCII)
 
 
