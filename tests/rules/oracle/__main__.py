@@ -43,7 +43,13 @@ def main() -> int:
             pool.submit(run, python, versions, range(start, min(start + CHUNK, last))) for start in starts
         ]
         for done, future in enumerate(as_completed(futures), start=1):
-            report.add(future.result())
+            found = future.result()
+            report.add(found)
+            for finding in found.findings:
+                print(
+                    f"\nversion {finding.graph.version}, seed {finding.graph.seed}: {finding.fact}",
+                    file=sys.stderr,
+                )
             _progress(report, done, len(starts), time.monotonic() - started)
     print(file=sys.stderr)
     _print(report, arguments.seeds, time.monotonic() - started)

@@ -36,8 +36,8 @@ def find(graph: Graph, pdu: Mapping[str, Any], ours: Answer, theirs: Answer) -> 
     return next((known for known in KNOWN if known.applies(graph, pdu, ours, theirs)), None)
 
 
-def _allowed(answer: Answer) -> bool:
-    return bool(answer.get("cited") and answer.get("before"))
+def _only_we_deny(ours: Answer, theirs: Answer) -> bool:
+    return any(theirs.get(fact) and not ours.get(fact) for fact in ("cited", "before"))
 
 
 def _raises(_: Graph, __: Mapping[str, Any], ___: Answer, theirs: Answer) -> bool:
@@ -70,7 +70,7 @@ def _odd_user_ids(_: Graph, pdu: Mapping[str, Any], ours: Answer, theirs: Answer
         and isinstance(users, dict)
         and not all(map(is_user_id, users))
         and "not all user ids" in str(ours.get("why"))
-        and _allowed(theirs)
+        and _only_we_deny(ours, theirs)
     )
 
 
@@ -109,8 +109,7 @@ def _levels_of_python(graph: Graph, pdu: Mapping[str, Any], ours: Answer, theirs
         pdu["type"] == "m.room.power_levels"
         and not version.power_levels_are_integers
         and any(_is_level_in_python_alone(version, value) for value in values)
-        and not _allowed(ours)
-        and _allowed(theirs)
+        and _only_we_deny(ours, theirs)
     )
 
 
