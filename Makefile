@@ -6,15 +6,17 @@ READY := $(VENV)/.ready
 # Tests run on all cores; those of one xdist group stay together. `make test ARGS=tests/rules` runs a part.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 ARGS ?=
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format map lock clean
+.PHONY: help run test check fuzz format map lock clean
 
 help:
 	@echo "make run               two homeservers on this machine talk to each other (comity demo);"
 	@echo "                       ARGS=--once ends when all has been shown"
 	@echo "make test              the tests; ARGS=... goes to pytest"
 	@echo "make check             formatting, lint, types, tests: what must pass before a commit"
+	@echo "make fuzz              broken input to every parser of foreign bytes; SECONDS=... is how long (60)"
 	@echo "make format            put the source into the house's format"
 	@echo "make map               bring docs/map.md up to date with the modules and their docstrings"
 	@echo "make lock              pin the newest versions that pyproject.toml allows"
@@ -37,6 +39,11 @@ check: $(READY)
 	@echo "comity: mypy --strict" && $(BIN)/mypy --strict
 	@echo "comity: pytest" && $(PYTEST) $(ARGS)
 
+# With what CPython and platform allow: requirements/fuzz.sh. ARGS=... goes to python -m fuzz.
+fuzz: $(READY)
+	@sh requirements/fuzz.sh $(VENV) $(SECONDS)
+	@$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
+
 format: $(READY)
 	@$(BIN)/ruff check --select I --fix --quiet && $(BIN)/ruff format
 
@@ -49,7 +56,10 @@ lock: $(READY)
 	@$(BIN)/uv pip compile pyproject.toml --group development --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
 		--quiet --output-file requirements/development.lock
-	@echo "comity: requirements/development.lock is new; run make check"
+	@$(BIN)/uv pip compile requirements/fuzz.in --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+		--quiet --output-file requirements/fuzz.lock
+	@echo "comity: requirements/*.lock are new; run make check"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -96,8 +96,10 @@ class Interactive:
         stage = auth.get("type")
         if stage is None and "session" not in auth:
             raise missing_param("auth lacks type")
+        if stage is not None and not isinstance(stage, str):
+            raise bad_json("auth.type is not a string")
         if stage is not None and stage not in session.completed:
-            if not isinstance(stage, str) or not any(stage in flow for flow in flows):
+            if not any(stage in flow for flow in flows):
                 unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
                 raise self._needed(session_id, flows, unknown)
             try:

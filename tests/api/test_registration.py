@@ -101,6 +101,7 @@ async def test_login_may_be_inhibited(server: UserServer) -> None:
         ({"username": "a", "auth": "yes"}, 400, "M_BAD_JSON"),
         ({"username": "a", "auth": {}}, 400, "M_MISSING_PARAM"),
         ({"username": "a", "auth": {"type": "m.login.dummy", "session": 5}}, 400, "M_BAD_JSON"),
+        ({"username": "a", "auth": {"type": {}}}, 400, "M_BAD_JSON"),
         ({"username": "a", "inhibit_login": True, "auth": DUMMY}, 400, "M_MISSING_PARAM"),
         ({"username": "a", "password": "", "auth": DUMMY}, 400, "M_INVALID_PARAM"),
         ({"username": "a", "password": "x" * 600, "auth": DUMMY}, 400, "M_INVALID_PARAM"),
