@@ -20,7 +20,9 @@ MAX_PATH_NAMES = 32
 #: Stands for "there is no such property", which null is not.
 ABSENT: Any = object()
 
-_WORD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+#: client-server §Push Rules: a word may begin or end at an end of the text and beside any other
+#: character than these.
+_BOUNDARY = "(?:(?<![A-Za-z0-9_])|(?![A-Za-z0-9_]))"
 
 
 def parse_path(path: str) -> tuple[str, ...]:
@@ -61,17 +63,15 @@ def value_at(source: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 class _Piece:
     """What stands between two `*` of a glob: literal text in which `?` is any one character."""
 
-    __slots__ = ("expression", "length", "text")
+    __slots__ = ("_source", "expression", "length", "text")
 
     def __init__(self, text: str, *, wild: bool) -> None:
         self.text = text
         self.length = len(text)
+        is_wild = wild and "?" in text
         #: A fixed length and no repetition: cannot backtrack.
-        self.expression = (
-            re.compile(".".join(re.escape(part) for part in text.split("?")), re.DOTALL)
-            if wild and "?" in text
-            else None
-        )
+        self._source = ".".join(map(re.escape, text.split("?"))) if is_wild else re.escape(text)
+        self.expression = re.compile(self._source, re.DOTALL) if is_wild else None
 
     def find(self, text: str, start: int) -> int:
         """Where the piece first occurs in `text` from `start`, or -1."""
@@ -79,6 +79,11 @@ class _Piece:
             return text.find(self.text, start)
         match = self.expression.search(text, start)
         return -1 if match is None else match.start()
+
+    def between_boundaries(self, *, begins: bool, ends: bool) -> re.Pattern[str]:
+        """The piece where a word may begin before it, or end behind it, or both."""
+        source = (_BOUNDARY if begins else "") + self._source + (_BOUNDARY if ends else "")
+        return re.compile(source, re.DOTALL)
 
     def stands_at(self, text: str, position: int) -> bool:
         """Whether the piece occurs in `text` exactly at `position`."""
@@ -93,7 +98,7 @@ class Glob:
     The caller lowers the case of pattern and text where case does not count.
     """
 
-    __slots__ = ("_exact", "_pieces", "pattern")
+    __slots__ = ("_exact", "_pieces", "_words", "pattern")
 
     def __init__(self, pattern: str, *, only_star: bool = False, literal: bool = False) -> None:
         """Any text is a pattern; one over MAX_GLOB_CHARACTERS never matches.
@@ -103,6 +108,8 @@ class Glob:
         self.pattern = pattern
         self._pieces: tuple[_Piece, ...] = ()
         self._exact: str | None = None
+        #: For `matches_words`: the first and the last piece, made when they are first asked for.
+        self._words: tuple[re.Pattern[str], re.Pattern[str]] | None = None
         if len(pattern) > MAX_GLOB_CHARACTERS:
             return
         parts = [pattern] if literal else pattern.split("*")
@@ -137,38 +144,21 @@ class Glob:
         client-server §Push Rules: a boundary is an end of the text or a character outside
         [A-Za-z0-9_], be it beside the part or the part's own.
         """
-        if not self._pieces:
+        if not self._pieces or any(piece.find(text, 0) < 0 for piece in self._pieces):
             return False
         only = len(self._pieces) == 1
         first, last = self._pieces[0], self._pieces[-1]
+        if self._words is None:
+            begin = first.between_boundaries(begins=True, ends=only)
+            self._words = begin, last.between_boundaries(begins=False, ends=True)
         # The earliest place for each piece leaves the most room for the next: no going back.
-        position = first.find(text, 0)
-        while position >= 0:
-            after = position + first.length
-            if _is_boundary(text, position) and (not only or _is_boundary(text, after)):
-                break
-            position = first.find(text, position + 1) if position < len(text) else -1
-        if position < 0 or only:
-            return position >= 0
-        position += first.length
+        found = self._words[0].search(text)
+        if found is None or only:
+            return found is not None
+        position = found.start() + first.length
         for piece in self._pieces[1:-1]:
             position = piece.find(text, position)
             if position < 0:
                 return False
             position += piece.length
-        if not last.length:
-            return True
-        position = last.find(text, position)
-        while position >= 0 and not _is_boundary(text, position + last.length):
-            position = last.find(text, position + 1)
-        return position >= 0
-
-
-def _is_boundary(text: str, position: int) -> bool:
-    """Whether a word may begin or end between the characters before and at `position`."""
-    return (
-        position == 0
-        or position >= len(text)
-        or text[position - 1] not in _WORD
-        or text[position] not in _WORD
-    )
+        return not last.length or self._words[1].search(text, position) is not None
