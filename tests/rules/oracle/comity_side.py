@@ -53,8 +53,13 @@ class _Judge:
         return {
             "events": events,
             "forks": [digest(_entries(self._resolve(fork))) for fork in states],
+            "meetings": [digest(_entries(self._resolve(self._given(one)))) for one in graph.meetings],
             "acls": [[server_acl.is_allowed(acl, server) for server in SERVERS] for acl in graph.acls],
         }
+
+    def _given(self, states: Sequence[Sequence[str]]) -> list[State]:
+        events = self._held.events
+        return [{events[event_id].key: events[event_id] for event_id in ids} for ids in states]
 
     def _resolve(self, states: Sequence[State]) -> State:
         if not states:

@@ -84,7 +84,7 @@ class Synapse:
         """Ask about a graph."""
         question = {
             "version": graph.version, "room_id": graph.room_id, "events": graph.events, "forks": graph.forks,
-            "acls": graph.acls, "servers": SERVERS,
+            "meetings": graph.meetings, "acls": graph.acls, "servers": SERVERS,
         }  # fmt: skip
         stream = self._stream(self._process.stdin)
         stream.write(json.dumps(question) + "\n")
@@ -150,10 +150,10 @@ def first_difference(graph: Graph, ours: Mapping[str, Any], theirs: Mapping[str,
                     # What the states before it were resolved to.
                     known = disagreements.of_states(graph)
                 return Finding(graph, index, fact, mine, other, known)
-    for fact in ("forks", "acls"):
+    for fact in ("forks", "meetings", "acls"):
         for number, (mine, other) in enumerate(zip(ours[fact], theirs[fact], strict=True)):
             if mine != other:
-                known = disagreements.of_states(graph) if fact == "forks" else None
+                known = None if fact == "acls" else disagreements.of_states(graph)
                 return Finding(graph, -1, f"{fact} {number}", mine, other, known)
     return None
 

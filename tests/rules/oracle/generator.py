@@ -7,7 +7,7 @@ server writes. It asks nothing of the sides but what the events are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.rules.oracle import contents
@@ -46,6 +46,8 @@ class Graph:
     forks: list[list[str]]
     #: Contents of `m.room.server_acl`, each asked about every one of SERVERS.
     acls: list[dict[str, Any]]
+    #: Sets of states, each the ids of its events, that are to be resolved whoever came to them.
+    meetings: list[list[list[str]]] = field(default_factory=list)
 
 
 def generate(version: str, seed: int) -> Graph:

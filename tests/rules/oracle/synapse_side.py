@@ -1,11 +1,11 @@
 """What Synapse's rules say of a graph: run by the interpreter that has Synapse, imports nothing of comity.
 
 Reads a graph a line, as JSON, on standard input, and answers each with a line on standard output:
-`{"events": [...], "forks": [...], "acls": [...]}` or, where Synapse raised what it does not mean
-to, `{"raised": TEXT}`. For each event: its `id`, content `hash`, whether that `hash_matches`, its
+`{"events": [...], "forks": [...], "meetings": [...], "acls": [...]}` or, where Synapse raised what
+it does not mean to, `{"raised": TEXT}`. For each event: its `id`, content `hash`, whether that `hash_matches`, its
 `redacted` form and `reference` hash, whether its auth events (`cited`) and the state `before` it
-allow it, `why` not, and the digest of the `state` after it; or `unreadable`. For each fork the
-digest of the resolved state, for each ACL whether each server may take part.
+allow it, `why` not, and the digest of the `state` after it; or `unreadable`. For each fork and for
+each meeting of states the digest of the resolved state, for each ACL whether each server may take part.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -135,7 +135,16 @@ class Judge:
         for content in self.graph["acls"]:
             evaluator = server_acl_evaluator_from_event(SimpleNamespace(content=content))
             acls.append([evaluator.server_matches_acl_event(server) for server in self.graph["servers"]])
-        return {"events": events, "forks": forks, "acls": acls}
+        meetings = [
+            digest(self.entries(self.resolve([self.given(ids) for ids in states])))
+            for states in self.graph["meetings"]
+        ]
+        return {"events": events, "forks": forks, "meetings": meetings, "acls": acls}
+
+    def given(self, event_ids: list[str]) -> dict[tuple[str, str], str]:
+        """The state of those events."""
+        events = [self.store.events[event_id] for event_id in event_ids]
+        return {(event.type, event.state_key): event.event_id for event in events}
 
     def entries(self, state: dict[tuple[str, str], str]) -> Iterable[tuple[str, str, str]]:
         """A state as (type, state key, event id)."""
