@@ -2,10 +2,11 @@
 
 Reads a graph a line, as JSON, on standard input, and answers each with a line on standard output:
 `{"events": [...], "forks": [...], "meetings": [...], "acls": [...]}` or, where Synapse raised what
-it does not mean to, `{"raised": TEXT}`. For each event: its `id`, content `hash`, whether that `hash_matches`, its
-`redacted` form and `reference` hash, whether its auth events (`cited`) and the state `before` it
-allow it, `why` not, and the digest of the `state` after it; or `unreadable`. For each fork and for
-each meeting of states the digest of the resolved state, for each ACL whether each server may take part.
+it does not mean to, `{"raised": TEXT}`. For each event: its `id`, content `hash`, whether that
+`hash_matches`, its `redacted` form and `reference` hash, whether its auth events (`cited`) and the
+state `before` it allow it, `why` not, and the digest of the `state` after it; or `unreadable`. For
+each fork and each meeting of states the digest of the resolved state, for each ACL whether each
+server may take part.
 """
 
 # mypy: disable-error-code="import-not-found"
