@@ -18,6 +18,7 @@ COMMANDS = {
     "init": "comity.cli.init",
     "user": "comity.cli.user",
     "token": "comity.cli.token",
+    "database": "comity.cli.database",
     "explain": "comity.cli.explain",
     "demo": "comity.cli.demo",
 }

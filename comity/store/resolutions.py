@@ -46,7 +46,7 @@ def latest(tx: Tx, room_num: int, limit: int) -> list[tuple[int, Resolution]]:
         "ORDER BY position DESC LIMIT ?",
         (room_num, limit),
     )
-    return [(row[0], Resolution(_unpack(bytes(row[1])), bytes(row[2]))) for row in rows]
+    return [(row[0], Resolution(unpack_names(bytes(row[1])), bytes(row[2]))) for row in rows]
 
 
 def record_reversions(tx: Tx, room_num: int, position: int, reversions: Iterable[Reversion]) -> None:
@@ -73,6 +73,7 @@ def _pack(names: Sequence[bytes]) -> bytes:
     return b"".join(name or bytes(NAME_BYTES) for name in names)
 
 
-def _unpack(packed: bytes) -> tuple[bytes, ...]:
+def unpack_names(packed: bytes) -> tuple[bytes, ...]:
+    """The names of `inputs` as they are stored."""
     names = (packed[start : start + NAME_BYTES] for start in range(0, len(packed), NAME_BYTES))
     return tuple(name if any(name) else b"" for name in names)

@@ -6,6 +6,7 @@ tables mean is the affair of the other modules.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,40 @@ def to_sqlite(sql: str) -> str:
     for words, own in _WORDS:
         sql = sql.replace(words, own)
     return sql
+
+
+VERSION = sqlite3.sqlite_version
+
+
+def table_sizes(tx: Tx) -> dict[str, tuple[int, int]]:
+    """Table -> (rows, bytes with its indexes). Bytes are 0 where this SQLite cannot tell."""
+    tables = [row[0] for row in tx.all("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    sizes = dict.fromkeys(tables, 0)
+    try:
+        for table, size in tx.all(
+            "SELECT s.tbl_name, sum(d.pgsize) FROM dbstat AS d JOIN sqlite_schema AS s ON s.name = d.name "
+            "GROUP BY s.tbl_name"
+        ):
+            sizes[table] = int(size)
+    except sqlite3.OperationalError:
+        # It was built without that table.
+        pass
+    counts = {table: tx.one(f"SELECT count(*) FROM {table}") for table in tables}
+    return {table: (int(count[0]) if count else 0, sizes[table]) for table, count in counts.items()}
+
+
+def copy(source: Path, target: Path) -> None:
+    """Write a whole copy of a database, as of one moment, into an empty file. Others may go on writing.
+
+    Raises sqlite3.Error; the copy is checked before this returns.
+    """
+    with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        connection.execute("VACUUM INTO ?", (str(target),))
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as connection:
+        answer = connection.execute("PRAGMA quick_check").fetchone()[0]
+    if answer != "ok":
+        raise sqlite3.DatabaseError(f"The copy is not sound: {answer}")
 
 
 class _SqliteTx:

@@ -71,6 +71,17 @@ def _decode(body: bytes) -> Page:
     return 0, numbers + (0,) * (LEAF - len(numbers))
 
 
+def name_of(body: bytes) -> bytes:
+    """The name of a page with that body."""
+    return hashlib.blake2b(body, digest_size=NAME_BYTES).digest()
+
+
+def children(body: bytes) -> list[bytes]:
+    """The names of the pages below a page; none below a leaf."""
+    level, items = _decode(body)
+    return [name for name in items if isinstance(name, bytes) and name != _ABSENT] if level else []
+
+
 def _capacity(level: int) -> int:
     """Slots under a page of that level."""
     return int(LEAF * FAN**level)
@@ -103,7 +114,7 @@ class States:
         return page
 
     def _keep(self, body: bytes, page: Page, made: NewPages) -> bytes:
-        name = hashlib.blake2b(body, digest_size=NAME_BYTES).digest()
+        name = name_of(body)
         if name not in made:
             made[name] = body
             self._pending[name] = page
