@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
@@ -77,7 +78,7 @@ def _check(tx: Tx) -> int:
 def _holds(tx: Tx, invariant: Invariant) -> bool:
     size = invariant.size(tx)
     told: list[str] = []
-    with click.progressbar(length=size, label=invariant.name, width=20) as bar:
+    with click.progressbar(length=size, label=invariant.name, width=20, file=sys.stderr) as bar:
         for sentence in ask(invariant, tx, bar.update):
             told.append(sentence)
             if len(told) == MAX_TOLD:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.interop.agreement import same_events, same_state, told_in_order
 from tests.interop.authority import Authority
 from tests.interop.client import ApiError, Client, MakeUser, texts
 from tests.interop.conftest import PAIR, running
+from tests.interop.programs import run_program
 from tests.interop.servers import Homeserver
 from tests.interop.waiting import eventually
 
@@ -116,6 +118,13 @@ async def _insist(client: Client, room: str, text: str) -> str:
     raise AssertionError(f"{text!r} was not answered within {ANSWERED_WITHIN:g} s: {trouble!r}")
 
 
+async def _is_sound(server: Homeserver) -> None:
+    """The database of a running comity keeps every invariant of the store."""
+    command = [sys.executable, "-m", "comity", "database", "check"]
+    said = await run_program([*command, "--config", str(server.directory / "comity.toml")], os.environ)
+    assert said[-1] == "The database is sound."
+
+
 async def _stream(
     client: Client, room: str, name: str, acknowledged: dict[str, str], end: asyncio.Event
 ) -> None:
@@ -162,6 +171,7 @@ async def test_killed_under_a_stream_of_sends(near: Homeserver, far: Homeserver,
         )
     await same_events(room, alice, bob)
     await same_state(room, alice, bob)
+    await _is_sound(near)
     for client in (alice, bob):
         _each_stream_in_order(await client.history(room, page=100), client.server.process.title)
 
