@@ -24,17 +24,26 @@ T = TypeVar("T")
 def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]) -> T:
     """Run `work` on the accounts of the server that the configuration names; see `use_database`."""
 
+    entropy = SystemEntropy()
+
     async def with_accounts(config: Config, database: Database, offload: ThreadOffload) -> T:
-        entropy = SystemEntropy()
-        # A database without a signing key would look like a backup restored in part.
-        ensure_signing_key(config, entropy)
         return await work(Administration(database, offload, SystemClock(), entropy, config.server_name))
 
-    return use_database(path, with_accounts)
+    # A database without a signing key would look like a backup restored in part.
+    return use_database(path, with_accounts, lambda config: ensure_signing_key(config, entropy))
 
 
-def use_database(path: Path | None, work: Callable[[Config, Database, ThreadOffload], Awaitable[T]]) -> T:
-    """Run `work` on the database of the server that the configuration names.
+def _database_is_there(config: Config) -> None:
+    if not config.database_file.exists():
+        raise CannotRun(f"there is no database {config.database_file} yet: the server has never run")
+
+
+def use_database(
+    path: Path | None,
+    work: Callable[[Config, Database, ThreadOffload], Awaitable[T]],
+    prepare: Callable[[Config], None] = _database_is_there,
+) -> T:
+    """Run `work` on the database of the server that the configuration names, after `prepare`.
 
     Says what is wrong and ends the command if the configuration or the database cannot be used,
     or if what was asked for is refused.
@@ -42,6 +51,7 @@ def use_database(path: Path | None, work: Callable[[Config, Database, ThreadOffl
     config = load_or_exit(path)
 
     async def open_and_work() -> T:
+        prepare(config)
         async with _opened(config) as (database, offload):
             return await work(config, database, offload)
 

@@ -84,3 +84,11 @@ async def test_a_backup_is_a_server(tmp_path: Path) -> None:
     async with a_place(copied) as place:
         assert said in place.timeline(room_id)
         await place.say(room_id, "again")
+
+
+async def test_where_there_is_no_database_none_is_made(tmp_path: Path) -> None:
+    for arguments in (("status",), ("check",), ("backup", str(tmp_path / "copy.db"))):
+        result = await run(tmp_path, *arguments)
+        assert result.exit_code == 1
+        assert "the server has never run" in result.output
+    assert [file.name for file in tmp_path.iterdir()] == ["comity.toml"]
