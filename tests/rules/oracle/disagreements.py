@@ -45,11 +45,11 @@ def _raises(_: Graph, __: Mapping[str, Any], ___: Answer, theirs: Answer) -> boo
 
 
 def _unfederated_invite(graph: Graph, pdu: Mapping[str, Any], ours: Answer, theirs: Answer) -> bool:
-    create = graph.events[0]
-    is_ours = server_of(pdu["sender"]) == server_of(create["sender"])
+    creates = [one for one in graph.events if one["type"] == "m.room.create"]
+    is_ours = server_of(pdu["sender"]) == server_of(creates[0]["sender"])
     return (
         "unfederatable" in str(theirs.get("why"))
-        and (is_ours or create["content"].get("m.federate") is not False)
+        and (is_ours or any(one["content"].get("m.federate") is not False for one in creates))
         and "does not federate" not in str(ours.get("why"))
     )
 
