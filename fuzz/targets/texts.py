@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from comity.api.address import client_address
 from comity.ports import Request
 from comity.protocol import identifiers
@@ -128,20 +126,17 @@ def check_tokens(data: bytes) -> str:
 
 
 def slow_match(pattern: str, text: str, *, only_star: bool) -> bool:
-    """Whether a glob matches, the simple way."""
-
-    @functools.cache
-    def match(at: int, place: int) -> bool:
-        if at == len(pattern):
-            return place == len(text)
-        if pattern[at] == "*":
-            return match(at + 1, place) or (place < len(text) and match(at, place + 1))
-        if place == len(text):
-            return False
-        is_any = pattern[at] == "?" and not only_star
-        return (is_any or pattern[at] == text[place]) and match(at + 1, place + 1)
-
-    return match(0, 0)
+    """Whether a glob matches, the simple way: which beginnings of the text each of its beginnings matches."""
+    matched = {0}
+    for character in pattern:
+        if character == "*":
+            matched = set(range(min(matched), len(text) + 1)) if matched else matched
+        else:
+            is_any = character == "?" and not only_star
+            matched = {
+                place + 1 for place in matched if place < len(text) and (is_any or text[place] == character)
+            }
+    return len(text) in matched
 
 
 def check_globs(data: bytes) -> str:
