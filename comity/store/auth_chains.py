@@ -302,9 +302,7 @@ class PowerLevelsLine:
         self._auth: dict[str, tuple[int, ...]] = {}
         #: Every power levels event from this number on is known; None before the first question.
         self._floor: int | None = None
-        for stored in events.pending_state(room_num, POWER_LEVELS_KEY):
-            self._ids[stored.number] = stored.event.event_id
-            self._auth[stored.event.event_id] = events.auth(tx, stored.number)
+        self._events = events
 
     def behind(self, event_id: str) -> str | None:
         """The id of the power levels event that a power levels event cites; None if it cites none."""
@@ -324,6 +322,11 @@ class PowerLevelsLine:
         """Read the next older ones; False if there are none."""
         if self._floor == 0:
             return False
+        if self._floor is None:
+            # Asked only now: most resolutions never look at this line.
+            for stored in self._events.pending_state(self._room_num, POWER_LEVELS_KEY):
+                self._ids[stored.number] = stored.event.event_id
+                self._auth[stored.event.event_id] = self._events.auth(self._tx, stored.number)
         upto = self._floor if self._floor is not None else 1 << 62
         limit = self._at_once
         # Mostly the newest few are enough; whoever goes far soon reads many at a time.
