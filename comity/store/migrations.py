@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -11,6 +12,7 @@ from comity.store import auth_chains
 from comity.store.database import Tx
 from comity.store.sqlite import SqliteDriver
 
+_log = logging.getLogger(__name__)
 #: What SQL alone cannot do, done right after the migration of that number.
 FILLING: Mapping[int, Callable[[Tx], None]] = {4: auth_chains.fill}
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -68,6 +70,8 @@ def migrate(driver: SqliteDriver) -> int:
             )
         for number, sql in steps:
             if number > version:
+                if version:
+                    _log.info("bringing the database to schema version %d; a large one takes a while", number)
                 driver.script(sql)
                 if number in FILLING:
                     FILLING[number](tx)
