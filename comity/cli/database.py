@@ -105,12 +105,19 @@ def backup(target: Path, path: Path | None) -> None:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             await _with_progress(offload.run(sqlite.copy, source, unfinished), unfinished, source)
-            unfinished.rename(target)
+            await offload.run(_keep, unfinished, target)
         finally:
             unfinished.unlink(missing_ok=True)
         click.echo(f"{target} is a copy of {source}, {_size(target)}. Keep signing.key too.")
 
     use_database(path, work)
+
+
+def _keep(unfinished: Path, target: Path) -> None:
+    """Give a finished copy its name once it is on the disk."""
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.rename(target)
 
 
 async def _with_progress(copying: Awaitable[T], target: Path, source: Path) -> T:
