@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from comity import __version__
-from comity.api import client_routes, server_routes
+from comity.api import client_routes, health, server_routes
 from comity.api.auth import optional_user_guard, user_guard
 from comity.api.router import Router
 from comity.api.server_auth import OriginGuard
@@ -27,9 +28,9 @@ from comity.ports import Ports, Request, Response
 from comity.protocol.signing import SigningKey
 from comity.rooms.system import RoomSystem
 from comity.store import queues
-from comity.store.database import Database, last_position
+from comity.store.database import Database, StoreFailedError, StoreOverloadedError, last_position
+from comity.store.engines import open_migrated
 from comity.store.events import Events
-from comity.store.migrations import open_migrated
 from comity.store.state import States
 from comity.sync.v3 import Sync
 from comity.users.system import UserSystem
@@ -67,11 +68,15 @@ class App:
         self._federation = federation
         self._housekeeper: asyncio.Task[None] | None = None
 
+    def when_taken_over(self, callback: Callable[[str], None]) -> None:
+        """Have told that another process has taken the database over: this one must end."""
+        self._database.driver.on_taken_over = callback
+
     async def start(self) -> None:
         """Take up what an earlier run left. Listeners may open after this."""
         if self.config.federation.enabled:
             await self._federation.outbox.start()
-            self._rooms.staging.start()
+            await self._rooms.staging.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -96,9 +101,13 @@ class App:
     async def _keep_house(self) -> None:
         while True:
             horizon = self._ports.clock.now_ms() - REMEMBER_TRANSACTIONS_MS
-            gone = await self._database.write(lambda tx: queues.forget_before(tx, horizon))  # noqa: B023
-            if gone:
-                _log.info("forgot %d old transactions", gone)
+            try:
+                gone = await self._database.write(lambda tx: queues.forget_before(tx, horizon))  # noqa: B023
+            except (StoreFailedError, StoreOverloadedError) as error:
+                _log.warning("old transactions were not forgotten: %s", error)
+            else:
+                if gone:
+                    _log.info("forgot %d old transactions", gone)
             await self._ports.clock.sleep(HOUSEKEEPING_SECONDS)
 
 
@@ -125,11 +134,17 @@ def _federation(
 def build(config: Config, ports: Ports) -> App:
     """Open the database (migrating it) and construct every part. Nothing runs until `start`.
 
-    Raises ConfigError for a signing key that cannot be read, SchemaError, sqlite3.Error.
+    Raises ConfigError for a signing key that cannot be read, SchemaError, EngineError.
     """
     key = signing_key.read(config.signing_key_file)
-    driver = open_migrated(config.database_file)
-    database = Database(driver, ports.offload, driver.read(last_position))
+    driver = open_migrated(
+        config.database.url,
+        config.data_dir,
+        ports.pausing,
+        offload=ports.offload,
+        connections=config.database.connections,
+    )
+    database = Database(driver, driver.read_now(last_position))
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     federation = _federation(config, ports, database, events, key)
@@ -146,6 +161,7 @@ def build(config: Config, ports: Ports) -> App:
 
     router = Router()
     guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)
+    health.routes(router, database.check)
     client_routes.add(router, guard, anybody, config, users, rooms, sync)
     if config.federation.enabled:
         origin = OriginGuard(federation.keyring, config.server_name, federation.outbox.spoke)

@@ -137,6 +137,54 @@ class Offload(Protocol):
         """Run `function(*arguments)` beside the event loop and return what it returned."""
 
 
+class Watch(Protocol):
+    """One socket that functions wait for, one at a time."""
+
+    def wait(self, seconds: float, *, writing: bool = False) -> None:
+        """Return when there is something to read, or with `writing` when it can be written to as well.
+
+        Raises TimeoutError after `seconds`.
+        """
+
+    def close(self) -> None:
+        """Watch it no more. The socket is its owner's to close."""
+
+
+class Turn(Protocol):
+    """Something that a function waits for, and that others let come."""
+
+    def wait(self, seconds: float) -> None:
+        """Return once it has come. Raises TimeoutError after `seconds`."""
+
+    def come(self) -> None:
+        """Let it come; whoever waits goes on a little later."""
+
+
+class Pausing(Protocol):
+    """Synchronous functions that wait for sockets while the event loop goes on with other work.
+
+    What such a function calls may wait by `Watch` and `Turn`; outside of `run` the whole process waits.
+    """
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run the function on the loop's own thread; what it returned.
+
+        A function that has begun is always ended before this returns, also when it is cancelled.
+        """
+
+    def watch(self, descriptor: int) -> Watch:
+        """Watch a socket."""
+
+    def turn(self) -> Turn:
+        """Something to wait for."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards."""
+
+    def pause(self, seconds: float) -> None:
+        """Return after so long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All doors together: what `comity.app.build` is given beside the configuration."""
@@ -146,6 +194,7 @@ class Ports:
     transport: Transport
     resolver: Resolver
     offload: Offload
+    pausing: Pausing
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ import orjson
 
 from comity.app import App, build
 from comity.config import loads, signing_key
+from comity.net.pausing import GreenletPausing
 from comity.ports import Answer, Endpoint, Ports, Request, Response, TransportError
 from comity.protocol import canonical_json
 from comity.protocol.auth.rules import auth_keys
@@ -163,8 +164,11 @@ class World:
     async def _opened(self) -> App:
         folder = Path(self._folder.name)
         (folder / "signing.key").write_text(signing_key.render("a1", bytes(32)))
-        ports = Ports(self.clock, SeededEntropy(), self.network, NoResolver(), InlineOffload())
-        app = build(loads(CONFIGURATION.format(name=SERVER, federation="true"), folder), ports)
+        ports = Ports(
+            self.clock, SeededEntropy(), self.network, NoResolver(), InlineOffload(), GreenletPausing()
+        )
+        text = CONFIGURATION.format(name=SERVER, url="sqlite:comity.db", federation="true")
+        app = build(loads(text, folder), ports)
         await app.start()
         return app
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from bench.size.rooms import OURS, Branch
 from bench.size.stored import Stored, checkpoint
 from comity.bus import Bus
-from comity.net.system import ThreadOffload
 from comity.protocol.admission import Outcome
 from comity.protocol.event import Event
 from comity.protocol.identifiers import server_of
@@ -81,18 +80,17 @@ class Changer:
     def __init__(self, stored: Stored) -> None:
         """Call it inside an event loop."""
         self._stored = stored
-        self._offload = ThreadOffload(1)
         driver = stored.driver
-        self._database = Database(driver, self._offload, driver.read(last_position))
+        self._database = Database(driver, driver.read_now(last_position))
         self._states, events = States(), Events()
         events.know_room(1, stored.version)
-        self._rooms = Rooms(self._database, self._states, events, driver.read(load_numbers))
+        self._rooms = Rooms(self._database, self._states, events, driver.read_now(load_numbers))
         self._merger = Merger(self._states, events)
         self._commits = Commits(self._database, self._rooms, self._merger, Bus(), OURS)
 
     async def run(self, changes: Sequence[Event], costs: Costs) -> None:
         """Decide and store changes, some at a time."""
-        room = self._rooms.get(self._stored.room_id)
+        room = await self._rooms.get(self._stored.room_id)
         assert room is not None
         deciding = 0.0
         started, used = time.perf_counter(), time.process_time()
@@ -113,52 +111,45 @@ class Changer:
         costs.whole.append((time.perf_counter() - started) / len(changes))
         costs.cpu.append((time.process_time() - used) / len(changes))
         costs.changes += len(changes)
-        costs.vector.append(self._vector(changes))
+        costs.vector.append(await self._vector(changes))
 
-    def _vector(self, changes: Sequence[Event]) -> float:
+    async def _vector(self, changes: Sequence[Event]) -> float:
         """Seconds that a new state vector takes, apart from everything else."""
         states, driver = self._states, self._stored.driver
-        room = self._rooms.get(self._stored.room_id)
+        room = await self._rooms.get(self._stored.room_id)
         assert room is not None
         wanted = [{self._stored.slots[event.key]: number} for number, event in enumerate(changes, 10**6)]
         pages: NewPages = {}
         started = time.perf_counter()
         for change in wanted:
-            driver.look_up(lambda tx: states.replace(tx, room.state, change, pages))  # noqa: B023
+            driver.read_now(lambda tx: states.replace(tx, room.state, change, pages))  # noqa: B023
         seconds = time.perf_counter() - started
         states.forget(pages)
         return seconds / len(changes)
 
     async def check(self, expected: dict[str, str]) -> None:
         """The room's state on disk holds these members' events, by user id."""
-        room = self._rooms.get(self._stored.room_id)
+        room = await self._rooms.get(self._stored.room_id)
         assert room is not None
         engine = self._stored.engine()
         entries = self._database.read_now(lambda tx: engine.entries(tx, room.state))
         wrong = [user for user, event_id in expected.items() if entries["m.room.member", user] != event_id]
         assert not wrong, f"the state has other events of {wrong[:3]}"
 
-    async def close(self) -> None:
-        """Let the threads go; the database stays open."""
-        await self._offload.close()
-
 
 async def measure(stored: Stored, room: Branch, members: Sequence[str], count: int, rounds: int) -> Costs:
     """Changes of a room, `rounds` times `count` of them."""
     costs = Costs()
     changer = Changer(stored)
-    try:
-        before = sizes(stored.path)
-        gc.collect()
-        # The room as the benchmark holds it is not looked through for garbage while a clock runs.
-        gc.freeze()
-        for number in range(rounds):
-            await changer.run(make_changes(room, members, count, number), costs)
-        gc.unfreeze()
-        after = sizes(stored.path)
-        await changer.check({user: room.state["m.room.member", user].event_id for user in members})
-    finally:
-        await changer.close()
+    before = sizes(stored.path)
+    gc.collect()
+    # The room as the benchmark holds it is not looked through for garbage while a clock runs.
+    gc.freeze()
+    for number in range(rounds):
+        await changer.run(make_changes(room, members, count, number), costs)
+    gc.unfreeze()
+    after = sizes(stored.path)
+    await changer.check({user: room.state["m.room.member", user].event_id for user in members})
     costs.growth = after.pop("file") - before.pop("file")
     costs.tables = {name: size - before.get(name, 0) for name, size in after.items()}
     return costs

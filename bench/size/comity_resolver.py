@@ -23,7 +23,7 @@ def merge(engine: Engine, stored: Stored, roots: Sequence[bytes]) -> tuple[float
     pages: NewPages = {}
     slots: dict[StateKey, int] = {}
     started = time.perf_counter()
-    root = stored.driver.read(lambda tx: engine.merge(tx, roots, pages, slots))
+    root = stored.driver.read_now(lambda tx: engine.merge(tx, roots, pages, slots))
     seconds = time.perf_counter() - started
     assert not slots, "a resolution needs no slot that no fork had"
     # As after a commit: nothing is held for the writer any more.
@@ -40,7 +40,7 @@ def result(stored: Stored, name: str) -> dict[StateKey, str]:
     """What the engine comes to: event ids by key."""
     engine = stored.engine()
     _, root = merge(engine, stored, stored.roots[name])
-    return stored.driver.read(lambda tx: engine.entries(tx, root))
+    return stored.driver.read_now(lambda tx: engine.entries(tx, root))
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,4 @@ def difference(engine: Engine, stored: Stored, roots: Sequence[bytes]) -> float:
         chains.difference(tx, own, conflict)
         return time.perf_counter() - started
 
-    return stored.driver.read(read)
+    return stored.driver.read_now(read)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.size.forks import Case
 from bench.size.rooms import CREATOR, OURS, Branch
+from comity.net.system import ThreadOffload
 from comity.protocol.event import Event, StateKey
 from comity.protocol.identifiers import server_of
 from comity.protocol.room_versions import RoomVersion
@@ -24,7 +25,7 @@ from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, Events, NewEvent, live_line
-from comity.store.migrations import open_migrated
+from comity.store.migrations import migrate
 from comity.store.sqlite import SqliteDriver
 from comity.store.state import NewPages, States
 
@@ -79,23 +80,30 @@ class Engine:
 def stored(directory: Path, room: Branch, cases: Sequence[Case]) -> Iterator[Stored]:
     """Write a room and the states of its forks into a new database."""
     path = directory / "comity.db"
-    driver = open_migrated(path)
+    driver = SqliteDriver(path, ThreadOffload(1))
+    migrate(driver)
     try:
         yield _write(driver, path, room, cases)
     finally:
-        driver.close()
+        driver.close_now()
         for file in directory.glob("comity.db*"):
             file.unlink()
 
 
 def _write(driver: SqliteDriver, path: Path, room: Branch, cases: Sequence[Case]) -> Stored:
+    stored = driver.write_now(lambda tx: _fill(tx, driver, path, room, cases))
+    checkpoint(path)
+    return stored
+
+
+def _fill(tx: Tx, driver: SqliteDriver, path: Path, room: Branch, cases: Sequence[Case]) -> Stored:
     graph = room.graph
     assert graph.room_id is not None and room.head is not None
     numbers = {event_id: number for number, event_id in enumerate(graph.events, start=1)}
     slots: dict[StateKey, int] = {}
     for event in graph.events.values():
         slots.setdefault(event.key, len(slots))
-    tx, states = driver.begin(), States()
+    states = States()
     pages: NewPages = {}
     entries = {slots[key]: numbers[event.event_id] for key, event in room.state.items()}
     base = states.replace(tx, b"", entries, pages)
@@ -116,8 +124,6 @@ def _write(driver: SqliteDriver, path: Path, room: Branch, cases: Sequence[Case]
     _write_events(tx, list(graph.events.values()), numbers, base)
     _write_members(tx, room, numbers)
     tx.run("UPDATE log_position SET last = ? WHERE id = 1", (len(numbers),))
-    driver.commit()
-    checkpoint(path)
     return Stored(driver, path, graph.version, graph.room_id, numbers, slots, base, roots)
 
 

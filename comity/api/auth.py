@@ -26,7 +26,7 @@ def user_guard(sessions: Sessions) -> Guard:
         token = token_of(call)
         if not token:
             raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
-        session = sessions.authenticate(token, client_address(call.request))
+        session = await sessions.authenticate(token, client_address(call.request))
         if session is None:
             raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
         call.user = _requester(session)

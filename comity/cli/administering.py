@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import TypeVar
 from comity.cli.files import CannotRun, ensure_signing_key
 from comity.cli.options import exit_with, load_or_exit
 from comity.config import Config
+from comity.net.pausing import GreenletPausing
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.protocol.errors import MatrixError
-from comity.store.database import Database, StoreFailedError
-from comity.store.migrations import SchemaError, open_migrated
+from comity.store.database import Database, EngineError, StoreFailedError
+from comity.store.engines import file_of, open_migrated
+from comity.store.migrations import SchemaError
 from comity.users.administration import Administration
 
 T = TypeVar("T")
@@ -34,8 +35,9 @@ def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]
 
 
 def _database_is_there(config: Config) -> None:
-    if not config.database_file.exists():
-        raise CannotRun(f"there is no database {config.database_file} yet: the server has never run")
+    file = file_of(config.database.url, config.data_dir)
+    if file is not None and not file.exists():
+        raise CannotRun(f"there is no database {file} yet: the server has never run")
 
 
 def use_database(
@@ -59,18 +61,19 @@ def use_database(
         return asyncio.run(open_and_work())
     except MatrixError as error:
         exit_with([error.text], code=1)
-    except (CannotRun, SchemaError, StoreFailedError) as error:
+    except (CannotRun, EngineError, SchemaError, StoreFailedError) as error:
         exit_with([str(error)], code=1)
-    except sqlite3.Error as error:
-        exit_with([f"the database {config.database_file} cannot be used: {error}"], code=1)
 
 
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[tuple[Database, ThreadOffload]]:
-    driver = open_migrated(config.database_file)
     offload = ThreadOffload()
+    # The server may be running: it alone has the lease.
+    driver = open_migrated(
+        config.database.url, config.data_dir, GreenletPausing(), offload=offload, exclusive=False
+    )
     # No position is given out here, so none has to be known.
-    database = Database(driver, offload, last_position=0)
+    database = Database(driver, last_position=0)
     try:
         yield database, offload
     finally:

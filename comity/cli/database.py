@@ -12,6 +12,7 @@ from typing import TypeVar
 import click
 
 from comity.cli.administering import use_database
+from comity.cli.files import CannotRun
 from comity.cli.options import config_option, exit_with
 from comity.config import Config
 from comity.net.system import ThreadOffload
@@ -19,6 +20,7 @@ from comity.rooms.room import know_all_rooms
 from comity.store import sqlite
 from comity.store.checks import MAX_TOLD, Invariant, ask, invariants
 from comity.store.database import Database, Tx
+from comity.store.engines import file_of
 from comity.store.events import Events
 from comity.store.migrations import current_version
 from comity.store.state import States
@@ -39,12 +41,13 @@ def status(path: Path | None) -> None:
     """The engine, the schema, and what every table takes."""
 
     async def work(config: Config, database: Database, _: ThreadOffload) -> None:
-        file = config.database_file
         version = database.read_now(current_version)
-        click.echo(f"SQLite {sqlite.VERSION}, {file}, schema version {version}")
-        log = file.with_name(file.name + "-wal")
-        click.echo(f"{_size(file)} and {_size(log)} that wait to be moved into it")
-        sizes = database.read_now(sqlite.table_sizes)
+        click.echo(f"{database.driver.describe()}, schema version {version}")
+        file = file_of(config.database.url, config.data_dir)
+        if file is not None:
+            log = file.with_name(file.name + "-wal")
+            click.echo(f"{_size(file)} and {_size(log)} that wait to be moved into it")
+        sizes = database.read_now(database.driver.table_sizes)
         click.echo(f"{'rows':>14}  {'size':>10}  table and its indexes")
         for table, (rows, size) in sorted(
             sizes.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])
@@ -98,7 +101,12 @@ def backup(target: Path, path: Path | None) -> None:
     if target.exists():
         exit_with([f"{target} is there already: a backup never replaces a file"], code=1)
 
-    async def work(config: Config, _: Database, offload: ThreadOffload) -> None:
+    async def work(config: Config, database: Database, offload: ThreadOffload) -> None:
+        if file_of(config.database.url, config.data_dir) is None:
+            raise CannotRun(
+                f"{database.driver.describe()} has its own ways to be backed up while it runs: "
+                f"pg_dump --format=custom --file={target} (docs/running.md)"
+            )
         source, unfinished = config.database_file, target.with_name(target.name + ".unfinished")
         unfinished.unlink(missing_ok=True)
         # Private from the first byte on: it holds what people said, and hashes of their passwords.

@@ -67,7 +67,7 @@ def _find(tx: Tx, database: Database, target: str) -> Answer | list[Reverted] | 
     rooms, merger = Rooms(database, states, events, Numbers(0, 0)), Merger(states, events)
     states_told = StateExplainer(rooms, merger)
     if target.startswith("!"):
-        room = rooms.get(target)
+        room = rooms.peek(tx, target)
         return None if room is None else states_told.reversions(tx, room)
     explainer = Explainer(rooms, merger)
     verdict, waiting = explainer.verdict(tx, target), explainer.waiting(tx, target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sqlite3
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from comity.cli import serving
 from comity.cli.files import CannotRun
 from comity.cli.options import config_option, exit_with, load_or_exit
 from comity.config import Config, ConfigError
+from comity.store.database import EngineError
 from comity.store.migrations import SchemaError
 
 
@@ -28,10 +28,8 @@ def command(path: Path | None) -> None:
         uvloop.run(_serve(config))
     except ConfigError as error:
         exit_with(error.problems)
-    except (CannotRun, SchemaError) as error:
+    except (CannotRun, EngineError, SchemaError) as error:
         exit_with([str(error)], code=1)
-    except sqlite3.Error as error:
-        exit_with([f"the database {config.database_file} cannot be used: {error}"], code=1)
 
 
 async def _serve(config: Config) -> None:

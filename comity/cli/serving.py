@@ -20,6 +20,7 @@ from comity.config import Config
 from comity.net.dns import DnsResolver
 from comity.net.http_client import HttpsTransport
 from comity.net.http_server import HttpServer, server_ssl_context
+from comity.net.pausing import GreenletPausing
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.ports import Ports
 
@@ -38,8 +39,8 @@ USER_AGENT = f"comity/{__version__}"
 
 async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     """Serve until told to end; finish what is under way. Raises CannotRun, ConfigError."""
-    entropy = SystemEntropy()
-    with _alone(config.data_dir):
+    entropy, taken_over = SystemEntropy(), list[str]()
+    with alone(config.data_dir):
         ensure_signing_key(config, entropy)
         tls_context = None
         if config.tls is not None and any(listener.tls for listener in config.listeners):
@@ -59,8 +60,14 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
             with _explained(f"federation.trusted_ca ({authorities}) cannot be used"):
                 await transport.open()
             stack.push_async_callback(transport.close)
-            ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload)
+            ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload, GreenletPausing())
             app = build(config, ports)
+
+            def end(why: str) -> None:
+                taken_over.append(why)
+                told_to_end.set()
+
+            app.when_taken_over(end)
             stack.push_async_callback(app.stop)
             await app.start()
             _calm_the_collector()
@@ -73,6 +80,8 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
             await told_to_end.wait()
             logger.info("finishing what is under way")
             app.wake_waiters()
+    if taken_over:
+        raise CannotRun(taken_over[0])
     logger.info("ended")
 
 
@@ -97,7 +106,7 @@ def _explained(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
+def alone(data_dir: Path) -> Iterator[None]:
     """Hold data_dir against a second server: two that write one database would tear it apart.
 
     The lock is the kernel's and ends with the process, however that ends.

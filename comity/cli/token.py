@@ -43,7 +43,7 @@ def list_all(path: Path | None) -> None:
     """Every token, with its uses and its end."""
 
     async def work(administration: Administration) -> list[RegistrationToken]:
-        return administration.registration_tokens()
+        return await administration.registration_tokens()
 
     for token in administer(path, work):
         used = f"used {token.used}" + (f" of {token.uses_allowed}" if token.uses_allowed is not None else "")

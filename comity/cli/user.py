@@ -47,7 +47,7 @@ def list_all(path: Path | None) -> None:
     """Every account, one a line."""
 
     async def work(administration: Administration) -> list[User]:
-        return administration.users()
+        return await administration.users()
 
     for user in administer(path, work):
         marks = [mark for mark, holds in (("admin", user.admin), ("deactivated", user.deactivated)) if holds]

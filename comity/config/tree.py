@@ -53,7 +53,16 @@ class Database:
     """Where everything is kept."""
 
     url: str = key(
-        values.database_url, "sqlite:comity.db", '"sqlite:" and a file name inside data_dir.', secret=True
+        values.database_url,
+        "sqlite:comity.db",
+        '"sqlite:" and a file name inside data_dir, or "postgresql://user:password@host/name". '
+        "`comity database move` takes everything from one to the other.",
+        secret=True,
+    )
+    connections: int = key(
+        values.whole_number(1, 500),
+        8,
+        "Connections to PostgreSQL that read at the same time; one more writes. SQLite needs none.",
     )
 
 
@@ -180,7 +189,7 @@ class Config:
 
     @property
     def database_file(self) -> Path:
-        """The file of the embedded database."""
+        """The file of the embedded database, where that is the engine."""
         return self.data_dir / self.database.url.removeprefix("sqlite:")
 
     @property

@@ -100,8 +100,12 @@ def network(value: Any, directory: Path) -> str:
 
 def database_url(value: Any, directory: Path) -> str:
     """The URL of a database that comity can use."""
-    if not isinstance(value, str) or not re.fullmatch(r"sqlite:[^\x00]+", value):
-        raise Unfit(value, '"sqlite:" and a file name, which stands inside data_dir')
+    if not isinstance(value, str) or not re.fullmatch(r"(sqlite:|postgres(ql)?://)[^\x00]+", value):
+        raise Unfit(
+            value,
+            '"sqlite:" and a file name, which stands inside data_dir, or a PostgreSQL URL such as '
+            '"postgresql://comity@localhost/comity"',
+        )
     return value
 
 

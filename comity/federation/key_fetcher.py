@@ -85,7 +85,7 @@ class KeyFetcher:
         }
         if len(wanted) > NOTARY_FIRST_ABOVE and self._notaries:
             await self._ask_notaries(wanted)
-            wanted = self._lacking(wanted)
+            wanted = await self._lacking(wanted)
         tasks = [
             task
             for server, keys in wanted.items()
@@ -111,7 +111,7 @@ class KeyFetcher:
         async with self._places:
             if self._may_ask(server, by_request):
                 await self._ask_itself(server, by_request)
-        lacking = self._lacking({server: keys})
+        lacking = await self._lacking({server: keys})
         if lacking and self._notaries:
             await self._ask_notaries(lacking)
 
@@ -123,11 +123,11 @@ class KeyFetcher:
         # A clock that was set back must not forbid asking.
         return not 0 <= self._clock.now_ms() - last.at < pause
 
-    def _lacking(self, wanted: Wanted) -> dict[str, dict[str, int]]:
+    async def _lacking(self, wanted: Wanted) -> dict[str, dict[str, int]]:
         """What of `wanted` is not known, or not for long enough."""
         lacking: dict[str, dict[str, int]] = {}
         for server, keys in wanted.items():
-            known = self._keys.of(server)
+            known = await self._keys.of(server)
             for key_id, until in keys.items():
                 key = known.get(key_id)
                 if key is None or key.good_until < until:
@@ -143,13 +143,13 @@ class KeyFetcher:
             self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=False))
             return
         self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=True))
-        self._keys.learn(server, published)
+        await self._keys.learn(server, published)
 
     async def _ask_notaries(self, wanted: Wanted) -> None:
         for notary in self._notaries:
             lacking = [
                 (server, keys)
-                for server, keys in self._lacking(wanted).items()
+                for server, keys in (await self._lacking(wanted)).items()
                 if self._may_query(notary, server)
             ]
             parts = [
@@ -189,7 +189,7 @@ class KeyFetcher:
             except ValueError as error:
                 _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, error)
             else:
-                self._keys.learn(name, published, from_notary=True)
+                await self._keys.learn(name, published, from_notary=True)
 
     async def _notary_keys(self, notary: str) -> dict[str, bytes]:
         """The keys with which a notary may sign now."""
@@ -197,7 +197,7 @@ class KeyFetcher:
             now = self._clock.now_ms()
             usable = {
                 key_id: known.key.public
-                for key_id, known in self._keys.of(notary).items()
+                for key_id, known in (await self._keys.of(notary)).items()
                 if known.signs_requests(now)
             }
             if usable or attempt or not self._may_ask(notary, by_request=False):

@@ -81,7 +81,7 @@ class Keyring:
         signers = [required_signers(event) for event in events]
         wanted: dict[str, dict[str, int]] = {}
         for event, servers in zip(events, signers, strict=True):
-            self._collect_wanted(event, servers, wanted)
+            await self._collect_wanted(event, servers, wanted)
         if wanted:
             await self._fetcher.fetch(wanted)
         valid: list[set[str]] = [set() for _ in events]
@@ -90,7 +90,7 @@ class Keyring:
         under_way: collections.deque[_Job] = collections.deque()
         try:
             for index, (event, servers) in enumerate(zip(events, signers, strict=True)):
-                for server, check in self._checks(event, servers):
+                for server, check in await self._checks(event, servers):
                     checks.append(check)
                     owners.append((index, server))
                 if len(checks) >= SIGNATURES_PER_JOB:
@@ -114,7 +114,7 @@ class Keyring:
             return verify_batch(checks)
         return await self._offload.run(verify_batch, checks)
 
-    def _collect_wanted(
+    async def _collect_wanted(
         self, event: Event, servers: frozenset[str], wanted: dict[str, dict[str, int]]
     ) -> None:
         """Add the keys that the event needs and that are not known, or not for its time."""
@@ -124,7 +124,7 @@ class Keyring:
             signatures = _signatures(event, server)
             if not signatures:
                 continue
-            known = self._keys.of(server)
+            known = await self._keys.of(server)
             lacking = {}
             for key_id, _ in signatures:
                 key = known.get(key_id)
@@ -139,13 +139,13 @@ class Keyring:
                     keys = wanted.setdefault(server, {})
                     keys[key_id] = max(until, keys.get(key_id, 0))
 
-    def _checks(self, event: Event, servers: frozenset[str]) -> list[tuple[str, _Check]]:
+    async def _checks(self, event: Event, servers: frozenset[str]) -> list[tuple[str, _Check]]:
         """(server, what to verify) for each signature under a key that counts."""
         found: list[tuple[str, _Check]] = []
         message: bytes | None = None
         for server in servers:
             own = server == self._server_name
-            known = {} if own else self._keys.of(server)
+            known = {} if own else await self._keys.of(server)
             for key_id, signature in _signatures(event, server):
                 public: bytes | None = None
                 if own:
@@ -198,10 +198,10 @@ class Keyring:
     async def _request_key(self, origin: str, key_id: str) -> bytes:
         """The key with which `origin` may sign requests now. Raises MatrixError 401."""
         now = self._clock.now_ms()
-        known = self._keys.of(origin).get(key_id)
+        known = (await self._keys.of(origin)).get(key_id)
         if known is None or (not known.key.expired and not known.signs_requests(now)):
             await self._fetcher.fetch({origin: {key_id: now}}, by_request=True)
-            known = self._keys.of(origin).get(key_id)
+            known = (await self._keys.of(origin)).get(key_id)
         if known is None:
             raise unauthorized(f"The key {key_id[:100]} of {origin} could not be found")
         if not known.signs_requests(now):

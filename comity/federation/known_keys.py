@@ -14,7 +14,13 @@ from comity.protocol.room_versions import RoomVersion
 from comity.protocol.signing import MAX_KEY_VALIDITY_MS, PublishedKey
 from comity.store import keys as stored_keys
 from comity.store.cache import Bounded
-from comity.store.database import Database, StoreFailedError, StoreOverloadedError, WriteTx
+from comity.store.database import (
+    Database,
+    StoreFailedError,
+    StoreOverloadedError,
+    StoreUnavailableError,
+    WriteTx,
+)
 
 _log = logging.getLogger(__name__)
 #: Servers whose keys are in memory, about 500 bytes each.
@@ -55,21 +61,27 @@ class KnownKeys:
         self._clock = clock
         self._cache: Bounded[str, dict[str, KnownKey]] = Bounded(MAX_CACHED_SERVERS)
 
-    def of(self, server: str) -> Mapping[str, KnownKey]:
+    async def of(self, server: str) -> Mapping[str, KnownKey]:
         """key id -> key."""
         known = self._cache.get(server)
         if known is None:
-            rows = self._database.read_now(lambda tx: stored_keys.load(tx, server))
+            rows = await self._database.look_up(lambda tx: stored_keys.load(tx, server))
+            newer = self._cache.get(server)
+            if newer is not None:
+                # It was learnt meanwhile.
+                return newer
             known = {key.key_id: KnownKey(key, fetched_at) for key, fetched_at in rows}
             self._cache.put(server, known)
         return known
 
-    def learn(self, server: str, published: Iterable[PublishedKey], *, from_notary: bool = False) -> None:
+    async def learn(
+        self, server: str, published: Iterable[PublishedKey], *, from_notary: bool = False
+    ) -> None:
         """Take up what the server publishes now, or what a notary says that it published.
 
         A notary's word may be old: it never shortens what the server told us itself.
         """
-        known = dict(self.of(server))
+        known = dict(await self.of(server))
         now = self._clock.now_ms()
         changed = []
         for key in published:
@@ -91,7 +103,7 @@ class KnownKeys:
         try:
             # Nobody waits for it: a key that is lost is fetched again.
             self._database.submit(store)
-        except (StoreFailedError, StoreOverloadedError) as error:
+        except (StoreFailedError, StoreOverloadedError, StoreUnavailableError) as error:
             _log.warning("the keys of %s were not stored: %s", server, error)
 
 

@@ -43,12 +43,15 @@ class Line:
         "spoke_pause",
         "state",
         "timer_at",
+        "woken",
     )
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.state = State.IDLE
         self.loaded = False
+        #: Something new is owed since what is owed was last looked at.
+        self.woken = False
         #: Everything up to here is delivered, and up to there nothing (more) is owed.
         self.delivered = 0
         self.looked = 0

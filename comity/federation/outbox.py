@@ -15,8 +15,8 @@ import asyncio
 import collections
 import heapq
 import logging
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, TypeVar
 
 from comity.federation import transactions
 from comity.federation.availability import Availability
@@ -28,11 +28,19 @@ from comity.ports import Clock, Entropy
 from comity.protocol import pacing
 from comity.store import queues
 from comity.store.cache import Bounded
-from comity.store.database import Database, StoreFailedError, StoreOverloadedError, Tx, WriteTx
+from comity.store.database import (
+    Database,
+    StoreFailedError,
+    StoreOverloadedError,
+    StoreUnavailableError,
+    Tx,
+    WriteTx,
+)
 from comity.store.events import Events
 from comity.store.queues import Destination
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 #: Destinations sent to at once: each holds a connection and up to 3 MiB of events.
 MAX_SENDING = 200
 #: And of those that failed before: they mostly hold their place until a time is over, and must not
@@ -52,6 +60,8 @@ PAGE = 100
 DEAD_AFTER_MS = 7 * 24 * 3_600_000
 #: Seconds that transactions under way are given at the end.
 STOP_SECONDS = 5.0
+#: Seconds between two looks at a database that does not answer.
+UNAVAILABLE_SECONDS = 5.0
 #: Characters kept of what a server says about an event that it refuses.
 _MAX_ERROR_TEXT = 300
 
@@ -127,8 +137,10 @@ class Outbox:
             return
         for server in servers:
             line = self._lines.get(server)
-            # One that sends looks again before it rests; one that waits has its time.
-            if line is None and server != self._server_name:
+            if line is not None:
+                # One that sends looks again before it rests; one that waits has its time.
+                line.woken = True
+            elif server != self._server_name:
                 self._make_ready(self._idle.get(server) or Line(server))
         self._dispatch()
 
@@ -181,24 +193,30 @@ class Outbox:
     async def _send(self, line: Line) -> None:
         """Send to one destination until it has everything, fails, or others must have their turn."""
         try:
-            if not line.loaded and not self._load(line):
+            if not line.loaded and not await self._load(line):
                 self._wait_for_retry(line)
                 return
             for _ in range(MAX_IN_A_ROW):
                 if not self._running:
                     return
-                batch = self._next_batch(line)
+                batch = await self._next_batch(line)
                 if batch is None:
+                    if line.woken:
+                        # It is owed something that was stored while that was read.
+                        continue
                     self._rest(line)
                     return
                 try:
                     answer = await self._calls.send_transaction(
-                        line.server, batch.transaction_id, self._body(batch)
+                        line.server, batch.transaction_id, await self._body(batch)
                     )
                 except FederationError as error:
                     self._failed(line, batch, error)
                     return
                 await self._delivered(line, batch, answer)
+        except StoreUnavailableError as error:
+            _log.warning("what %s is owed could not be read: %s", line.server, error)
+            self._wait(line, at_least_ms=0)
         except Exception:  # noqa: BLE001 - one line's fault must not end the others
             _log.exception("sending to %s went wrong", line.server)
             self._wait(line, at_least_ms=0)
@@ -211,20 +229,21 @@ class Outbox:
         self._lines.pop(line.server, None)
         self._idle.put(line.server, line)
 
-    def _load(self, line: Line) -> bool:
+    async def _load(self, line: Line) -> bool:
         """Take up what is stored of a destination; whether it may be tried now."""
-        stored = self._database.read_now(lambda tx: queues.destination(tx, line.server))
+        stored = await self._database.look_up(lambda tx: queues.destination(tx, line.server))
         line.load(stored or Destination(line.server, 0))
         return pacing.may_try(line.retry, self._clock.now_ms())
 
-    def _next_batch(self, line: Line) -> Batch | None:
+    async def _next_batch(self, line: Line) -> Batch | None:
         if line.batch is not None:
             return line.batch
+        line.woken = False
         committed, now = self._database.last_committed, self._clock.now_ms()
+        last = line.sending_upto
 
         def read(tx: Tx) -> Batch | None:
-            if line.sending_upto is not None:
-                last, line.sending_upto = line.sending_upto, None
+            if last is not None:
                 batch = transactions.same_batch(
                     tx, self._events, line.server, after=line.delivered, last_position=last, now=now
                 )
@@ -240,13 +259,15 @@ class Outbox:
                 now=now,
             )
 
-        batch = self._database.read_now(read)
+        batch = await self._database.read(read)
+        if last is not None:
+            line.sending_upto, line.batch = None, batch
         if batch is None:
             line.looked = max(line.looked, committed)
         return batch
 
-    def _body(self, batch: Batch) -> bytes:
-        stored = self._database.read_now(lambda tx: transactions.load(tx, self._events, batch))
+    async def _body(self, batch: Batch) -> bytes:
+        stored = await self._database.read(lambda tx: transactions.load(tx, self._events, batch))
         return transactions.body(self._server_name, batch, stored)
 
     async def _delivered(self, line: Line, batch: Batch, answer: dict[str, Any]) -> None:
@@ -343,10 +364,13 @@ class Outbox:
     def _store(self, line: Line) -> asyncio.Future[None] | None:
         """Store how far a line is, along with all others that changed until the writer comes to it."""
         self._changed[line.server] = line.to_store()
+        if self._storing is not None and self._storing.done():
+            # It never began: no transaction could be opened for its group.
+            self._storing = None
         if self._storing is None:
             try:
                 self._storing = self._database.submit(self._write_changed)
-            except (StoreFailedError, StoreOverloadedError) as error:
+            except (StoreFailedError, StoreOverloadedError, StoreUnavailableError) as error:
                 _log.warning("how far %s has come was not stored: %s", line.server, error)
         return self._storing
 
@@ -359,27 +383,46 @@ class Outbox:
         async for page in self._pages():
             for stored in page:
                 retry = stored_retry(stored)
-                if retry is not None:
+                if retry is not None and not self._is_newer_known(stored.server):
                     self._availability.remember(stored.server, retry)
-                if stored.server not in self._lines and self._is_owed(stored):
-                    line = Line(stored.server)
-                    line.load(stored)
-                    self._lines[stored.server] = line
-                    if pacing.may_try(retry, self._clock.now_ms()):
-                        self._make_ready(line)
-                    else:
-                        self._wait_for_retry(line)
+            for stored in await self._read_patiently(lambda tx: self._owed(tx, page)):  # noqa: B023
+                if not self._is_newer_known(stored.server):
+                    self._take_up(stored)
             self._dispatch()
 
-    def _is_owed(self, stored: Destination) -> bool:
-        return stored.server != self._server_name and bool(
-            self._database.read_now(lambda tx: queues.due(tx, stored.server, stored.delivered, 1))
-        )
+    def _is_newer_known(self, server: str) -> bool:
+        """Whether the server has been woken since the start: then what was read of it may be old."""
+        return server in self._lines or self._idle.get(server) is not None
+
+    def _owed(self, tx: Tx, page: Iterable[Destination]) -> list[Destination]:
+        return [
+            stored
+            for stored in page
+            if stored.server != self._server_name and queues.due(tx, stored.server, stored.delivered, 1)
+        ]
+
+    def _take_up(self, stored: Destination) -> None:
+        line = Line(stored.server)
+        line.load(stored)
+        self._lines[stored.server] = line
+        if pacing.may_try(line.retry, self._clock.now_ms()):
+            self._make_ready(line)
+        else:
+            self._wait_for_retry(line)
+
+    async def _read_patiently(self, function: Callable[[Tx], T]) -> T:
+        """Read for a task that nobody waits for: it waits for an engine that does not answer."""
+        while True:
+            try:
+                return await self._database.read(function)
+            except StoreUnavailableError as error:
+                _log.warning("the destinations cannot be read at present: %s", error)
+                await self._clock.sleep(UNAVAILABLE_SECONDS)
 
     async def _pages(self) -> AsyncIterator[list[Destination]]:
         after = ""
         while True:
-            page = self._database.read_now(lambda tx: queues.destinations(tx, after, PAGE))  # noqa: B023
+            page = await self._read_patiently(lambda tx: queues.destinations(tx, after, PAGE))  # noqa: B023
             if not page:
                 return
             yield page
@@ -391,7 +434,7 @@ class Outbox:
             await self._clock.sleep(PRUNE_SECONDS)
             try:
                 await self.prune()
-            except (StoreFailedError, StoreOverloadedError) as error:
+            except (StoreFailedError, StoreOverloadedError, StoreUnavailableError) as error:
                 _log.warning("what everybody has was not pruned: %s", error)
 
     async def prune(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
@@ -75,14 +74,14 @@ class Backfill:
             return False
 
     async def _fill(self, room_id: str, line: int, limit: int) -> bool:
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None or not room.resident:
             return False
-        gaps = self._database.read_now(lambda tx: stored_rooms.gaps(tx, room.number, after=0, upto=line))
+        gaps = await self._database.read(lambda tx: stored_rooms.gaps(tx, room.number, after=0, upto=line))
         if not gaps:
             return False
         gap = gaps[0]
-        for server in self._servers(room, gap):
+        for server in await self._servers(room, gap):
             try:
                 if await self._fill_from(server, room, gap, min(max(limit, LEAST_EVENTS), MOST_EVENTS)):
                     return True
@@ -90,7 +89,7 @@ class Backfill:
                 _log.info("no history of %s from %s: %s", room_id, server, error)
         return False
 
-    def _servers(self, room: Room, gap: Gap) -> list[str]:
+    async def _servers(self, room: Room, gap: Gap) -> list[str]:
         """Whom to ask: first the server that told us of what is missing, then the admins' servers."""
 
         def order(tx: Tx) -> list[str]:
@@ -106,8 +105,8 @@ class Backfill:
             creator = [server_of(create.sender)] if create is not None else []
             return senders + creator + [server_of(user) for user in admins]
 
-        present = self._rooms.servers(room)
-        wanted = dict.fromkeys([*self._database.read_now(order), *sorted(present)])
+        present = room.servers
+        wanted = dict.fromkeys([*await self._database.read(order), *sorted(present)])
         return [server for server in wanted if server in present and server != self._server_name][
             :MAX_SERVERS
         ]
@@ -115,8 +114,8 @@ class Backfill:
     async def _fill_from(self, server: str, room: Room, gap: Gap, limit: int) -> bool:
         values = await self._calls.backfill(server, room.room_id, list(gap.missing), limit)
         found = await self._fetcher.check(room.version, values, room.room_id)
-        fresh = self._database.read_now(lambda tx: self._fresh(tx, found, gap))
-        if not fresh and not self._closed(gap):
+        fresh = await self._database.read(lambda tx: self._fresh(tx, found, gap))
+        if not fresh and not await self._closed(gap):
             return False
         cutting = await self._grafter.prepare(server, room, fresh)
         added = await self._decisions.make(
@@ -140,14 +139,14 @@ class Backfill:
                 pending.extend(event.prev_event_ids)
         return fresh
 
-    def _closed(self, gap: Gap) -> bool:
+    async def _closed(self, gap: Gap) -> bool:
         """Whether all that was missing is held by now."""
 
         def held(tx: Tx) -> bool:
             stored = [self._rooms.events.by_id(tx, event_id) for event_id in gap.missing]
             return all(item is not None and item.state_before is not None for item in stored)
 
-        return self._database.read_now(held)
+        return await self._database.read(held)
 
     def _decide(self, tx: Tx, batch: Batch, gap: Gap, cutting: Cutting) -> bool:
         count = len(cutting.events)
@@ -163,7 +162,7 @@ class Backfill:
             if stored is None or stored.state_before is None:
                 missing[event_id] = None
         number = batch.room.number
-        batch.also.append(lambda tx: tx.after_commit(partial(setattr, batch.room, "missing", None)))
+        batch.room.missing.update(missing)
         if missing:
             moved = Gap(first if decided else gap.line, first if decided else gap.next_line, tuple(missing))
             batch.also.append(lambda tx: stored_rooms.put_gap(tx, number, moved))

@@ -93,7 +93,8 @@ class Batch:
         self._states = rooms.states
         self._events = rooms.events
         self.state_before_all = room.state
-        self._before = (room.version, room.state, dict(room.extremities), room.resident, room.next_slot)
+        self._before = (room.version, room.state, dict(room.extremities), room.next_slot)
+        self._missing_before = frozenset(room.missing)
         self.extremities_before = frozenset(extremity.number for extremity in room.extremities.values())
         #: The state and the extremities that are stored with the batch.
         self.head = (room.state, self.extremities_before)
@@ -123,7 +124,8 @@ class Batch:
     def undo(self) -> None:
         """Take everything back: nothing of the batch was or will be stored."""
         room = self.room
-        room.version, room.state, room.extremities, room.resident, room.next_slot = self._before
+        room.version, room.state, room.extremities, room.next_slot = self._before
+        room.missing = set(self._missing_before)
         self._events.know_room(room.number, room.version)
         for new in self.new_events():
             self._events.release(new.number)
@@ -262,14 +264,14 @@ class Batch:
             room.extremities.pop(event_id, None)
         after = new.state_after if new.state_after is not None else b""
         # One that comes late, to fill a gap, is followed by what is held already: no end of the graph.
-        if not room.extremities or event.event_id not in self._missing(tx):
+        if not room.extremities or event.event_id not in room.missing:
             room.extremities[event.event_id] = Extremity(new.number, reference_to(event), after)
         if len(room.extremities) == 1:
             room.state = next(iter(room.extremities.values())).state_after
         else:
             room.state = self.merge(tx, [extremity.state_after for extremity in room.extremities.values()])
         if decided.gap:
-            self._missing(tx).update(decided.gap)
+            room.missing.update(decided.gap)
         if room.state != before:
             decided.head_state = room.state
             decided.members = self._member_changes(tx, before, room.state)
@@ -288,12 +290,6 @@ class Batch:
         return [
             stored.state_after for stored in known if stored is not None and stored.state_after is not None
         ]
-
-    def _missing(self, tx: Tx) -> set[str]:
-        """The ids that the room's gaps name, kept with the head."""
-        if self.room.missing is None:
-            self.room.missing = stored_rooms.missing(tx, self.room.number)
-        return self.room.missing
 
     def _member_changes(self, tx: Tx, before: bytes, after: bytes) -> list[MemberChange]:
         changes = []

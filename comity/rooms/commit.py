@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from comity.bus import Bus
 from comity.protocol.identifiers import server_of
@@ -53,8 +54,9 @@ class Commits:
                     if batch.room.stale:
                         raise StoreFailedError("An earlier decision about the room was not stored")
                 position = 0
-                for batch in batches:
-                    position = _Storing(tx, batch, self._server_name).run() or position
+                stored = [_Storing(tx, batch, self._server_name) for batch in batches]
+                for storing in stored:
+                    position = storing.run() or position
                 if also is not None:
                     also(tx)
             except BaseException:
@@ -63,8 +65,9 @@ class Commits:
                 for batch in batches:
                     batch.room.stale = True
                 raise
-            for batch in batches:
-                tx.after_commit(lambda batch=batch: self._settle(batch))  # type: ignore[misc]
+            for batch, storing in zip(batches, stored, strict=True):
+                tx.after_commit(partial(self._publish, batch, storing.servers))
+                tx.when_seen(partial(self._settle, batch))
             return position
 
         for batch in batches:
@@ -100,28 +103,34 @@ class Commits:
         self._merger.forget()
 
     def _settle(self, batch: Batch) -> None:
-        """The batch is on disk: its caches are true, and the world may know."""
-        room, events, states = batch.room, self._rooms.events, self._rooms.states
+        """The batch is on disk, and every read finds it there: it need not be held any more."""
+        events, states = self._rooms.events, self._rooms.states
         states.settle(batch.pages)
-        states.settle_slots(room.number, batch.slots)
+        states.settle_slots(batch.room.number, batch.slots)
         for new in batch.new_events():
             events.settle(new.number)
         for number, _ in batch.placed:
             events.settle(number)
+
+    def _publish(self, batch: Batch, servers: frozenset[str] | None) -> None:
+        """The batch is on disk: the world may know. `servers` are the room's, if they changed."""
+        room, events = batch.room, self._rooms.events
+        commits = self._database.commits
+        if batch.placed:
+            events.note_change(commits)
         for redaction in batch.redactions:
-            events.forget(redaction.target_number)
-            room.recent = None
+            events.redact(redaction.target_number, redaction.redacted, redaction.by, commits)
+            room.recent, room.recent_since = None, commits
         users: set[str] = set()
         owed: set[str] = set()
         for decided in batch.all_decided():
             owed.update(decided.visit)
             users.update(change.user_id for change in decided.members)
-        if users or batch.replaces_head:
-            before = room.servers or frozenset()
-            room.servers = None
-            owed |= before
+        if servers is not None:
+            owed |= room.servers
+            room.servers = servers
         if any(decided.send_except is not None for decided in batch.all_decided()):
-            owed |= self._rooms.servers(room)
+            owed |= room.servers
         else:
             owed.clear()
         keys = {room.room_id, *(user for user in users if server_of(user) == self._server_name)}
@@ -143,6 +152,8 @@ class _Storing:
         self._lines: dict[int, int | None] = {}
         self._last_position = 0
         self._was_resident = batch.room.resident
+        #: The servers with joined users, if the batch changes that.
+        self.servers: frozenset[str] | None = None
 
     def run(self) -> int:
         """Store everything; the last position that was given, or 0."""
@@ -239,7 +250,8 @@ class _Storing:
             tx, room.number, [change.user_id for change in changes if change.membership is None]
         )
         servers = {server_of(change.user_id) for change in changes}
-        if servers != {self._server_name}:
+        others_change = self._batch.replaces_head or servers != {self._server_name}
+        if others_change:
             room.has_audience = None
         for server in servers:
             joined = stored_rooms.has_joined_members(tx, room.number, server)
@@ -250,6 +262,8 @@ class _Storing:
                 queues.ensure_destination(tx, server, position - 1)
             elif not joined:
                 stored_rooms.end_stay(tx, server, room.number, position)
+        if others_change:
+            self.servers = frozenset(stored_rooms.servers(tx, room.number))
         for change in changes:
             if server_of(change.user_id) != self._server_name:
                 continue

@@ -19,6 +19,7 @@ from comity.protocol.room_versions import RoomVersion, room_version
 from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
 from comity.rooms.commit import Commits
+from comity.rooms.decisions import Decisions
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
 from comity.rooms.write import Writer
@@ -79,6 +80,7 @@ class Creator:
         database: Database,
         rooms: Rooms,
         merger: Merger,
+        decisions: Decisions,
         commits: Commits,
         writer: Writer,
         clock: Clock,
@@ -90,6 +92,7 @@ class Creator:
         self._database = database
         self._rooms = rooms
         self._merger = merger
+        self._decisions = decisions
         self._commits = commits
         self._writer = writer
         self._clock = clock
@@ -107,36 +110,42 @@ class Creator:
             )
         if len(new.initial_state) > MAX_INITIAL_STATE:
             raise invalid_param(f"At most {MAX_INITIAL_STATE} initial state events can be given")
-        alias = self._alias(new)
+        alias = await self._alias(new)
         create = self._create_draft(new, version)
         room_id = f"!{self._entropy.token(ROOM_ID_LENGTH)}:{self._server_name}"
-        room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=True, next_slot=0)
-        self._rooms.events.know_room(room.number, version)
-        first = self._create_event(room, create)
+        room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=False, next_slot=0)
+        first = await self._create_event(room, create)
         room.room_id = first.room_id
-        batch = Batch(self._rooms, self._merger, room)
+        # At once, so that no other takes the id; whoever finds it waits for the lock.
+        self._rooms.put(room)
+        try:
+            async with room.lock:
+                future = await self._fill(room, first, new, alias)
+        except BaseException:
+            self._rooms.drop(room)
+            raise
+        await asyncio.shield(future)
+        return room.room_id
+
+    async def _fill(self, room: Room, first: Event, new: NewRoom, alias: str | None) -> asyncio.Future[int]:
+        """Decide on everything that a new room begins with, and queue it."""
+        batch = self._decisions.batch(room)
         batch.room_creator = new.creator
 
-        def decide(tx: Tx) -> None:
+        def decide(tx: Tx, batch: Batch) -> None:
             self._writer.append_event(tx, batch, first)
-            for draft in self._drafts(new, version, alias):
+            for draft in self._drafts(new, room.version, alias):
                 self._writer.append(tx, batch, draft)
 
-        try:
-            self._database.read_now(decide)
-        except BaseException:
-            batch.undo()
-            raise
+        await self._decisions.attempt(batch, decide)
         if alias is not None:
             batch.also.append(lambda tx: self._store_alias(tx, alias, room.room_id, new.creator))
         if new.visibility == "public":
             batch.also.append(lambda tx: stored_rooms.set_published(tx, room.number, published=True))
-        future = self._commits.submit([batch])
-        self._rooms.put(room)
-        await asyncio.shield(future)
-        return room.room_id
+        room.resident = True
+        return self._commits.submit([batch])
 
-    def _create_event(self, room: Room, draft: Draft) -> Event:
+    async def _create_event(self, room: Room, draft: Draft) -> Event:
         """The room's first event, of an id that no room has yet.
 
         rooms/v12: the room id is a hash of it, so two rooms that one user makes alike in the same
@@ -155,7 +164,7 @@ class Creator:
                 key=self._key,
                 assigned_id=self._writer.assigned_id(room),
             )
-            if self._rooms.get(event.room_id) is None:
+            if await self._rooms.get(event.room_id) is None:
                 return event
             now_ms += 1
 
@@ -164,13 +173,13 @@ class Creator:
         if not stored_rooms.put_alias(tx, alias, room_id, creator):
             raise MatrixError(400, "M_ROOM_IN_USE", "The room alias is taken")
 
-    def _alias(self, new: NewRoom) -> str | None:
+    async def _alias(self, new: NewRoom) -> str | None:
         if new.alias_localpart is None:
             return None
         alias = f"#{new.alias_localpart}:{self._server_name}"
         if identifiers.split_alias(alias) is None or any(part.isspace() for part in alias):
             raise invalid_param("room_alias_name cannot be the local part of a room alias")
-        if self._database.read_now(lambda tx: stored_rooms.alias(tx, alias)) is not None:
+        if await self._database.read(lambda tx: stored_rooms.alias(tx, alias)) is not None:
             raise MatrixError(400, "M_ROOM_IN_USE", "The room alias is taken")
         return alias
 

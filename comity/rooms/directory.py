@@ -34,7 +34,7 @@ class Directory:
         if parts is None:
             raise invalid_param("That is not a room alias")
         if parts[1] == self._server_name:
-            return self.local(alias)
+            return await self.local(alias)
         try:
             answer = await self._calls.query_directory(parts[1], alias)
         except FederationError as error:
@@ -44,13 +44,13 @@ class Directory:
         servers = dict.fromkeys([*answer.servers, parts[1]])
         return answer.room_id, list(servers)[:MAX_SERVERS]
 
-    def local(self, alias: str) -> tuple[str, list[str]]:
+    async def local(self, alias: str) -> tuple[str, list[str]]:
         """(room id, servers in the room) of an alias of ours. Raises 404 M_NOT_FOUND."""
-        found = self._database.read_now(lambda tx: stored_rooms.alias(tx, alias))
+        found = await self._database.read(lambda tx: stored_rooms.alias(tx, alias))
         if found is None:
             raise not_found("There is no room of that alias")
-        room = self._rooms.get(found[0])
-        servers = sorted(self._rooms.servers(room)) if room is not None else []
+        room = await self._rooms.get(found[0])
+        servers = sorted(room.servers) if room is not None else []
         own = [self._server_name] if room is not None and room.resident else []
         return found[0], list(dict.fromkeys([*own, *servers]))[:MAX_SERVERS]
 
@@ -59,7 +59,7 @@ class Directory:
         parts = split_alias(alias)
         if parts is None or parts[1] != self._server_name:
             raise invalid_param("The alias is not one of this server")
-        if self._rooms.get(room_id) is None:
+        if await self._rooms.get(room_id) is None:
             raise not_found("There is no such room here")
         made = await self._database.write(lambda tx: stored_rooms.put_alias(tx, alias, room_id, user_id))
         if not made:
@@ -67,15 +67,19 @@ class Directory:
 
     async def delete(self, user_id: str, alias: str, *, admin: bool) -> None:
         """Delete an alias: its creator may, a server admin, and who may set the room's canonical alias."""
-        found = self._database.read_now(lambda tx: stored_rooms.alias(tx, alias))
+        found = await self._database.read(lambda tx: stored_rooms.alias(tx, alias))
         if found is None:
             raise not_found("There is no room of that alias")
-        room = self._rooms.get(found[0])
-        if not admin and found[1] != user_id and not (room is not None and self._may_curate(room, user_id)):
+        room = await self._rooms.get(found[0])
+        if (
+            not admin
+            and found[1] != user_id
+            and not (room is not None and await self._may_curate(room, user_id))
+        ):
             raise forbidden("You may not delete this alias")
         await self._database.write(lambda tx: stored_rooms.delete_alias(tx, alias))
 
-    def _may_curate(self, room: Room, user_id: str) -> bool:
+    async def _may_curate(self, room: Room, user_id: str) -> bool:
         def read(tx: Tx) -> bool:
             find = self._merger.lookup(tx, room, room.state)
             levels = PowerLevels(room.version, find(("m.room.create", "")), find(("m.room.power_levels", "")))
@@ -83,11 +87,11 @@ class Directory:
             joined = member is not None and member.membership == "join"
             return joined and levels.user(user_id) >= levels.required("m.room.canonical_alias", is_state=True)
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
-    def aliases(self, user_id: str, room_id: str) -> list[str]:
+    async def aliases(self, user_id: str, room_id: str) -> list[str]:
         """The local aliases of a room, for its members. Raises 403 M_FORBIDDEN, 404 M_NOT_FOUND."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("There is no such room here")
 
@@ -102,4 +106,4 @@ class Directory:
                 raise forbidden("You are not in the room")
             return stored_rooms.aliases_of(tx, room_id)
 
-        return self._database.read_now(read)
+        return await self._database.read(read)

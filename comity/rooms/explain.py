@@ -81,7 +81,7 @@ class Explainer:
     def verdict(self, tx: Tx, event_id: str) -> Verdict | None:
         """Why an event was accepted, soft-failed or rejected; None if it is not held."""
         stored = self._events.by_id(tx, event_id)
-        room = None if stored is None else self._rooms.by_number(tx, stored.room_num)
+        room = None if stored is None else self._rooms.peek_number(tx, stored.room_num)
         if stored is None or room is None:
             return None
         event = stored.event

@@ -117,7 +117,7 @@ class StateExplainer:
     def standing(self, tx: Tx, event_id: str) -> Standing | None:
         """The place of an event in the state; None if it is no state event that is held."""
         stored = self._events.by_id(tx, event_id)
-        room = None if stored is None else self._rooms.by_number(tx, stored.room_num)
+        room = None if stored is None else self._rooms.peek_number(tx, stored.room_num)
         if stored is None or room is None or not stored.event.is_state:
             return None
         key = stored.event.key

@@ -79,7 +79,7 @@ class Grafter:
         """Fetch what `events` (checked, of one room) need from `server`. Raises FederationError."""
         cutting = Cutting(in_graph_order(events))
         for event in cutting.events:
-            unknown = self._database.read_now(lambda tx: self._unknown_prev(tx, room, event))  # noqa: B023
+            unknown = await self._database.read(lambda tx: self._unknown_prev(tx, room, event))  # noqa: B023
             if any(prev not in events for prev in unknown):
                 if len(cutting.states) >= MAX_UNROOTED:
                     raise FederationError(server, "Too much of the room's history is missing")
@@ -96,16 +96,16 @@ class Grafter:
                 unknown.append(event_id)
         return unknown
 
-    def _not_held(self, ids: Iterable[str], *also: Mapping[str, Event]) -> list[str]:
+    async def _not_held(self, ids: Iterable[str], *also: Mapping[str, Event]) -> list[str]:
         wanted = [event_id for event_id in dict.fromkeys(ids) if not any(event_id in held for held in also)]
-        held = self._database.read_now(lambda tx: self._events.numbers(tx, wanted))
+        held = await self._database.read(lambda tx: self._events.numbers(tx, wanted))
         return [event_id for event_id in wanted if event_id not in held]
 
     async def _fetch_state(
         self, server: str, room: Room, event: Event, events: Mapping[str, Event], cutting: Cutting
     ) -> None:
         state_ids, auth_ids = await self._calls.state_ids(server, room.room_id, event.event_id)
-        missing = self._not_held([*state_ids, *auth_ids], events, cutting.outliers)
+        missing = await self._not_held([*state_ids, *auth_ids], events, cutting.outliers)
         if missing:
             found = await self._fetcher.missing(server, room.version, room.room_id, missing, event.event_id)
             for event_id, extra in found.items():
@@ -117,7 +117,7 @@ class Grafter:
     async def _fetch_auth(
         self, server: str, room: Room, event: Event, events: Mapping[str, Event], cutting: Cutting
     ) -> None:
-        if not self._not_held(event.auth_event_ids, events, cutting.outliers):
+        if not await self._not_held(event.auth_event_ids, events, cutting.outliers):
             return
         for event_id, extra in (
             await self._fetcher.auth_events(server, room.version, room.room_id, event.event_id)

@@ -106,13 +106,10 @@ class Intake:
         running = self._in_flight.get(key)
         if running is not None:
             return await asyncio.shield(running)
-        known = self._database.read_now(lambda tx: queues.received_answer(tx, origin, transaction_id))
-        if known is not None:
-            return known
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._in_flight[key] = future
         try:
-            answer = await self._take_in(origin, transaction_id, pdus)
+            answer = await self._answer(origin, transaction_id, pdus)
             future.set_result(answer)
             return answer
         except BaseException as error:
@@ -124,6 +121,10 @@ class Intake:
         finally:
             del self._in_flight[key]
 
+    async def _answer(self, origin: str, transaction_id: str, pdus: Sequence[object]) -> bytes:
+        known = await self._database.look_up(lambda tx: queues.received_answer(tx, origin, transaction_id))
+        return known if known is not None else await self._take_in(origin, transaction_id, pdus)
+
     async def _take_in(self, origin: str, transaction_id: str, pdus: Sequence[object]) -> bytes:
         values = self._by_room(origin, pdus)
         await self._arrivals.wait(set(values))
@@ -134,7 +135,7 @@ class Intake:
             batches: list[Batch] = []
             staged: list[Staged] = []
             try:
-                self._database.read_now(
+                await self._database.read(
                     lambda tx: self._decide(tx, origin, rooms, by_room, batches, staged, results)
                 )
             except BaseException:
@@ -166,7 +167,7 @@ class Intake:
         rooms = []
         for room_id in sorted(by_room):
             while True:
-                room = self._rooms.get(room_id)
+                room = await self._rooms.get(room_id)
                 if room is None:
                     break
                 await locks.enter_async_context(room.lock)
@@ -195,11 +196,11 @@ class Intake:
         """Checks 1 to 3 of every PDU; the valid events by room. What fails gets its result."""
         by_room: dict[str, list[Event]] = {}
         for room_id, of_room in values.items():
-            room = self._rooms.get(room_id)
+            room = await self._rooms.get(room_id)
             if room is None or not room.resident:
                 await self._strangers.receive(origin, room_id, of_room, results)
                 continue
-            if not self.may_take_part(room, origin):
+            if not await self.may_take_part(room, origin):
                 self._refuse(room, of_room, results, "The room's server ACL does not allow your server")
                 continue
             checked = await self._fetcher.check(room.version, of_room, room_id)
@@ -208,7 +209,7 @@ class Intake:
                 if event_id is not None and event_id not in checked:
                     results[event_id] = {"error": "The event is malformed or not validly signed"}
             by_room[room_id] = [
-                event for event in checked.values() if self._sender_may_take_part(room, event, results)
+                event for event in checked.values() if await self._sender_may_take_part(room, event, results)
             ]
         return by_room
 
@@ -225,15 +226,15 @@ class Intake:
             if event_id is not None:
                 results[event_id] = {"error": text}
 
-    def may_take_part(self, room: Room, server: str) -> bool:
+    async def may_take_part(self, room: Room, server: str) -> bool:
         """server-server §Server ACLs, in the room's current state."""
-        acl = self._database.read_now(
+        acl = await self._database.read(
             lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.server_acl", ""))
         )
         return is_allowed(acl.content if acl is not None else None, server)
 
-    def _sender_may_take_part(self, room: Room, event: Event, results: Results) -> bool:
-        if self.may_take_part(room, event.sender.partition(":")[2]):
+    async def _sender_may_take_part(self, room: Room, event: Event, results: Results) -> bool:
+        if await self.may_take_part(room, event.sender.partition(":")[2]):
             return True
         results[event.event_id] = {"error": "The room's server ACL does not allow the sender's server"}
         return False

@@ -86,9 +86,9 @@ class Memberships:
         self._server_name = server_name
         self._member_content = member_content
 
-    def membership(self, room: Room, user_id: str) -> str | None:
+    async def membership(self, room: Room, user_id: str) -> str | None:
         """A user's membership in the current state of a room that we are in."""
-        event = self._database.read_now(lambda tx: self._state(tx, room)(("m.room.member", user_id)))
+        event = await self._database.read(lambda tx: self._state(tx, room)(("m.room.member", user_id)))
         return event.membership if event is not None else None
 
     def _state(self, tx: Tx, room: Room) -> StateLookup:
@@ -111,15 +111,15 @@ class Memberships:
             content["reason"] = reason
         if third_party_signed is not None:
             content["third_party_invite"] = {"signed": third_party_signed}
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is not None and room.resident:
-            authoriser = self._restricted.local_authoriser(room, user_id)
+            authoriser = await self._restricted.local_authoriser(room, user_id)
             if authoriser is not None:
                 content["join_authorised_via_users_server"] = authoriser
-            if authoriser is not None or not self._restricted.applies(room, user_id):
+            if authoriser is not None or not await self._restricted.applies(room, user_id):
                 await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
                 return room_id
-        candidates = self._candidates(user_id, room_id, via)
+        candidates = await self._candidates(user_id, room_id, via)
         if not candidates:
             if room is not None and room.resident:
                 raise forbidden("You are not allowed to join this room")
@@ -127,56 +127,56 @@ class Memberships:
         await finish(self._joiner.join(user_id, room_id, candidates, content))
         return room_id
 
-    def _candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
+    async def _candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
         """Servers to join through: those named, the inviter's, the room id's."""
         named = [server for server in via if identifiers.is_server_name(server)]
-        inviter = self._inviter(user_id, room_id)
+        inviter = await self._inviter(user_id, room_id)
         wanted = [*named, server_of(inviter) if inviter else "", server_of(room_id)]
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is not None and room.resident:
-            wanted.extend(sorted(self._rooms.servers(room)))
+            wanted.extend(sorted(room.servers))
         return [server for server in dict.fromkeys(wanted) if server and server != self._server_name][
             :MAX_CANDIDATES
         ]
 
-    def _inviter(self, user_id: str, room_id: str) -> str | None:
+    async def _inviter(self, user_id: str, room_id: str) -> str | None:
         def read(tx: Tx) -> str | None:
-            room = self._rooms.get(room_id)
-            last = stored_rooms.last_local_membership(tx, user_id, room.number) if room is not None else None
+            room = stored_rooms.by_id(tx, room_id)
+            last = stored_rooms.last_local_membership(tx, user_id, room.room_num) if room else None
             if last is None or last.membership not in ("invite", "knock"):
                 return None
             event = self._rooms.events.get(tx, last.event_num)
             return event.event.sender if event is not None else None
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
         """Leave a room, or reject its invite. Leaving twice is no error."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("No such room is known here")
         content: dict[str, Any] = {"membership": "leave"}
         if reason is not None:
             content["reason"] = reason
         if room.resident:
-            membership = self.membership(room, user_id)
+            membership = await self.membership(room, user_id)
             if membership is None:
                 raise forbidden("You are not in the room")
             if membership == "leave":
                 return
             await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
             return
-        inviter = self._inviter(user_id, room_id)
+        inviter = await self._inviter(user_id, room_id)
         if inviter is None:
             raise forbidden("You are not in the room")
         await finish(self._leaver.leave(user_id, room, server_of(inviter), content))
 
     async def forget(self, user_id: str, room_id: str) -> None:
         """client-server §Leaving Rooms: only a room that the user is not in can be forgotten."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("No such room is known here")
-        last = self._database.read_now(
+        last = await self._database.read(
             lambda tx: stored_rooms.last_local_membership(tx, user_id, room.number)
         )
         if last is None:
@@ -208,8 +208,8 @@ class Memberships:
     ) -> None:
         if not identifiers.is_user_id(target):
             raise invalid_param("user_id is not a user id")
-        room = self._writer.resident_room(room_id)
-        if from_any_of is not None and self.membership(room, target) not in from_any_of:
+        room = await self._writer.resident_room(room_id)
+        if from_any_of is not None and await self.membership(room, target) not in from_any_of:
             raise forbidden(
                 "The user is not in the room" if "ban" not in from_any_of else "The user is not banned"
             )
@@ -241,12 +241,12 @@ class Memberships:
 
     async def _invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
         """server-server §Inviting to a room: the invited server signs before it is stored."""
-        room = self._writer.resident_room(room_id)
+        room = await self._writer.resident_room(room_id)
         # Only drafted: the lock is not held while the other server is asked.
         event = await self._decisions.draft(room, lambda tx, batch: self._draft_invite(tx, batch, draft))
         try:
             answer = await self._calls.invite(
-                server, room_id, event, room.version.identifier, self.invite_state(room)
+                server, room_id, event, room.version.identifier, await self.invite_state(room)
             )
         except FederationError as error:
             if error.status == 403:
@@ -276,7 +276,7 @@ class Memberships:
         self._writer.append_event(tx, batch, event)
         return event
 
-    def invite_state(self, room: Room) -> list[Event]:
+    async def invite_state(self, room: Room) -> list[Event]:
         """The state events that an invite to the room carries."""
 
         def read(tx: Tx) -> list[Event]:
@@ -284,4 +284,4 @@ class Memberships:
             found = [find((event_type, "")) for event_type in INVITE_STATE]
             return [event for event in found if event is not None]
 
-        return self._database.read_now(read)
+        return await self._database.read(read)

@@ -74,7 +74,7 @@ class Merger:
             stored = events.get(tx, event_number)
             return stored.event if stored else None
 
-        if root != room.state:
+        if root != room.state or tx.as_of < room.recent_since:
             return read
         # The current state is asked for the same few entries with every event.
         if room.recent is None or room.recent[0] != root or len(room.recent[1]) > MAX_RECENT_ENTRIES:

@@ -35,24 +35,24 @@ class Portraits:
         self._writer = writer
         self._memberships = memberships
 
-    def _rooms_of(self, user_id: str, *memberships: str) -> list[str]:
-        numbers = self._database.read_now(
+    async def _rooms_of(self, user_id: str, *memberships: str) -> list[str]:
+        numbers = await self._database.read(
             lambda tx: [
                 local.room_num
                 for local in stored_rooms.local_rooms(tx, user_id, self._database.last_position)
                 if local.membership in memberships
             ]
         )
-        rooms = [self._database.read_now(lambda tx: self._rooms.by_number(tx, number)) for number in numbers]  # noqa: B023
+        rooms = [await self._rooms.by_number(number) for number in numbers]
         return [room.room_id for room in rooms if room is not None]
 
     async def propagate(self, user_id: str, profile: Mapping[str, Any]) -> None:
         """Write the profile into the user's membership of every room they are joined to."""
-        for room_id in self._rooms_of(user_id, "join"):
-            room = self._rooms.get(room_id)
+        for room_id in await self._rooms_of(user_id, "join"):
+            room = await self._rooms.get(room_id)
             if room is None or not room.resident:
                 continue
-            member = self._database.read_now(
+            member = await self._database.read(
                 lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.member", user_id))  # noqa: B023
             )
             if member is None or member.membership != "join":
@@ -71,7 +71,7 @@ class Portraits:
 
     async def leave_all(self, user_id: str) -> None:
         """Take the user out of every room, and turn every invite down."""
-        for room_id in self._rooms_of(user_id, "join", "invite", "knock"):
+        for room_id in await self._rooms_of(user_id, "join", "invite", "knock"):
             try:
                 await self._memberships.leave(user_id, room_id)
             except MatrixError as error:

@@ -71,7 +71,7 @@ class Resident:
         """The answer to make_join and make_leave. Raises MatrixError."""
         if split_user_id(user_id) is None or server_of(user_id) != origin:
             raise forbidden("The user is not of your server")
-        room = self._server.room_for(room_id, origin, must_be_in=False)
+        room = await self._server.room_for(room_id, origin, must_be_in=False)
         if membership == "join" and room.version.identifier not in (versions or ("1",)):
             raise MatrixError(
                 400,
@@ -81,7 +81,7 @@ class Resident:
             )
         content: dict[str, Any] = {"membership": membership}
         if membership == "join":
-            authoriser = self._restricted.authorise_for(room, user_id)
+            authoriser = await self._restricted.authorise_for(room, user_id)
             if authoriser is not None:
                 content["join_authorised_via_users_server"] = authoriser
         draft = Draft("m.room.member", user_id, content, state_key=user_id)
@@ -108,7 +108,7 @@ class Resident:
         """The event of a send_join or send_leave, its format, origin and signatures checked."""
         # Where a user of ours vouches for a restricted join, our signature is one of those that are
         # checked. It is added once the room's conditions are met; what is malformed is refused below.
-        signed_value = self._with_own_signature(room, value)
+        signed_value = await self._with_own_signature(room, value)
         checked = await self._fetcher.check(room.version, [signed_value], room.room_id)
         event = next(iter(checked.values()), None)
         if event is None:
@@ -121,7 +121,7 @@ class Resident:
             raise invalid_param("The event is not a membership of one of your users by themselves")
         return event
 
-    def _with_own_signature(self, room: Room, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _with_own_signature(self, room: Room, value: Mapping[str, Any]) -> Mapping[str, Any]:
         content = value.get("content")
         authoriser = content.get("join_authorised_via_users_server") if isinstance(content, dict) else None
         if not room.version.allows_restricted_joins or not isinstance(authoriser, str):
@@ -129,8 +129,8 @@ class Resident:
         user_id = value.get("state_key")
         if server_of(authoriser) != self._server_name or not isinstance(user_id, str):
             return value
-        if self._restricted.applies(room, user_id):
-            self._restricted.authorise_for(room, user_id)
+        if await self._restricted.applies(room, user_id):
+            await self._restricted.authorise_for(room, user_id)
         try:
             event = Event(room.version, {name: part for name, part in value.items() if name != "unsigned"})
             return add_signature(event, self._server_name, self._key).source
@@ -140,7 +140,7 @@ class Resident:
 
     async def send_join(self, origin: str, room_id: str, event_id: str, value: Mapping[str, Any]) -> bytes:
         """The answer to send_join (v2), once the join is on disk. Raises MatrixError."""
-        room = self._server.room_for(room_id, origin, must_be_in=False)
+        room = await self._server.room_for(room_id, origin, must_be_in=False)
         event = await self._signed(origin, room, event_id, value, "join")
         state = await self._append(room, event, origin)
 
@@ -148,7 +148,7 @@ class Resident:
             numbers = [number for _, number in self._rooms.states.items(tx, state)]
             return self._server.state_bytes(tx, numbers)
 
-        events, chain = self._database.read_now(read)
+        events, chain = await self._database.read(read)
         origin_json = b'"' + self._server_name.encode() + b'"'
         return (
             b'{"origin":'
@@ -164,7 +164,7 @@ class Resident:
 
     async def send_leave(self, origin: str, room_id: str, event_id: str, value: Mapping[str, Any]) -> None:
         """Take a leave by another server's user. Raises MatrixError."""
-        room = self._server.room_for(room_id, origin, must_be_in=False)
+        room = await self._server.room_for(room_id, origin, must_be_in=False)
         event = await self._signed(origin, room, event_id, value, "leave")
         await self._append(room, event, origin)
 
@@ -224,10 +224,10 @@ class Resident:
         if len(shown) > MAX_STRIPPED:
             raise invalid_param(f"invite_room_state has more than {MAX_STRIPPED} events")
         signed = add_signature(event, self._server_name, self._key)
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is not None and room.resident:
             # It comes to us as a member of the room too; the ACL holds here as it does there.
-            self._server.room_for(room_id, origin, must_be_in=False)
+            await self._server.room_for(room_id, origin, must_be_in=False)
         else:
             await self._strangers.record(version, signed, "invite", [*shown, dict(signed.source)])
         return signed

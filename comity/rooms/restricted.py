@@ -27,9 +27,9 @@ class Restricted:
         self._merger = merger
         self._server_name = server_name
 
-    def applies(self, room: Room, user_id: str) -> bool:
+    async def applies(self, room: Room, user_id: str) -> bool:
         """Whether the user needs somebody to vouch for their join."""
-        return self._database.read_now(lambda tx: self._applies(self._lookup(tx, room), room, user_id))
+        return await self._database.read(lambda tx: self._applies(self._lookup(tx, room), room, user_id))
 
     def _lookup(self, tx: Tx, room: Room) -> StateLookup:
         return self._merger.lookup(tx, room, room.state)
@@ -44,7 +44,7 @@ class Restricted:
         member = find(("m.room.member", user_id))
         return member is None or member.membership not in ("join", "invite")
 
-    def local_authoriser(self, room: Room, user_id: str) -> str | None:
+    async def local_authoriser(self, room: Room, user_id: str) -> str | None:
         """A local user who may vouch for the join, if a condition is met; None otherwise."""
 
         def read(tx: Tx) -> str | None:
@@ -53,9 +53,9 @@ class Restricted:
                 return None
             return self._authoriser(tx, find, room)
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
-    def authorise_for(self, room: Room, user_id: str) -> str | None:
+    async def authorise_for(self, room: Room, user_id: str) -> str | None:
         """For another server's user: who vouches, or None if nobody need.
 
         Raises 400 M_UNABLE_TO_AUTHORISE_JOIN, 400 M_UNABLE_TO_GRANT_JOIN or 403 M_FORBIDDEN
@@ -80,7 +80,7 @@ class Restricted:
                 )
             return authoriser
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     def _meets(self, tx: Tx, find: StateLookup, user_id: str) -> tuple[bool, bool]:
         """(whether a condition is met, whether one could not be judged)."""
@@ -90,11 +90,11 @@ class Restricted:
         for condition in allow[:MAX_CONDITIONS] if isinstance(allow, list) else ():
             if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":
                 continue
-            other = self._rooms.get(str(condition.get("room_id")))
+            other = stored_rooms.by_id(tx, str(condition.get("room_id")))
             if other is None or not other.resident:
                 unknown = True
                 continue
-            member = stored_rooms.member(tx, other.number, user_id)
+            member = stored_rooms.member(tx, other.room_num, user_id)
             if member is not None and member.membership == "join":
                 return True, unknown
         return False, unknown

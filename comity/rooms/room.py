@@ -55,12 +55,14 @@ class Room:
     last_write: asyncio.Future[int] | None = None
     #: Entries of the state of that name that were looked up lately (`Merger.lookup`).
     recent: tuple[bytes, dict[StateKey, Event | None]] | None = None
-    #: Ids of events that are pointed to and not held (the room's gaps); None: not looked up.
-    missing: set[str] | None = None
+    #: `Database.commits` when one of those events was last redacted; what an older read shows is not kept.
+    recent_since: int = 0
+    #: Ids of events that the room's gaps point to; some may have come meanwhile.
+    missing: set[str] = field(default_factory=set)
     #: Whether other servers are owed what happens here, as of the last write; None: not looked up.
     has_audience: bool | None = None
-    #: Servers with joined users, for wake-ups; None until asked for.
-    servers: frozenset[str] | None = None
+    #: Servers with joined users, as of the last commit.
+    servers: frozenset[str] = frozenset()
 
 
 class Numbers:
@@ -90,24 +92,41 @@ class Rooms:
         self.events = events
         self.numbers = numbers
         self._by_id: dict[str, Room] = {}
+        #: How often a head was dropped.
+        self._drops = 0
 
-    def get(self, room_id: str) -> Room | None:
+    async def get(self, room_id: str) -> Room | None:
         """The head of a room that is held; None for an unknown room.
 
-        It may be stale: whoever decides looks at that under the lock, and awaits `settled`.
+        It may be stale: whoever decides looks at that under the lock, and awaits `settled`. When
+        this gives None, nobody can have registered the room before the caller's next await.
         """
-        room = self._by_id.get(room_id)
-        if room is not None:
+        while True:
+            held = self._by_id.get(room_id)
+            if held is not None:
+                return held
+            drops = self._drops
+            room = await self.database.read(lambda tx: self._load(tx, room_id))
+            if room_id in self._by_id or self._drops != drops:
+                # Somebody was faster; or what was read may be from before what a dropped head stored.
+                continue
+            if room is not None:
+                self.put(room)
             return room
-        room = self.database.read_now(lambda tx: self._load(tx, room_id))
-        if room is not None:
-            self.put(room)
-        return room
 
-    def by_number(self, tx: Tx, room_num: int) -> Room | None:
+    async def by_number(self, room_num: int) -> Room | None:
         """The head of a room by its number."""
+        row = await self.database.look_up(lambda tx: stored_rooms.by_number(tx, room_num))
+        return await self.get(row.room_id) if row else None
+
+    def peek(self, tx: Tx, room_id: str) -> Room | None:
+        """A room's head to look at inside a read; nobody else gets to see it. None: unknown."""
+        return self._by_id.get(room_id) or self._load(tx, room_id)
+
+    def peek_number(self, tx: Tx, room_num: int) -> Room | None:
+        """As `peek`, by the room's number."""
         row = stored_rooms.by_number(tx, room_num)
-        return self.get(row.room_id) if row else None
+        return self.peek(tx, row.room_id) if row else None
 
     def put(self, room: Room) -> None:
         """Register a head."""
@@ -125,6 +144,7 @@ class Rooms:
     def drop(self, room: Room) -> None:
         """The head is not true: whoever wants the room loads it anew."""
         room.stale = True
+        self._drops += 1
         if self._by_id.get(room.room_id) is room:
             del self._by_id[room.room_id]
 
@@ -148,13 +168,10 @@ class Rooms:
                     number, reference_to(stored.event), stored.state_after
                 )
         slot = next_slot(tx, row.room_num)
-        return Room(row.room_num, room_id, version, row.state, extremities, row.resident, slot)
-
-    def servers(self, room: Room) -> frozenset[str]:
-        """The servers with joined users, as of the last commit."""
-        if room.servers is None:
-            room.servers = frozenset(self.database.read_now(lambda tx: stored_rooms.servers(tx, room.number)))
-        return room.servers
+        room = Room(row.room_num, room_id, version, row.state, extremities, row.resident, slot)
+        room.missing = stored_rooms.missing(tx, room.number)
+        room.servers = frozenset(stored_rooms.servers(tx, room.number))
+        return room
 
 
 def know_all_rooms(tx: Tx, events: Events) -> None:

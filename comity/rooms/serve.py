@@ -43,21 +43,21 @@ class Server:
         self._events = rooms.events
         self._states = rooms.states
 
-    def room_for(self, room_id: str, origin: str, *, must_be_in: bool = True) -> Room:
+    async def room_for(self, room_id: str, origin: str, *, must_be_in: bool = True) -> Room:
         """The head of a room that `origin` may ask about.
 
         Raises 404 M_NOT_FOUND for a room that we are not in; 403 M_FORBIDDEN when the room's ACL
         denies the server or, with `must_be_in`, when it has no user in the room.
         """
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None or not room.resident:
             raise not_found("This server is not in a room of that id")
-        acl = self._database.read_now(
+        acl = await self._database.read(
             lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.server_acl", ""))
         )
         if not is_allowed(acl.content if acl is not None else None, origin):
             raise forbidden("The room's server ACL does not allow your server")
-        if must_be_in and origin not in self._rooms.servers(room):
+        if must_be_in and origin not in room.servers:
             raise forbidden("Your server is not in the room")
         return room
 
@@ -86,18 +86,24 @@ class Server:
 
     # -- single events
 
-    def event(self, event_id: str, origin: str) -> Event:
+    async def event(self, event_id: str, origin: str) -> Event:
         """One event. Raises 404 M_NOT_FOUND, 403 M_FORBIDDEN."""
 
-        def read(tx: Tx) -> Event:
+        def find(tx: Tx) -> str:
             stored = self._events.by_id(tx, event_id)
             row = stored_rooms.by_number(tx, stored.room_num) if stored is not None else None
             if stored is None or row is None or stored.verdict == REJECTED:
                 raise not_found("The event is not known here")
-            room = self.room_for(row.room_id, origin)
+            return row.room_id
+
+        def read(tx: Tx) -> Event:
+            stored = self._events.by_id(tx, event_id)
+            if stored is None:
+                raise not_found("The event is not known here")
             return self._visible(tx, room, origin, stored)
 
-        return self._database.read_now(read)
+        room = await self.room_for(await self._database.read(find), origin)
+        return await self._database.read(read)
 
     # -- states
 
@@ -107,7 +113,7 @@ class Server:
             raise not_found("The state at that event is not known here")
         return [number for _, number in self._states.items(tx, stored.state_before)]
 
-    def state_ids(self, room: Room, event_id: str) -> tuple[list[str], list[str]]:
+    async def state_ids(self, room: Room, event_id: str) -> tuple[list[str], list[str]]:
         """(ids of the state before an event, ids of its auth chain). Raises 404 M_NOT_FOUND."""
 
         def read(tx: Tx) -> tuple[list[str], list[str]]:
@@ -116,15 +122,15 @@ class Server:
             ids = self._events.ids(tx, [*numbers, *chain])
             return [ids[number] for number in numbers], [ids[number] for number in sorted(chain)]
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
-    def state(self, room: Room, event_id: str) -> tuple[list[bytes], list[bytes]]:
+    async def state(self, room: Room, event_id: str) -> tuple[list[bytes], list[bytes]]:
         """(events of the state before an event, its auth chain) as JSON. Raises 404 M_NOT_FOUND."""
 
         def read(tx: Tx) -> tuple[list[bytes], list[bytes]]:
             return self.state_bytes(tx, self._state_before(tx, room, event_id))
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     def state_bytes(self, tx: Tx, numbers: Sequence[int]) -> tuple[list[bytes], list[bytes]]:
         """(the events of those numbers, their auth chain) as JSON."""
@@ -135,7 +141,7 @@ class Server:
             [loaded[number].event.encoded for number in chain],
         )
 
-    def event_auth(self, room: Room, event_id: str) -> list[bytes]:
+    async def event_auth(self, room: Room, event_id: str) -> list[bytes]:
         """The auth chain of an event as JSON. Raises 404 M_NOT_FOUND."""
 
         def read(tx: Tx) -> list[bytes]:
@@ -147,11 +153,11 @@ class Server:
             loaded = self._events.load(tx, chain)
             return [loaded[number].event.encoded for number in chain]
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     # -- history
 
-    def backfill(self, room: Room, origin: str, event_ids: Sequence[str], limit: int) -> list[bytes]:
+    async def backfill(self, room: Room, origin: str, event_ids: Sequence[str], limit: int) -> list[bytes]:
         """Events from those given backwards, newest first, at most `limit`, as JSON."""
         limit = min(limit, MAX_BACKFILL)
 
@@ -159,9 +165,9 @@ class Server:
             found = self._walk_back(tx, room, event_ids, limit, stop=frozenset(), include_starts=True)
             return [self._visible(tx, room, origin, stored).encoded for stored in found]
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
-    def missing_events(
+    async def missing_events(
         self,
         room: Room,
         origin: str,
@@ -179,7 +185,7 @@ class Server:
             found.reverse()
             return [self._visible(tx, room, origin, stored).encoded for stored in found]
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     def _walk_back(
         self,

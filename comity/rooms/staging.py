@@ -69,10 +69,10 @@ class Staging:
         self._news: dict[str, asyncio.Event] = {}
         self._gate = asyncio.Semaphore(MAX_BUSY_ROOMS)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Take up what an earlier run left."""
-        for number in self._database.read_now(queues.staged_rooms):
-            room = self._database.read_now(lambda tx: self._rooms.by_number(tx, number))  # noqa: B023
+        for number in await self._database.read(queues.staged_rooms):
+            room = await self._rooms.by_number(number)
             if room is not None:
                 self.work(room.room_id)
 
@@ -98,7 +98,7 @@ class Staging:
         pause = FIRST_RETRY
         while True:
             self._again.discard(room_id)
-            room = self._rooms.get(room_id)
+            room = await self._rooms.get(room_id)
             if room is None:
                 return
             try:
@@ -130,12 +130,12 @@ class Staging:
 
     async def _work_once(self, room: Room) -> bool:
         """Try every staged event of the room; whether some are left."""
-        staged = self._database.read_now(lambda tx: queues.staged(tx, room.number, STAGED_AT_ONCE))
+        staged = await self._database.read(lambda tx: queues.staged(tx, room.number, STAGED_AT_ONCE))
         if not staged:
             return False
         failure: FederationError | None = None
         for item in staged:
-            current = self._rooms.get(room.room_id)
+            current = await self._rooms.get(room.room_id)
             if current is None:
                 return False
             try:
@@ -147,7 +147,7 @@ class Staging:
                     await self._database.write(lambda tx: queues.unstage(tx, [item.event_id]))  # noqa: B023
         if failure is not None:
             raise failure
-        return self._database.read_now(lambda tx: queues.count_staged(tx, room.number)) > 0
+        return await self._database.read(lambda tx: queues.count_staged(tx, room.number)) > 0
 
     async def _complete(self, room: Room, item: Staged) -> None:
         """Judge one staged event, fetching what it lacks. Raises FederationError."""
@@ -183,14 +183,14 @@ class Staging:
             return True
 
         await self._decisions.make(lambda: self._rooms.get(room.room_id), decide)
-        if self._database.read_now(lambda tx: self._rooms.events.number(tx, item.event_id)) is None:
+        if await self._database.read(lambda tx: self._rooms.events.number(tx, item.event_id)) is None:
             raise FederationError(item.origin, f"event {item.event_id} could not be completed")
 
     async def _fetch_between(self, room: Room, origin: str, event: Event) -> dict[str, Event]:
         """The event and what lies between it and what we hold, as far as the origin tells."""
         events = {event.event_id: event}
         for _ in range(MAX_ROUNDS):
-            latest = self._database.read_now(lambda tx: self._open_ends(tx, room, events))  # noqa: B023
+            latest = await self._database.read(lambda tx: self._open_ends(tx, room, events))  # noqa: B023
             if not latest:
                 break
             try:

@@ -57,9 +57,9 @@ class Strangers:
         self._bus = bus
         self._server_name = server_name
 
-    def head(self, room_id: str, version: RoomVersion) -> Room:
+    async def head(self, room_id: str, version: RoomVersion) -> Room:
         """The head of a room, made now if it was never heard of."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None:
             room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=False, next_slot=0)
             self._rooms.put(room)
@@ -89,12 +89,12 @@ class Strangers:
         self, origin: str, room_id: str, values: Sequence[object], results: dict[str, dict[str, Any]]
     ) -> None:
         """PDUs of a room that we are not in: only the end of an invite of ours is taken."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None:
             _log.info("%d PDUs from %s for an unknown room were dropped", len(values), origin)
             return
         for event in (await self._fetcher.check(room.version, values, room_id)).values():
-            if self._database.read_now(lambda tx: self._ends_invite(tx, room, event)):  # noqa: B023
+            if await self._database.read(lambda tx: self._ends_invite(tx, room, event)):  # noqa: B023
                 await self.record(room.version, event, event.membership or "leave")
                 results[event.event_id] = {}
             else:

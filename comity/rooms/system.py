@@ -65,12 +65,13 @@ class RoomSystem:
         self.commits = commits = Commits(database, rooms, merger, bus, name)
         decisions = Decisions(database, rooms, merger, commits)
         self.writer = writer = Writer(
-            database=database, rooms=rooms, merger=merger, judge=judge, commits=commits, clock=ports.clock,
-            entropy=ports.entropy, server_name=name, key=key,
+            database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, commits=commits,
+            clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
         )  # fmt: skip
         self.creator = Creator(
-            database=database, rooms=rooms, merger=merger, commits=commits, writer=writer, clock=ports.clock,
-            entropy=ports.entropy, server_name=name, key=key, default_version=config.rooms.default_version,
+            rooms=rooms, merger=merger, database=database, decisions=decisions, commits=commits,
+            writer=writer, clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
+            default_version=config.rooms.default_version,
         )  # fmt: skip
         self.server = server = Server(database, rooms, merger)
         restricted = Restricted(database, rooms, merger, name)

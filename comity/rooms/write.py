@@ -24,6 +24,7 @@ from comity.protocol.room_versions import EventIds
 from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
 from comity.rooms.commit import Commits
+from comity.rooms.decisions import Decisions
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
@@ -56,6 +57,7 @@ class Writer:
         rooms: Rooms,
         merger: Merger,
         judge: Judge,
+        decisions: Decisions,
         commits: Commits,
         clock: Clock,
         entropy: Entropy,
@@ -66,6 +68,7 @@ class Writer:
         self._rooms = rooms
         self._merger = merger
         self._judge = judge
+        self._decisions = decisions
         self._commits = commits
         self._clock = clock
         self._entropy = entropy
@@ -74,9 +77,9 @@ class Writer:
         #: Transactions whose event is decided and not on disk yet.
         self._in_flight: dict[ClientTransaction, tuple[str, asyncio.Future[int]]] = {}
 
-    def resident_room(self, room_id: str) -> Room:
+    async def resident_room(self, room_id: str) -> Room:
         """The head of a room that a user of ours is in. Raises 404 M_NOT_FOUND."""
-        room = self._rooms.get(room_id)
+        room = await self._rooms.get(room_id)
         if room is None or not room.extremities:
             raise not_found("This server is not in a room of that id")
         return room
@@ -89,21 +92,21 @@ class Writer:
         authorization rules do not allow it).
         """
         while True:
-            room = self.resident_room(room_id)
+            room = await self.resident_room(room_id)
             async with room.lock:
                 if room.stale:
                     await self._rooms.settled(room)
                     continue
-                known = self._repeated(transaction)
+                known = await self._repeated(transaction)
                 if known is not None:
                     event_id, future = known
                 else:
-                    event_id, future = self._decide_and_submit(room, draft, transaction)
+                    event_id, future = await self._decide_and_submit(room, draft, transaction)
             if future is not None:
                 await asyncio.shield(future)
             return event_id
 
-    def _repeated(
+    async def _repeated(
         self, transaction: ClientTransaction | None
     ) -> tuple[str, asyncio.Future[int] | None] | None:
         if transaction is None:
@@ -111,22 +114,18 @@ class Writer:
         in_flight = self._in_flight.get(transaction)
         if in_flight is not None:
             return in_flight
-        event_id = self._database.look_up(
+        event_id = await self._database.look_up(
             lambda tx: queues.client_event(
                 tx, transaction.user_id, transaction.device_id, transaction.scope, transaction.transaction_id
             )
         )
         return None if event_id is None else (event_id, None)
 
-    def _decide_and_submit(
+    async def _decide_and_submit(
         self, room: Room, draft: Draft, transaction: ClientTransaction | None
     ) -> tuple[str, asyncio.Future[int] | None]:
-        batch = Batch(self._rooms, self._merger, room)
-        try:
-            event = self._database.read_now(lambda tx: self._decide(tx, batch, draft))
-        except BaseException:
-            batch.undo()
-            raise
+        batch = self._decisions.batch(room)
+        event = await self._decisions.attempt(batch, lambda tx, batch: self._decide(tx, batch, draft))
         if not batch.decided:
             # What it would set stands already; perhaps not on the disk yet.
             return event.event_id, room.last_write
@@ -221,7 +220,7 @@ class Writer:
         if event.type != "m.room.member" or event.membership not in ("leave", "ban"):
             return ()
         server = server_of(event.state_key or "")
-        if server == self._server_name or server in self._rooms.servers(room):
+        if server == self._server_name or server in room.servers:
             return ()
         standing = self._merger.lookup(tx, room, room.state)(event.key)
         return (server,) if standing is not None and standing.membership in ("invite", "knock") else ()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ _USER = "user_id, password_hash, admin, created_at, deactivated"
 def insert_user(tx: Tx, user_id: str, password_hash: str | None, *, admin: bool, now_ms: int) -> bool:
     """Create an account; False if that user id was ever taken."""
     return (
-        tx.run(
+        tx.changed(
             "INSERT INTO users (user_id, password_hash, admin, created_at) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (user_id) DO NOTHING",
             (user_id, password_hash, int(admin), now_ms),
@@ -105,7 +106,7 @@ _DEVICE = "device_id, display_name, created_at, last_seen_at, last_seen_ip"
 def insert_device(tx: Tx, user_id: str, device_id: str, display_name: str | None, now_ms: int) -> bool:
     """Create a device; False, and nothing changed, if the user has it already."""
     return (
-        tx.run(
+        tx.changed(
             "INSERT INTO devices (user_id, device_id, display_name, created_at) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (user_id, device_id) DO NOTHING",
             (user_id, device_id, display_name, now_ms),
@@ -135,7 +136,7 @@ def devices(tx: Tx, user_id: str) -> list[Device]:
 def set_device_name(tx: Tx, user_id: str, device_id: str, display_name: str) -> bool:
     """Name a device; False if there is none."""
     return (
-        tx.run(
+        tx.changed(
             "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ?",
             (display_name, user_id, device_id),
         )
@@ -193,7 +194,7 @@ def token_owner(tx: Tx, token_hash: bytes) -> tuple[str, str, bool] | None:
 def put_registration_token(tx: Tx, token: str, uses_allowed: int | None, expires_at: int | None) -> bool:
     """Create a registration token; False if it exists."""
     return (
-        tx.run(
+        tx.changed(
             "INSERT INTO registration_tokens (token, uses_allowed, expires_at) VALUES (?, ?, ?) "
             "ON CONFLICT (token) DO NOTHING",
             (token, uses_allowed, expires_at),
@@ -219,7 +220,7 @@ def registration_tokens(tx: Tx) -> list[RegistrationToken]:
 def use_registration_token(tx: Tx, token: str, now_ms: int) -> bool:
     """Count one use; False if the token is unknown, used up or expired."""
     return (
-        tx.run(
+        tx.changed(
             "UPDATE registration_tokens SET used = used + 1 WHERE token = ? "
             "AND (uses_allowed IS NULL OR used < uses_allowed) AND (expires_at IS NULL OR expires_at > ?)",
             (token, now_ms),
@@ -230,7 +231,7 @@ def use_registration_token(tx: Tx, token: str, now_ms: int) -> bool:
 
 def delete_registration_token(tx: Tx, token: str) -> bool:
     """Delete a registration token; False if there is none."""
-    return tx.run("DELETE FROM registration_tokens WHERE token = ?", (token,)) > 0
+    return tx.changed("DELETE FROM registration_tokens WHERE token = ?", (token,)) > 0
 
 
 # -- profiles
@@ -247,9 +248,7 @@ def profiles(tx: Tx, user_ids: Iterable[str], fields: tuple[str, ...]) -> dict[s
     """user id -> field -> JSON text, for some fields of many users."""
     wanted = list(dict.fromkeys(user_ids))
     found: dict[str, dict[str, str]] = {}
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
-        marks = ",".join("?" * len(part))
+    for marks, part in parts(wanted):
         kinds = ",".join("?" * len(fields))
         rows = tx.all(
             f"SELECT user_id, field, value FROM profiles WHERE user_id IN ({marks}) AND field IN ({kinds})",

@@ -16,6 +16,7 @@ from typing import Protocol
 from comity.protocol.auth.selection import POWER_LEVELS_KEY
 from comity.store.database import Tx
 from comity.store.events import Events, unpack_numbers
+from comity.store.lists import parts
 from comity.store.state import States
 
 #: Citations of one event that are looked at before everything is walked down from instead.
@@ -27,8 +28,6 @@ POWER_LEVELS_AT_FIRST = 16
 POWER_LEVELS_AT_ONCE = 512
 #: Rows that a migration reads at a time.
 FILL_AT_ONCE = 2_000
-#: Parameters in one IN (...) list.
-MAX_LIST = 500
 
 
 class Shared(Protocol):
@@ -139,9 +138,7 @@ class AuthChains:
     def _above(self, tx: Tx, numbers: Collection[int]) -> set[int]:
         found = {number for cited in numbers for number, _ in self._pending(tx, cited)}
         ordered = sorted(numbers)
-        for start in range(0, len(ordered), MAX_LIST):
-            chunk = ordered[start : start + MAX_LIST]
-            marks = ",".join("?" * len(chunk))
+        for marks, chunk in parts(ordered):
             rows = tx.all(f"SELECT citing FROM auth_citations WHERE cited IN ({marks})", chunk)
             found.update(row[0] for row in rows)
         return found
@@ -164,9 +161,7 @@ class AuthChains:
         """Those of them that no state event cites: most of what differs."""
         found = {number for number in numbers if self._events.pending_citations(number)}
         ordered = sorted(numbers)
-        for start in range(0, len(ordered), MAX_LIST):
-            chunk = ordered[start : start + MAX_LIST]
-            marks = ",".join(["(?)"] * len(chunk))
+        for marks, chunk in parts(ordered, "(?)"):
             rows = tx.all(
                 f"SELECT column1 FROM (VALUES {marks}) AS given "
                 "WHERE EXISTS (SELECT 1 FROM auth_citations WHERE cited = column1)",

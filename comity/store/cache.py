@@ -44,3 +44,32 @@ class Bounded(Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class Followed(Bounded[K, V]):
+    """Values that were read from the database and that commits may change.
+
+    A read may have begun before a commit and end behind it: what it read then is not kept.
+    `as_of` is the read's `Tx.as_of`, `commits` the database's at the time of the change.
+    """
+
+    __slots__ = ("_changed_at",)
+
+    def __init__(self, limit: int) -> None:
+        """As `Bounded`."""
+        super().__init__(limit)
+        self._changed_at = 0
+
+    def keep(self, key: K, value: V, as_of: int) -> None:
+        """Keep a value that was read, unless something has changed since its snapshot was opened."""
+        if as_of >= self._changed_at:
+            self.put(key, value)
+
+    def change(self, key: K, commits: int) -> None:
+        """A commit changed the value: it is read anew."""
+        self._changed_at = max(self._changed_at, commits)
+        self.drop(key)
+
+    def note_change(self, commits: int) -> None:
+        """A commit changed values that are right in here already: older ones that were read are not kept."""
+        self._changed_at = max(self._changed_at, commits)

@@ -3,7 +3,10 @@
 Writers hand in synchronous functions; all that wait run inside one transaction, a savepoint
 each, and are committed together; the next group runs while nobody waits for the disk but
 those in it (DESIGN §4.2). A write's future resolves when its group is on disk, never before.
-This is the only module of `store` with anything asynchronous in it.
+
+The functions are the same for both engines. On SQLite each runs at one go on the event loop; on
+PostgreSQL it pauses at its statements, and others go on meanwhile (docs/decisions/0014). So what a
+function keeps in memory of what it read must not be older than what is there (`Tx.as_of`).
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import asyncio
 import collections
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from comity.ports import Offload
 from comity.protocol.errors import MatrixError
 
 _log = logging.getLogger(__name__)
@@ -31,17 +34,23 @@ Row = tuple[Any, ...]
 class Tx(Protocol):
     """One open transaction. Statements use `?` for parameters."""
 
+    #: How many groups were on disk when its snapshot was opened; it may show some more.
+    as_of: int
+
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Every row of a query."""
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, if any."""
 
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Execute a statement. What is wrong with it may be told by a later one."""
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Execute a statement; the number of rows it changed."""
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Execute a statement once for each row of parameters."""
+        """Execute a statement once for each row of parameters. Errors as with `run`."""
 
 
 class WriteTx(Tx, Protocol):
@@ -53,6 +62,9 @@ class WriteTx(Tx, Protocol):
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back, in order, when the group is on disk (and not if it fails)."""
 
+    def when_seen(self, callback: Callable[[], None]) -> None:
+        """Call back when the group is on disk and every snapshot that is open shows it."""
+
     def at_end(self, key: object, function: Callable[[Tx], None]) -> None:
         """Run once before the group is committed; of several under one key, the last alone.
 
@@ -60,32 +72,83 @@ class WriteTx(Tx, Protocol):
         """
 
 
-class Driver(Protocol):
-    """What an engine must do for the Database."""
-
-    def read(self, function: Callable[[Tx], T]) -> T:
-        """Run in one read snapshot."""
-
-    def look_up(self, function: Callable[[Tx], T]) -> T:
-        """Run a read of one statement, which needs no snapshot."""
-
-    def begin(self) -> Tx:
-        """Open the writer's transaction."""
+class GroupTx(Tx, Protocol):
+    """The open transaction of a group of writes."""
 
     def savepoint(self, function: Callable[[], T]) -> T:
-        """Run inside a savepoint of the open transaction; roll back to it on an exception.
+        """Run inside a savepoint; roll back to it on an exception, also one of a statement's.
 
         Raises TransactionLostError when the engine gave more up than that.
         """
 
-    def commit(self) -> None:
-        """Make the transaction durable. May be called from another thread."""
+    def script(self, sql: str) -> None:
+        """Run the statements of a migration."""
 
-    def rollback(self) -> None:
-        """Give the transaction up."""
 
-    def close(self) -> None:
+class Driver(Protocol):
+    """What an engine must do for the Database."""
+
+    #: The groups that are on disk, counted from the opening on.
+    commits: int
+    #: Called with what happened when somebody else has taken the database over: end the process.
+    on_taken_over: Callable[[str], None]
+    #: Called when a snapshot that was open for a while is closed.
+    on_snapshot_closed: Callable[[], None]
+
+    async def read(self, function: Callable[[Tx], T]) -> T:
+        """Run in one read snapshot. Others run while it waits for the engine."""
+
+    async def look_up(self, function: Callable[[Tx], T]) -> T:
+        """Run a read of one statement, which needs no snapshot."""
+
+    def read_now(self, function: Callable[[Tx], T]) -> T:
+        """Run in one read snapshot, and let the whole process wait if need be."""
+
+    def write_now(self, function: Callable[[GroupTx], T]) -> T:
+        """Run in a transaction and commit it, and let the whole process wait if need be."""
+
+    async def transact(self, function: Callable[[GroupTx], T]) -> T:
+        """Open the writer's transaction and run in it; it stays open."""
+
+    async def commit(self) -> None:
+        """Make the transaction durable. When this raises, nothing of it is or will be stored."""
+
+    async def rollback(self) -> None:
+        """Give the transaction up, if one is open."""
+
+    def oldest_snapshot(self) -> int:
+        """The smallest `Tx.as_of` of the reads that are open; `commits` if none is."""
+
+    def check_available(self) -> None:
+        """Raise StoreUnavailableError while the engine is known not to answer."""
+
+    async def close(self) -> None:
         """Close every connection."""
+
+    def close_now(self) -> None:
+        """Close every connection, and let the whole process wait if need be."""
+
+    def describe(self) -> str:
+        """The engine, its version and the place of the database, for the operator."""
+
+    def columns(self, tx: Tx, table: str) -> tuple[list[str], list[str]]:
+        """(a table's columns in their order, those of its primary key); empty if there is no such table."""
+
+    def table_sizes(self, tx: Tx) -> dict[str, tuple[int, int]]:
+        """Table -> (rows, bytes with its indexes); 0 bytes where the engine cannot tell."""
+
+
+class EngineError(Exception):
+    """The engine cannot be used at all; the text says why and what to do."""
+
+
+class StatementError(Exception):
+    """A statement that the engine refuses."""
+
+    def __init__(self, state: str, text: str) -> None:
+        """`state` is the SQLSTATE; `text` is the engine's, for the log."""
+        super().__init__(f"{text} ({state})")
+        self.state = state
 
 
 class StoreOverloadedError(MatrixError):
@@ -102,28 +165,37 @@ class StoreOverloadedError(MatrixError):
 class StoreFailedError(MatrixError):
     """A group could not be committed; nothing of it was stored."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, text: str = "It could not be stored: try again soon") -> None:
         """`detail` is for the log."""
         retry = {"retry_after_ms": RETRY_AFTER_MS}
-        super().__init__(
-            503, "M_UNKNOWN", "It could not be stored: try again soon", extra=retry, detail=detail
-        )
+        super().__init__(503, "M_UNKNOWN", text, extra=retry, detail=detail)
+
+
+class StoreUnavailableError(StoreFailedError):
+    """The engine does not answer; it will be used again as soon as it does."""
+
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the log."""
+        super().__init__(detail, text="The database does not answer: try again soon")
 
 
 class TransactionLostError(Exception):
     """The engine rolled the open transaction back by itself: the whole group has failed."""
 
 
-class _GroupTx:
+class _WriteTx:
     """The writer's transaction as one write sees it."""
 
     def __init__(self, tx: Tx, database: Database) -> None:
         self.all = tx.all
         self.one = tx.one
         self.run = tx.run
+        self.changed = tx.changed
         self.many = tx.many
+        self.as_of = tx.as_of
         self._database = database
         self.callbacks: list[Callable[[], None]] = []
+        self.settlings: list[Callable[[], None]] = []
         self.endings: dict[object, Callable[[Tx], None]] = {}
 
     def next_position(self) -> int:
@@ -133,6 +205,9 @@ class _GroupTx:
     def after_commit(self, callback: Callable[[], None]) -> None:
         self.callbacks.append(callback)
 
+    def when_seen(self, callback: Callable[[], None]) -> None:
+        self.settlings.append(callback)
+
     def at_end(self, key: object, function: Callable[[Tx], None]) -> None:
         self.endings[key] = function
 
@@ -140,39 +215,61 @@ class _GroupTx:
 class Database:
     """Reads and grouped writes over one driver."""
 
-    def __init__(self, driver: Driver, offload: Offload, last_position: int) -> None:
+    def __init__(self, driver: Driver, last_position: int) -> None:
         """`last_position` is the greatest position ever given."""
         self._driver = driver
-        self._offload = offload
         #: The last position given, and the last that is on disk.
         self.last_position = last_position
         self.last_committed = last_position
         self._queue: collections.deque[tuple[Callable[[WriteTx], Any], asyncio.Future[Any]]] = (
             collections.deque()
         )
+        #: (the group's number, what to call when every open snapshot shows it)
+        self._unseen: collections.deque[tuple[int, Callable[[], None]]] = collections.deque()
+        driver.on_snapshot_closed = self._tell_seen
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
 
-    def read_now(self, function: Callable[[Tx], T]) -> T:
-        """Run a short read on the spot, in one snapshot. It must not touch the network."""
-        return self._driver.read(function)
+    @property
+    def driver(self) -> Driver:
+        """The engine, for commands."""
+        return self._driver
 
-    def look_up(self, function: Callable[[Tx], T]) -> T:
-        """Run a read of a single statement: cheaper than `read_now`, and no snapshot over several."""
-        return self._driver.look_up(function)
+    @property
+    def commits(self) -> int:
+        """How many groups are on disk: what `Tx.as_of` is compared with."""
+        return self._driver.commits
 
     async def read(self, function: Callable[[Tx], T]) -> T:
-        """Run a read in one snapshot."""
-        return self._driver.read(function)
+        """Run a short read in one snapshot. It must not touch the network.
+
+        Raises StoreUnavailableError.
+        """
+        return await self._driver.read(function)
+
+    async def look_up(self, function: Callable[[Tx], T]) -> T:
+        """Run a read of a single statement: cheaper than `read`, and no snapshot over several."""
+        return await self._driver.look_up(function)
+
+    def read_now(self, function: Callable[[Tx], T]) -> T:
+        """Run a read on the spot, while the whole process waits: for commands, never for a server."""
+        return self._driver.read_now(function)
+
+    async def check(self) -> None:
+        """Ask the engine whether it answers. Raises StoreUnavailableError."""
+        self._driver.check_available()
+        await self.look_up(lambda tx: tx.one("SELECT 1"))
 
     def submit(self, function: Callable[[WriteTx], T]) -> asyncio.Future[T]:
         """Queue a write. The future resolves to its result once it is on disk.
 
-        Raises StoreOverloadedError at once when the queue is full. The future raises what the
-        function raised (its own changes are undone), or StoreFailedError.
+        Raises StoreOverloadedError at once when the queue is full, StoreUnavailableError when the
+        engine is known not to answer. The future raises what the function raised (its own changes
+        are undone), or StoreFailedError.
         """
         if self._closed:
             raise StoreFailedError("The database is closed")
+        self._driver.check_available()
         if len(self._queue) >= MAX_QUEUED_WRITES:
             raise StoreOverloadedError("Too many writes are waiting")
         loop = asyncio.get_running_loop()
@@ -191,7 +288,7 @@ class Database:
         self._closed = True
         if self._writer is not None:
             await self._writer
-        self._driver.close()
+        await self._driver.close()
 
     async def _write_groups(self) -> None:
         try:
@@ -203,47 +300,38 @@ class Database:
             self._writer = None
 
     async def _write_group(self) -> None:
-        done: list[tuple[asyncio.Future[Any], Any, list[Callable[[], None]]]] = []
-        #: Told when the group has ended: until then the disk does not say what came before them.
-        refused: list[tuple[asyncio.Future[Any], Exception]] = []
-        taken: list[asyncio.Future[Any]] = []
-        endings: dict[object, Callable[[Tx], None]] = {}
+        group = _Group(self)
         try:
-            tx = self._driver.begin()
-            while self._queue and len(taken) < MAX_GROUP:
-                function, future = self._queue.popleft()
-                taken.append(future)
-                group_tx = _GroupTx(tx, self)
-                try:
-                    result = self._driver.savepoint(lambda: function(group_tx))  # noqa: B023
-                except TransactionLostError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - the writer's own exception goes back to it
-                    refused.append((future, error))
-                else:
-                    done.append((future, result, group_tx.callbacks))
-                    endings.update(group_tx.endings)
-            for ending in endings.values():
-                ending(tx)
-            if self.last_position != self.last_committed:
-                tx.run("UPDATE log_position SET last = ? WHERE id = 1", (self.last_position,))
-            await self._offload.run(self._driver.commit)
+            await self._driver.transact(group.run)
+            await self._driver.commit()
         except Exception as error:  # noqa: BLE001 - nothing of the group is on disk
-            self._give_up(taken, error)
+            await self._give_up(group.taken, error)
             return
-        self.last_committed = self.last_position
-        for future, result, callbacks in done:
-            for callback in callbacks:
+        self.last_committed = group.last_position
+        for done in group.done:
+            for callback in done.callbacks:
                 try:
                     callback()
                 except Exception:  # noqa: BLE001 - what is stored is stored: the others get their answer
                     _log.exception("a follower of a commit failed")
-            if not future.done():
-                future.set_result(result)
-        for future, refusal in refused:
+            self._unseen.extend((self._driver.commits, settling) for settling in done.settlings)
+            if not done.future.done():
+                done.future.set_result(done.result)
+        self._tell_seen()
+        for future, refusal in group.refused:
             _fail(future, refusal)
 
-    def _give_up(self, taken: list[asyncio.Future[Any]], error: Exception) -> None:
+    def _tell_seen(self) -> None:
+        if not self._unseen:
+            return
+        oldest = self._driver.oldest_snapshot()
+        while self._unseen and self._unseen[0][0] <= oldest:
+            try:
+                self._unseen.popleft()[1]()
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("a follower of a commit failed")
+
+    async def _give_up(self, taken: list[asyncio.Future[Any]], error: Exception) -> None:
         """Nothing of a group is on disk: tell everybody who was in it."""
         if not taken:
             # Not even a transaction could be opened: those who would have been in it cannot wait on.
@@ -251,9 +339,59 @@ class Database:
         for future in taken:
             _fail(future, StoreFailedError(f"The write was not stored: {error}"))
         try:
-            self._driver.rollback()
+            await self._driver.rollback()
         except Exception:  # noqa: BLE001 - the next group's begin will tell
             _log.exception("a group that failed could not be rolled back")
+
+    def take(self) -> tuple[Callable[[WriteTx], Any], asyncio.Future[Any]] | None:
+        """The next write that waits."""
+        return self._queue.popleft() if self._queue else None
+
+
+@dataclass(slots=True)
+class _Done:
+    """One write of a group that went well."""
+
+    future: asyncio.Future[Any]
+    result: Any
+    callbacks: list[Callable[[], None]]
+    settlings: list[Callable[[], None]]
+
+
+class _Group:
+    """One group of writes, while it is written."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.taken: list[asyncio.Future[Any]] = []
+        self.done: list[_Done] = []
+        #: Told when the group has ended: until then the disk does not say what came before them.
+        self.refused: list[tuple[asyncio.Future[Any], Exception]] = []
+        self.last_position = 0
+
+    def run(self, tx: GroupTx) -> None:
+        """Run what waits, in order; then what the whole group ends with."""
+        database = self._database
+        endings: dict[object, Callable[[Tx], None]] = {}
+        while len(self.taken) < MAX_GROUP and (waiting := database.take()) is not None:
+            function, future = waiting
+            self.taken.append(future)
+            own = _WriteTx(tx, database)
+            try:
+                result = tx.savepoint(lambda: function(own))  # noqa: B023
+            except TransactionLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the writer's own exception goes back to it
+                self.refused.append((future, error))
+            else:
+                self.done.append(_Done(future, result, own.callbacks, own.settlings))
+                endings.update(own.endings)
+        for ending in endings.values():
+            ending(tx)
+        self.last_position = database.last_position
+        # A group that failed may have used positions up; they are not given again.
+        if self.last_position != database.last_committed:
+            tx.run("UPDATE log_position SET last = ? WHERE id = 1", (self.last_position,))
 
 
 def last_position(tx: Tx) -> int:

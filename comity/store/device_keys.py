@@ -40,7 +40,7 @@ def delete(tx: Tx, user_id: str, device_id: str) -> bool:
     mine = (user_id, device_id)
     tx.run("DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ?", mine)
     tx.run("DELETE FROM fallback_keys WHERE user_id = ? AND device_id = ?", mine)
-    return tx.run("DELETE FROM device_keys WHERE user_id = ? AND device_id = ?", mine) > 0
+    return tx.changed("DELETE FROM device_keys WHERE user_id = ? AND device_id = ?", mine) > 0
 
 
 # -- whose devices changed

@@ -6,19 +6,18 @@ always have smaller numbers than itself, so that chains can be walked downwards 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import orjson
 
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion
 from comity.store import compression
-from comity.store.cache import Bounded
+from comity.store.cache import Bounded, Followed
 from comity.store.database import Row, Tx
+from comity.store.lists import parts
 
-T = TypeVar("T")
 #: A live event's line is its position shifted by this; history found later goes between.
 LINE_BITS = 24
 #: Events kept in memory, parsed, per megabyte of budget: about 3 KiB each.
@@ -26,8 +25,6 @@ EVENTS_PER_MEGABYTE = 300
 #: Ids and auth edges kept in memory, for each event: about 200 bytes each.
 IDS_PER_EVENT = 4
 DEFAULT_MEGABYTES = 64
-#: Parameters in one IN (...) list.
-MAX_LIST = 500
 
 ACCEPTED, SOFT_FAILED, REJECTED = 0, 1, 2
 
@@ -100,12 +97,6 @@ def last_line(tx: Tx) -> int:
     return int(row[0] or 0) if row else 0
 
 
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    ordered = list(items)
-    for start in range(0, len(ordered), MAX_LIST):
-        yield ordered[start : start + MAX_LIST]
-
-
 _COLUMNS = "event_num, event_id, room_num, line, verdict, state_before, state_after, redacted_by, json"
 
 
@@ -115,7 +106,7 @@ class Events:
     def __init__(self, megabytes: int = DEFAULT_MEGABYTES) -> None:
         """`megabytes` is the memory for its caches."""
         events = max(1, megabytes * EVENTS_PER_MEGABYTE)
-        self._by_number: Bounded[int, StoredEvent] = Bounded(events)
+        self._by_number: Followed[int, StoredEvent] = Followed(events)
         self._numbers: Bounded[str, int] = Bounded(events * IDS_PER_EVENT)
         self._edges: Bounded[int, tuple[int, ...]] = Bounded(events * IDS_PER_EVENT)
         #: Decided and not on disk yet: found whatever is evicted.
@@ -168,9 +159,21 @@ class Events:
                     del self._pending_citations[cited]
         return edges
 
-    def forget(self, number: int) -> None:
-        """What is cached of an event is no longer what is stored (a redaction, a new place)."""
-        self._by_number.drop(number)
+    def redact(self, number: int, redacted: Event, by: int, commits: int) -> None:
+        """A redaction of the event is on disk; `commits` is the database's."""
+        for held in (self._pending, self._by_number):
+            stored = held.get(number)
+            if stored is not None:
+                now = replace(stored, event=redacted, redacted_by=by)
+                if held is self._pending:
+                    self._pending[number] = now
+                else:
+                    self._by_number.put(number, now)
+        self._by_number.note_change(commits)
+
+    def note_change(self, commits: int) -> None:
+        """A commit changed what is stored of an event: older reads are not kept."""
+        self._by_number.note_change(commits)
 
     # -- reading
 
@@ -203,7 +206,7 @@ class Events:
             before if after is None else bytes(after),
             redacted_by,
         )
-        self._by_number.put(number, stored)
+        self._by_number.keep(number, stored, tx.as_of)
         self._numbers.put(event_id, number)
         return stored
 
@@ -221,7 +224,8 @@ class Events:
         return None if number is None else self.get(tx, number)
 
     def load(self, tx: Tx, numbers: Iterable[int]) -> dict[int, StoredEvent]:
-        """Many events by number; those that do not exist are absent."""
+        """Many events by number, in the order asked for; those that do not exist are absent."""
+        numbers = list(numbers)
         found: dict[int, StoredEvent] = {}
         missing: list[int] = []
         for number in numbers:
@@ -230,12 +234,12 @@ class Events:
                 found[number] = stored
             else:
                 missing.append(number)
-        for chunk in _chunks(missing):
-            marks = ",".join("?" * len(chunk))
+        for marks, chunk in parts(missing):
             for row in tx.all(f"SELECT {_COLUMNS} FROM events WHERE event_num IN ({marks})", chunk):
                 stored = self._from_row(tx, row)
                 found[stored.number] = stored
-        return found
+        # Engines give rows in orders of their own.
+        return {number: found[number] for number in numbers if number in found} if missing else found
 
     def ids(self, tx: Tx, numbers: Iterable[int]) -> dict[int, str]:
         """number -> event id, without reading the events."""
@@ -247,8 +251,7 @@ class Events:
                 found[number] = stored.event.event_id
             else:
                 missing.append(number)
-        for chunk in _chunks(missing):
-            marks = ",".join("?" * len(chunk))
+        for marks, chunk in parts(missing):
             found.update(
                 tx.all(f"SELECT event_num, event_id FROM events WHERE event_num IN ({marks})", chunk)
             )
@@ -264,8 +267,7 @@ class Events:
                 found[event_id] = number
             else:
                 missing.append(event_id)
-        for chunk in _chunks(missing):
-            marks = ",".join("?" * len(chunk))
+        for marks, chunk in parts(missing):
             rows = tx.all(f"SELECT event_id, event_num FROM events WHERE event_id IN ({marks})", chunk)
             for event_id, number in rows:
                 found[event_id] = number
@@ -310,8 +312,7 @@ class Events:
     def load_auth(self, tx: Tx, numbers: Iterable[int]) -> None:
         """Read what `auth` will be asked for, many at a time."""
         wanted = [n for n in numbers if n not in self._pending_edges and self._edges.get(n) is None]
-        for chunk in _chunks(wanted):
-            marks = ",".join("?" * len(chunk))
+        for marks, chunk in parts(wanted):
             for number, packed in tx.all(
                 f"SELECT event_num, auth FROM events WHERE event_num IN ({marks})", chunk
             ):

@@ -6,15 +6,15 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
-from pathlib import Path
 
 from comity.store import auth_chains
-from comity.store.database import Tx
-from comity.store.sqlite import SqliteDriver
+from comity.store.database import Driver, GroupTx, Tx
 
 _log = logging.getLogger(__name__)
 #: What SQL alone cannot do, done right after the migration of that number.
 FILLING: Mapping[int, Callable[[Tx], None]] = {4: auth_chains.fill}
+#: In the target of a move until that is finished (`comity.store.move`).
+MOVE_PROGRESS = "move_progress"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -38,46 +38,35 @@ def current_version(tx: Tx) -> int:
     return int(row[0] or 0) if row else 0
 
 
-def open_migrated(path: Path) -> SqliteDriver:
-    """Open (or create) the file and bring it to this program's schema.
-
-    Raises SchemaError, sqlite3.Error; nothing is left open then.
-    """
-    driver = SqliteDriver(path)
-    try:
-        migrate(driver)
-    except BaseException:
-        driver.close()
-        raise
-    return driver
-
-
-def migrate(driver: SqliteDriver) -> int:
+def migrate(driver: Driver, *, into_move: bool = False) -> int:
     """Bring the database to this program's schema; the version it then has.
 
-    Raises SchemaError when the database is newer than the program.
+    Raises SchemaError when the database is newer than the program, or a part of a move
+    (unless that is what it is opened for: `into_move`).
     """
+    return driver.write_now(lambda tx: _migrate(driver, tx, into_move=into_move))
+
+
+def _migrate(driver: Driver, tx: GroupTx, *, into_move: bool) -> int:
     steps = available()
     newest = steps[-1][0]
-    tx = driver.begin()
-    try:
-        driver.script("CREATE TABLE IF NOT EXISTS schema_versions (version BIGINT PRIMARY KEY)")
-        version = current_version(tx)
-        if version > newest:
-            raise SchemaError(
-                f"The database has schema version {version}; this program knows versions up to {newest}. "
-                "Run the newer program, or restore a backup from before the upgrade."
-            )
-        for number, sql in steps:
-            if number > version:
-                if version:
-                    _log.info("bringing the database to schema version %d; a large one takes a while", number)
-                driver.script(sql)
-                if number in FILLING:
-                    FILLING[number](tx)
-                tx.run("INSERT INTO schema_versions (version) VALUES (?)", (number,))
-    except BaseException:
-        driver.rollback()
-        raise
-    driver.commit()
+    tx.script("CREATE TABLE IF NOT EXISTS schema_versions (version BIGINT PRIMARY KEY)")
+    version = current_version(tx)
+    if driver.columns(tx, MOVE_PROGRESS)[0] and not into_move:
+        raise SchemaError(
+            "The database holds a part of a move that was not finished: run `comity database move` again"
+        )
+    if version > newest:
+        raise SchemaError(
+            f"The database has schema version {version}; this program knows versions up to {newest}. "
+            "Run the newer program, or restore a backup from before the upgrade."
+        )
+    for number, sql in steps:
+        if number > version:
+            if version:
+                _log.info("bringing the database to schema version %d; a large one takes a while", number)
+            tx.script(sql)
+            if number in FILLING:
+                FILLING[number](tx)
+            tx.run("INSERT INTO schema_versions (version) VALUES (?)", (number,))
     return newest

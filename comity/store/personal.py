@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 PRIVATE_RECEIPT = "m.read.private"
 
@@ -188,9 +189,7 @@ def shares_room(tx: Tx, one: str, other: str) -> bool:
 def sharing_room(tx: Tx, user_id: str, others: Sequence[str]) -> set[str]:
     """Those of `others` who are joined to a room that `user_id` is joined to."""
     found: set[str] = set()
-    for start in range(0, len(others), 500):
-        part = others[start : start + 500]
-        marks = ",".join("?" * len(part))
+    for marks, part in parts(others):
         rows = tx.all(
             "SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_num = a.room_num "
             "WHERE a.user_id = ? AND a.membership = 'join' AND b.membership = 'join' "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from comity.store import compression
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 # -- outbound: one row an event, however many destinations (DESIGN §4.7)
 
@@ -219,7 +220,7 @@ def prune_outbound(tx: Tx, dead_since: int) -> int:
 
 
 def _prune_upto(tx: Tx, position: int, condition: str) -> int:
-    return tx.run(
+    return tx.changed(
         "DELETE FROM outbound WHERE position IN (SELECT position FROM outbound "
         f"WHERE position <= ?{condition} ORDER BY position LIMIT ?)",
         (position, PRUNED_AT_ONCE),
@@ -254,7 +255,7 @@ def stage(tx: Tx, staged: Iterable[Staged]) -> None:
 
 def staged_rooms(tx: Tx) -> list[int]:
     """The rooms in which events are staged."""
-    return [row[0] for row in tx.all("SELECT DISTINCT room_num FROM staged_events")]
+    return [row[0] for row in tx.all("SELECT DISTINCT room_num FROM staged_events ORDER BY room_num")]
 
 
 def staged(tx: Tx, room_num: int, limit: int) -> list[Staged]:
@@ -332,9 +333,7 @@ def put_client_event(
 def transaction_ids(tx: Tx, user_id: str, device_id: str, event_ids: list[str]) -> dict[str, str]:
     """event id -> the transaction id by which this device sent it."""
     found: dict[str, str] = {}
-    for start in range(0, len(event_ids), 500):
-        part = event_ids[start : start + 500]
-        marks = ",".join("?" * len(part))
+    for marks, part in parts(event_ids):
         found.update(
             tx.all(
                 f"SELECT event_id, transaction_id FROM client_transactions WHERE event_id IN ({marks}) "
@@ -347,6 +346,6 @@ def transaction_ids(tx: Tx, user_id: str, device_id: str, event_ids: list[str]) 
 
 def forget_before(tx: Tx, at: int) -> int:
     """Delete remembered transactions that nobody will repeat any more."""
-    return tx.run("DELETE FROM received_transactions WHERE received_at < ?", (at,)) + tx.run(
+    return tx.changed("DELETE FROM received_transactions WHERE received_at < ?", (at,)) + tx.changed(
         "DELETE FROM client_transactions WHERE at < ?", (at,)
     )

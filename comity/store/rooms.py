@@ -12,6 +12,7 @@ import orjson
 
 from comity.protocol.identifiers import server_of
 from comity.store.database import Row, Tx
+from comity.store.lists import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,10 @@ def set_published(tx: Tx, room_num: int, *, published: bool) -> None:
 def extremities(tx: Tx, room_num: int) -> list[int]:
     """The numbers of the events that nothing accepted points to."""
     return [
-        row[0] for row in tx.all("SELECT event_num FROM forward_extremities WHERE room_num = ?", (room_num,))
+        row[0]
+        for row in tx.all(
+            "SELECT event_num FROM forward_extremities WHERE room_num = ? ORDER BY event_num", (room_num,)
+        )
     ]
 
 
@@ -349,7 +353,8 @@ def has_joined_members(tx: Tx, room_num: int, server: str) -> bool:
 def members_of_server(tx: Tx, room_num: int, server: str) -> list[Member]:
     """Every current membership of a server's users."""
     rows = tx.all(
-        "SELECT user_id, membership, event_num, position FROM memberships WHERE room_num = ? AND server = ?",
+        "SELECT user_id, membership, event_num, position FROM memberships "
+        "WHERE room_num = ? AND server = ? ORDER BY user_id",
         (room_num, server),
     )
     return [Member(*row) for row in rows]
@@ -378,7 +383,7 @@ def alias(tx: Tx, name: str) -> tuple[str, str] | None:
 def put_alias(tx: Tx, name: str, room_id: str, creator: str) -> bool:
     """Create an alias; False if it exists."""
     return (
-        tx.run(
+        tx.changed(
             "INSERT INTO aliases (alias, room_id, creator) VALUES (?, ?, ?) ON CONFLICT (alias) DO NOTHING",
             (name, room_id, creator),
         )
@@ -388,7 +393,7 @@ def put_alias(tx: Tx, name: str, room_id: str, creator: str) -> bool:
 
 def delete_alias(tx: Tx, name: str) -> bool:
     """Delete an alias; False if there was none."""
-    return tx.run("DELETE FROM aliases WHERE alias = ?", (name,)) > 0
+    return tx.changed("DELETE FROM aliases WHERE alias = ?", (name,)) > 0
 
 
 def aliases_of(tx: Tx, room_id: str) -> list[str]:
@@ -418,10 +423,12 @@ def forget_awaited(tx: Tx, event_ids: Sequence[str]) -> None:
 def awaited_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int]]:
     """(target, redaction's number) of redactions that wait for one of these events."""
     found: list[tuple[str, int]] = []
-    for start in range(0, len(event_ids), 500):
-        part = event_ids[start : start + 500]
-        marks = ",".join("?" * len(part))
+    for marks, part in parts(event_ids):
         found.extend(
-            tx.all(f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks})", part)
+            tx.all(
+                f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks}) "
+                "ORDER BY redacts, event_num",
+                part,
+            )
         )
     return found

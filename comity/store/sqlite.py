@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comity.store.database import Row, TransactionLostError, Tx
+from comity.ports import Offload
+from comity.store.database import EngineError, GroupTx, Row, TransactionLostError, Tx
 
 T = TypeVar("T")
 #: Memory for pages, per connection, in KiB.
@@ -42,26 +43,6 @@ def to_sqlite(sql: str) -> str:
     return sql
 
 
-VERSION = sqlite3.sqlite_version
-
-
-def table_sizes(tx: Tx) -> dict[str, tuple[int, int]]:
-    """Table -> (rows, bytes with its indexes). Bytes are 0 where this SQLite cannot tell."""
-    tables = [row[0] for row in tx.all("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
-    sizes = dict.fromkeys(tables, 0)
-    try:
-        for table, size in tx.all(
-            "SELECT s.tbl_name, sum(d.pgsize) FROM dbstat AS d JOIN sqlite_schema AS s ON s.name = d.name "
-            "GROUP BY s.tbl_name"
-        ):
-            sizes[table] = int(size)
-    except sqlite3.OperationalError:
-        # It was built without that table.
-        pass
-    counts = {table: tx.one(f"SELECT count(*) FROM {table}") for table in tables}
-    return {table: (int(count[0]) if count else 0, sizes[table]) for table, count in counts.items()}
-
-
 def copy(source: Path, target: Path) -> None:
     """Write a whole copy of a database, as of one moment, into an empty file. Others may go on writing.
 
@@ -79,8 +60,9 @@ def copy(source: Path, target: Path) -> None:
 class _SqliteTx:
     """Statements on one connection."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, as_of: int) -> None:
         self._connection = connection
+        self.as_of = as_of
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, parameters).fetchall()
@@ -89,11 +71,38 @@ class _SqliteTx:
         row: Row | None = self._connection.execute(sql, parameters).fetchone()
         return row
 
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        self._connection.execute(sql, parameters)
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         return self._connection.execute(sql, parameters).rowcount
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._connection.executemany(sql, rows)
+
+
+class _WriterTx(_SqliteTx):
+    """The open transaction of the writer."""
+
+    def savepoint(self, function: Callable[[], T]) -> T:
+        connection = self._connection
+        connection.execute("SAVEPOINT one")
+        try:
+            result = function()
+            connection.execute("RELEASE one")
+        except BaseException as error:
+            if not connection.in_transaction:
+                # A full disk or an I/O error: SQLite has rolled everything back, all savepoints with it.
+                raise TransactionLostError(f"The whole transaction was rolled back: {error}") from error
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+            raise
+        return result
+
+    def script(self, sql: str) -> None:
+        for statement in to_sqlite(sql).split(";\n"):
+            if statement.strip():
+                self._connection.execute(statement)
 
 
 class _SnapshotTx(_SqliteTx):
@@ -114,25 +123,36 @@ class _SnapshotTx(_SqliteTx):
         self._open()
         return super().one(sql, parameters)
 
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         raise sqlite3.ProgrammingError("A read transaction does not write")
 
 
 class SqliteDriver:
-    """One SQLite file."""
+    """One SQLite file. Its reads run at one go: no other runs between two statements of one."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises sqlite3.Error."""
-        self._writer = self._connect(
-            path, "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"
-        )
+    def __init__(self, path: Path, offload: Offload | None = None) -> None:
+        """Open or create the file. Commits wait for the disk in `offload`; without it, on the spot.
+
+        Raises EngineError.
+        """
+        self.path = path
+        self.commits = 0
+        self.on_snapshot_closed: Callable[[], None] = _nothing
+        #: Never called: the lock on the folder of a running server is the operating system's.
+        self.on_taken_over: Callable[[str], None] = lambda _: None
+        self._offload = offload
+        try:
+            self._writer = self._connect(
+                path, "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"
+            )
+        except sqlite3.Error as error:
+            raise EngineError(f"The database {path} cannot be used: {error}") from error
         try:
             self._reader = self._connect(path, "query_only=1")
         except BaseException:
             self._writer.close()
             raise
-        self._writer_tx = _SqliteTx(self._writer)
-        self._lookup_tx = _SqliteTx(self._reader)
+        self._lookup_tx = _SqliteTx(self._reader, 0)
         self._current: _SnapshotTx | None = None
 
     @staticmethod
@@ -149,11 +169,13 @@ class SqliteDriver:
             raise
         return connection
 
-    def read(self, function: Callable[[Tx], T]) -> T:
+    # -- reading
+
+    def read_now(self, function: Callable[[Tx], T]) -> T:
         if self._current is not None:
             # A read inside a read shares its snapshot.
             return function(self._current)
-        tx = self._current = _SnapshotTx(self._reader)
+        tx = self._current = _SnapshotTx(self._reader, self.commits)
         try:
             return function(tx)
         finally:
@@ -161,40 +183,90 @@ class SqliteDriver:
             if tx.opened:
                 self._reader.execute("COMMIT")
 
-    def look_up(self, function: Callable[[Tx], T]) -> T:
-        return function(self._current or self._lookup_tx)
+    async def read(self, function: Callable[[Tx], T]) -> T:
+        return self.read_now(function)
 
-    def begin(self) -> Tx:
-        self._writer.execute("BEGIN IMMEDIATE")
-        return self._writer_tx
+    async def look_up(self, function: Callable[[Tx], T]) -> T:
+        self._lookup_tx.as_of = self.commits
+        return function(self._lookup_tx)
 
-    def savepoint(self, function: Callable[[], T]) -> T:
-        self._writer.execute("SAVEPOINT one")
+    def oldest_snapshot(self) -> int:
+        return self.commits
+
+    def check_available(self) -> None:
+        """A file is always there."""
+
+    # -- writing
+
+    def write_now(self, function: Callable[[GroupTx], T]) -> T:
+        tx = self._begin()
         try:
-            result = function()
-            self._writer.execute("RELEASE one")
-        except BaseException as error:
-            if not self._writer.in_transaction:
-                # A full disk or an I/O error: SQLite has rolled everything back, all savepoints with it.
-                raise TransactionLostError(f"The whole transaction was rolled back: {error}") from error
-            self._writer.execute("ROLLBACK TO one")
-            self._writer.execute("RELEASE one")
+            result = function(tx)
+            self._commit()
+        except BaseException:
+            self._roll_back()
             raise
         return result
 
-    def commit(self) -> None:
-        self._writer.execute("COMMIT")
+    async def transact(self, function: Callable[[GroupTx], T]) -> T:
+        return function(self._begin())
 
-    def rollback(self) -> None:
+    async def commit(self) -> None:
+        if self._offload is None:
+            self._commit()
+        else:
+            await self._offload.run(self._commit)
+
+    async def rollback(self) -> None:
+        self._roll_back()
+
+    def _begin(self) -> _WriterTx:
+        self._writer.execute("BEGIN IMMEDIATE")
+        return _WriterTx(self._writer, self.commits)
+
+    def _commit(self) -> None:
+        self._writer.execute("COMMIT")
+        self.commits += 1
+
+    def _roll_back(self) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
-    def script(self, sql: str) -> None:
-        """Run the statements of a migration inside the writer's open transaction."""
-        for statement in to_sqlite(sql).split(";\n"):
-            if statement.strip():
-                self._writer.execute(statement)
+    # -- for commands
 
-    def close(self) -> None:
+    def describe(self) -> str:
+        return f"SQLite {sqlite3.sqlite_version}, {self.path}"
+
+    def columns(self, tx: Tx, table: str) -> tuple[list[str], list[str]]:
+        rows = tx.all("SELECT name, pk FROM pragma_table_info(?) ORDER BY cid", (table,))
+        key = sorted((place, name) for name, place in rows if place)
+        return [name for name, _ in rows], [name for _, name in key]
+
+    def table_sizes(self, tx: Tx) -> dict[str, tuple[int, int]]:
+        tables = [
+            row[0] for row in tx.all("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        ]
+        sizes = dict.fromkeys(tables, 0)
+        try:
+            for table, size in tx.all(
+                "SELECT s.tbl_name, sum(d.pgsize) FROM dbstat AS d "
+                "JOIN sqlite_schema AS s ON s.name = d.name GROUP BY s.tbl_name"
+            ):
+                sizes[table] = int(size)
+        except sqlite3.OperationalError:
+            # It was built without that table.
+            pass
+        counts = {table: tx.one(f"SELECT count(*) FROM {table}") for table in tables}
+        return {table: (int(count[0]) if count else 0, sizes[table]) for table, count in counts.items()}
+
+    async def close(self) -> None:
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Close both connections."""
         self._reader.close()
         self._writer.close()
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""

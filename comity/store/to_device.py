@@ -46,7 +46,7 @@ def newest(tx: Tx, user_id: str, device_id: str) -> int:
 
 def drop(tx: Tx, user_id: str, device_id: str, upto: int) -> int:
     """The device has all up to `upto`: delete them; how many there were."""
-    return tx.run(
+    return tx.changed(
         "DELETE FROM to_device WHERE user_id = ? AND device_id = ? AND position <= ?",
         (user_id, device_id, upto),
     )

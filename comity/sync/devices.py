@@ -76,9 +76,9 @@ class Devices:
         if request.since is None or not self._may_wait(request):
             return
         device, upto, now = (request.user_id, request.device_id), request.since.messages, self._bus.position
-        if self._database.read_now(lambda tx: to_device.since(tx, *device, 0, upto, 1)):
+        if await self._database.read(lambda tx: to_device.since(tx, *device, 0, upto, 1)):
             await self._database.write(lambda tx: to_device.drop(tx, *device, upto))
-        if not self._database.read_now(lambda tx: to_device.since(tx, *device, 0, now, 1)):
+        if not await self._database.read(lambda tx: to_device.since(tx, *device, 0, now, 1)):
             self._empty.put(device, now)
 
 

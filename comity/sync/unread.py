@@ -116,6 +116,9 @@ class UnreadCounts:
                 kept = replace(kept, receipts=tail.receipts)
             self._kept.put(key, kept)
         if kept.line < live_line(now):
+            # Counted on a copy: another device's sync may be counting too.
+            threads = {thread: replace(count) for thread, count in kept.threads.items()}
+            kept = replace(kept, threads=threads)
             # Those who follow the room find its newest events in memory.
             listed = self._tails.newest(tx, tail, kept.line, MAX_COUNTED)
             if listed is None:
@@ -129,6 +132,9 @@ class UnreadCounts:
                 )
             self._extend(tx, view, kept, state, listed)
             kept.line = live_line(now)
+            held = self._kept.get(key)
+            if held is None or held.line <= kept.line:
+                self._kept.put(key, kept)
         return kept
 
     def _read_up_to(self, tx: Tx, view: RoomView) -> dict[str, int]:

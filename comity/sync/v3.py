@@ -65,14 +65,21 @@ class Sync:
         deadline = clock.monotonic() + min(request.timeout, MAX_TIMEOUT)
         await self._devices.acknowledge(request)
         while True:
-            # From here to the wait nothing is awaited: what comes meanwhile has a later position,
-            # or, of who is typing, wakes a waiter that is there already.
-            answer = self._database.read_now(self._look(request))
+            # What comes from here on has a later position, which the wait compares.
+            serial = self._ephemeral.typing_serial
+            answer = await self._database.read(self._look(request))
             remaining = deadline - clock.monotonic()
             if not answer.is_empty or request.since is None or request.full_state or remaining <= 0:
                 return answer.body
+            if self._typed_since(serial, answer.joined):
+                continue
             if not await self._bus.wait([request.user_id, *answer.joined], answer.now, remaining):
                 return answer.body
+
+    def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
+        """Whether typing changed in one of the rooms: it has no position, and only wakes who waits."""
+        typing = self._ephemeral.typing
+        return self._ephemeral.typing_serial != serial and any(typing(room)[0] > serial for room in joined)
 
     def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial

@@ -36,13 +36,13 @@ class AccountData:
         self._database = database
         self._bus = bus
 
-    def get(self, user_id: str, room_id: str | None, kind: str) -> bytes:
+    async def get(self, user_id: str, room_id: str | None, kind: str) -> bytes:
         """The JSON of one type; `room_id` is None for the account as a whole.
 
         Raises 404 M_NOT_FOUND, 400 M_INVALID_PARAM for what is no room id.
         """
         place = _place(room_id)
-        content = self._database.read_now(lambda tx: personal.account_data(tx, user_id, place, kind))
+        content = await self._database.look_up(lambda tx: personal.account_data(tx, user_id, place, kind))
         if content is not None:
             return content.encode()
         if kind == PUSH_RULES and room_id is None:
@@ -87,10 +87,10 @@ class AccountData:
 
     # -- tags
 
-    def tags(self, user_id: str, room_id: str) -> dict[str, Any]:
+    async def tags(self, user_id: str, room_id: str) -> dict[str, Any]:
         """tag -> its data, of one room. Raises 400 M_INVALID_PARAM."""
         _place(room_id)
-        content = self._database.read_now(lambda tx: personal.account_data(tx, user_id, room_id, TAGS))
+        content = await self._database.look_up(lambda tx: personal.account_data(tx, user_id, room_id, TAGS))
         return _tags(None if content is None else orjson.loads(content))
 
     async def put_tag(self, user_id: str, room_id: str, tag: str, data: Mapping[str, Any]) -> None:

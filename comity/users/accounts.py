@@ -56,26 +56,26 @@ class Accounts:
         parts = split_user_id(user_id)
         return parts is not None and parts[1] == self.server_name
 
-    def check_available(self, user_id: str) -> None:
+    async def check_available(self, user_id: str) -> None:
         """Raise 400 M_USER_IN_USE if there is or ever was such an account."""
-        if self.find(user_id) is not None:
+        if await self.find(user_id) is not None:
             raise user_in_use()
 
-    def find(self, user_id: str) -> User | None:
+    async def find(self, user_id: str) -> User | None:
         """The account of that user id, deactivated ones included."""
-        return self._database.read_now(lambda tx: accounts.user(tx, user_id))
+        return await self._database.look_up(lambda tx: accounts.user(tx, user_id))
 
-    def exists(self, user_id: str) -> bool:
+    async def exists(self, user_id: str) -> bool:
         """Whether it is the id of an account that is in use."""
-        found = self.find(user_id)
+        found = await self.find(user_id)
         return found is not None and not found.deactivated
 
-    def resolve(self, name: str) -> str | None:
+    async def resolve(self, name: str) -> str | None:
         """The user id that somebody who logs in means: a user id of ours, or a localpart."""
         if name.startswith("@"):
             return name if self.is_local(name) else None
         user_id = f"@{name}:{self.server_name}"
-        if self.find(user_id) is not None or not name.isascii():
+        if await self.find(user_id) is not None or not name.isascii():
             return user_id
         return f"@{name.lower()}:{self.server_name}"
 
@@ -94,7 +94,8 @@ class Accounts:
         Raises 400 M_USER_IN_USE, 400 M_INVALID_PARAM for a password that cannot be, and what
         `along` raises; then nothing is stored.
         """
-        self.check_available(user_id)
+        # This spares the work of hashing; what counts is decided in the transaction.
+        await self.check_available(user_id)
         password_hash = None if password is None else await self._passwords.hash(password)
         now = self._clock.now_ms()
 
@@ -112,7 +113,7 @@ class Accounts:
         Raises 403 M_FORBIDDEN, alike for a wrong password and for no such account, and 403
         M_USER_DEACTIVATED.
         """
-        account = self.find(user_id) if user_id is not None else None
+        account = await self.find(user_id) if user_id is not None else None
         right = await self._passwords.matches(account.password_hash if account else None, password)
         if account is not None and account.deactivated:
             raise MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")

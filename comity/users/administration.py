@@ -41,9 +41,9 @@ class Administration:
         await self._accounts.create(user_id, password, admin=admin)
         return user_id
 
-    def users(self) -> list[User]:
+    async def users(self) -> list[User]:
         """Every account, by user id."""
-        return self._database.read_now(stored.users)
+        return await self._database.read(stored.users)
 
     async def add_registration_token(
         self, token: str | None = None, *, uses_allowed: int | None = None, expires_at: int | None = None
@@ -65,6 +65,6 @@ class Administration:
             raise invalid_param("There is such a registration token already")
         return chosen
 
-    def registration_tokens(self) -> list[RegistrationToken]:
+    async def registration_tokens(self) -> list[RegistrationToken]:
         """Every registration token."""
-        return self._database.read_now(stored.registration_tokens)
+        return await self._database.read(stored.registration_tokens)

@@ -22,13 +22,14 @@ class Devices:
         self._sessions = sessions
         self._proof = proof
 
-    def all(self, user_id: str) -> list[dict[str, object]]:
+    async def all(self, user_id: str) -> list[dict[str, object]]:
         """Every device of a user, as `GET /devices` lists them."""
-        return [_shown(device) for device in self._database.read_now(lambda tx: stored.devices(tx, user_id))]
+        found = await self._database.look_up(lambda tx: stored.devices(tx, user_id))
+        return [_shown(device) for device in found]
 
-    def get(self, user_id: str, device_id: str) -> dict[str, object]:
+    async def get(self, user_id: str, device_id: str) -> dict[str, object]:
         """One device. Raises 404 M_NOT_FOUND."""
-        device = self._database.read_now(lambda tx: stored.device(tx, user_id, device_id))
+        device = await self._database.look_up(lambda tx: stored.device(tx, user_id, device_id))
         if device is None:
             raise not_found("The user has no such device")
         return _shown(device)
@@ -36,7 +37,7 @@ class Devices:
     async def rename(self, user_id: str, device_id: str, name: object) -> None:
         """Set the display name; None leaves it. Raises 404 M_NOT_FOUND, 400 for a bad name."""
         if name is None:
-            self.get(user_id, device_id)
+            await self.get(user_id, device_id)
             return
         text = checked_text(name, "display_name", most=MAX_DEVICE_NAME_BYTES, empty=True)
         if not await self._database.write(lambda tx: stored.set_device_name(tx, user_id, device_id, text)):

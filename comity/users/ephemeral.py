@@ -65,6 +65,8 @@ class Ephemeral:
         self._busy: dict[str, _Room] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._presences: Bounded[str, _Presence] = Bounded(MAX_PRESENCES)
+        #: (user id, room id) -> the newest of their requests that are being looked into.
+        self._asking: dict[tuple[str, str], object] = {}
 
     # -- typing
 
@@ -81,7 +83,7 @@ class Ephemeral:
         room = self._rooms.get(room_id)
         return (room.serial, list(room.typing)) if room is not None else (0, [])
 
-    def type_locally(self, user_id: str, room_id: str, body: Mapping[str, Any]) -> None:
+    async def type_locally(self, user_id: str, room_id: str, body: Mapping[str, Any]) -> None:
         """`PUT /rooms/{roomId}/typing/{userId}` by that user.
 
         Raises 400 M_MISSING_PARAM or M_BAD_JSON, 403 M_FORBIDDEN.
@@ -93,10 +95,26 @@ class Ephemeral:
             raise bad_json("typing is not a boolean")
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int)):
             raise bad_json("timeout is not an integer")
-        if self._database.read_now(lambda tx: personal.joined_room(tx, room_id, user_id)) is None:
+        if await self._may_type(user_id, room_id):
+            wanted = DEFAULT_TYPING_MS if timeout is None else min(max(timeout, 0), MAX_TYPING_MS)
+            self.set_typing(user_id, room_id, wanted if typing else None)
+
+    async def _may_type(self, user_id: str, room_id: str) -> bool:
+        """Whether this request counts: one that came later may have been looked into faster.
+
+        Raises 403 M_FORBIDDEN for a user who is not in the room.
+        """
+        key, mine = (user_id, room_id), object()
+        self._asking[key] = mine
+        try:
+            room_num = await self._database.look_up(lambda tx: personal.joined_room(tx, room_id, user_id))
+        finally:
+            is_newest = self._asking.get(key) is mine
+            if is_newest:
+                del self._asking[key]
+        if room_num is None:
             raise forbidden("The user is not in this room")
-        wanted = DEFAULT_TYPING_MS if timeout is None else min(max(timeout, 0), MAX_TYPING_MS)
-        self.set_typing(user_id, room_id, wanted if typing else None)
+        return is_newest
 
     def set_typing(self, user_id: str, room_id: str, timeout_ms: int | None) -> None:
         """A user (of any server) types for so long from now, or, with None, stops."""
@@ -163,12 +181,12 @@ class Ephemeral:
         status = optional_text(body.get("status_msg"), "status_msg", most=MAX_STATUS_BYTES)
         self._presences.put(user_id, _Presence(state, status, self._clock.now_ms()))
 
-    def presence(self, requester: str, user_id: str) -> dict[str, object]:
+    async def presence(self, requester: str, user_id: str) -> dict[str, object]:
         """`GET /presence/{userId}/status`, as `requester` may see it.
 
         Raises 404 M_NOT_FOUND for a user who does not exist or shares no room.
         """
-        is_visible = self._database.read_now(
+        is_visible = await self._database.read(
             lambda tx: (
                 accounts.user(tx, user_id) is not None
                 and (requester == user_id or personal.shares_room(tx, requester, user_id))

@@ -10,7 +10,7 @@ from comity.protocol import canonical_json
 from comity.protocol.errors import MatrixError, not_found, too_large
 from comity.protocol.filters import parse_filter
 from comity.store import personal
-from comity.store.database import Database, WriteTx
+from comity.store.database import Database, Tx, WriteTx
 
 #: A filter's JSON: room for thousands of room ids.
 MAX_FILTER_BYTES = 256 * 1024
@@ -36,24 +36,26 @@ class Filters:
             raise too_large(f"A filter has at most {MAX_FILTER_BYTES} bytes")
         filter_id = hashlib.sha256(text).hexdigest()[:ID_CHARACTERS]
 
-        def is_known() -> bool:
-            return (
-                self._database.read_now(lambda tx: personal.filter_definition(tx, user_id, filter_id))
-                is not None
-            )
+        def is_known(tx: Tx) -> bool:
+            return personal.filter_definition(tx, user_id, filter_id) is not None
 
         def store(tx: WriteTx) -> None:
+            if is_known(tx):
+                return
             if personal.count_filters(tx, user_id) >= MAX_FILTERS:
                 raise MatrixError(400, "M_UNKNOWN", f"A user has at most {MAX_FILTERS} filters")
             personal.put_filter(tx, user_id, filter_id, text.decode())
 
-        if not is_known():
+        # Clients make theirs anew at every start, which needs no write.
+        if not await self._database.look_up(is_known):
             await self._database.write(store)
         return filter_id
 
-    def get(self, user_id: str, filter_id: str) -> bytes:
+    async def get(self, user_id: str, filter_id: str) -> bytes:
         """The JSON of a filter. Raises 404 M_NOT_FOUND."""
-        definition = self._database.read_now(lambda tx: personal.filter_definition(tx, user_id, filter_id))
+        definition = await self._database.look_up(
+            lambda tx: personal.filter_definition(tx, user_id, filter_id)
+        )
         if definition is None:
             raise not_found("There is no such filter")
         return definition.encode()

@@ -13,8 +13,9 @@ import orjson
 
 from comity.bus import Bus
 from comity.ports import Clock
-from comity.protocol.errors import bad_json, invalid_param, missing_param
+from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param
 from comity.protocol.identifiers import is_user_id, server_of
+from comity.store import accounts as stored
 from comity.store import device_keys, personal
 from comity.store.database import Database, Tx, WriteTx
 from comity.users.accounts import Accounts
@@ -42,7 +43,7 @@ class Keys:
     async def upload(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> dict[str, int]:
         """`POST /keys/upload`: the `one_time_key_counts` after it.
 
-        Raises 400 M_BAD_JSON or M_INVALID_PARAM; nothing is stored then.
+        Raises 400 M_BAD_JSON or M_INVALID_PARAM, 401 M_UNKNOWN_TOKEN; nothing is stored then.
         """
         identity = _checked_identity(user_id, device_id, body.get("device_keys"))
         one_time = list(_checked_keys(body.get("one_time_keys"), "one_time_keys"))
@@ -50,6 +51,9 @@ class Keys:
         now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> dict[str, int]:
+            if stored.device(tx, user_id, device_id) is None:
+                # Logged out since the request came: nobody would delete these keys.
+                raise MatrixError(401, "M_UNKNOWN_TOKEN", "The device has been logged out")
             if identity is not None and device_keys.identity(tx, user_id, device_id) != identity:
                 device_keys.put_identity(tx, user_id, device_id, identity)
                 self._changed(tx, user_id)
@@ -66,7 +70,9 @@ class Keys:
             return counts
 
         if identity is None and not one_time and not fallback:
-            return self._database.read_now(lambda tx: device_keys.one_time_key_counts(tx, user_id, device_id))
+            return await self._database.look_up(
+                lambda tx: device_keys.one_time_key_counts(tx, user_id, device_id)
+            )
         return await self._database.write(store)
 
     def _changed(self, tx: WriteTx, user_id: str) -> None:
@@ -79,7 +85,7 @@ class Keys:
         if device_keys.delete(tx, user_id, device_id):
             self._changed(tx, user_id)
 
-    def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """`POST /keys/query`. Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_INVALID_PARAM."""
         wanted = _wanted(body, "device_keys")
         found: dict[str, dict[str, Any]] = {}
@@ -90,7 +96,7 @@ class Keys:
             if not self._accounts.is_local(user_id):
                 failures[server_of(user_id)] = _NOT_ASKED
                 continue
-            rows = self._database.read_now(lambda tx, who=user_id: device_keys.device_keys(tx, who))  # type: ignore[misc]
+            rows = await self._database.look_up(lambda tx, who=user_id: device_keys.device_keys(tx, who))  # type: ignore[misc]
             found[user_id] = {
                 device_id: _with_name(json, name)
                 for device_id, json, name in rows
@@ -123,14 +129,14 @@ class Keys:
 
         return {"one_time_keys": await self._database.write(store), "failures": failures}
 
-    def changes(self, user_id: str, position: int, upto: int) -> dict[str, list[str]]:
+    async def changes(self, user_id: str, position: int, upto: int) -> dict[str, list[str]]:
         """`GET /keys/changes`: the user, and local users in a common room, if their devices changed."""
 
         def read(tx: Tx) -> set[str]:
             candidates = device_keys.changed_since(tx, position, upto)
             return personal.sharing_room(tx, user_id, candidates) | ({user_id} & set(candidates))
 
-        return {"changed": sorted(self._database.read_now(read)), "left": []}
+        return {"changed": sorted(await self._database.read(read)), "left": []}
 
 
 _NOT_ASKED = {"errcode": "M_UNRECOGNIZED", "error": "This server does not ask other servers for keys yet"}

@@ -47,7 +47,7 @@ class Login:
             raise missing_param("The request body lacks password")
         if not isinstance(password, str):
             raise bad_json("password is not a string")
-        user_id = self.identified(body)
+        user_id = await self.identified(body)
         self._limits.check(LOGIN_BY_ADDRESS, address)
         self._limits.check(LOGIN_BY_ACCOUNT, user_id or "")
         account = await self._accounts.check_password(user_id, password)
@@ -55,7 +55,7 @@ class Login:
             account.user_id, body.get("device_id"), body.get("initial_device_display_name")
         )
 
-    def identified(self, body: Mapping[str, Any]) -> str | None:
+    async def identified(self, body: Mapping[str, Any]) -> str | None:
         """Whom `identifier`, or the older members of its place, means (client-server §Identifier types).
 
         None if it can be nobody of ours: a third-party identifier, another server's user.
@@ -68,22 +68,22 @@ class Login:
                 if "medium" in body and "address" in body:
                     return None
                 raise missing_param("The request body lacks identifier")
-            return self._named(body["user"])
+            return await self._named(body["user"])
         if not isinstance(identifier, dict):
             raise bad_json("identifier is not a JSON object")
         kind = identifier.get("type")
         if kind == "m.id.user":
             if "user" not in identifier:
                 raise missing_param("identifier lacks user")
-            return self._named(identifier["user"])
+            return await self._named(identifier["user"])
         if kind in ("m.id.thirdparty", "m.id.phone") or (kind is None and "medium" in identifier):
             return None
         raise MatrixError(400, "M_UNKNOWN", "The identifier is of an unknown type")
 
-    def _named(self, name: object) -> str | None:
+    async def _named(self, name: object) -> str | None:
         if not isinstance(name, str):
             raise bad_json("user is not a string")
-        return self._accounts.resolve(name) if name and len(name) <= MAX_NAME_CHARACTERS else None
+        return await self._accounts.resolve(name) if name and len(name) <= MAX_NAME_CHARACTERS else None
 
 
 class PasswordProof:
@@ -107,7 +107,7 @@ class PasswordProof:
             password = given.get("password")
             if not isinstance(password, str):
                 raise missing_param("auth lacks password")
-            if ("identifier" in given or "user" in given) and self._login.identified(given) != user_id:
+            if ("identifier" in given or "user" in given) and await self._login.identified(given) != user_id:
                 raise forbidden("The password of the user who asks is needed")
             self._limits.check(PROOFS, user_id)
             await self._accounts.check_password(user_id, password)

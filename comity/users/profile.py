@@ -6,6 +6,8 @@ asking other servers for theirs, is done by functions that are handed in.
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ import orjson
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, missing_param, not_found
 from comity.protocol.identifiers import is_namespaced, is_server_name, split_user_id
 from comity.store import accounts as stored
-from comity.store.database import Database, WriteTx
+from comity.store.database import Database, Tx, WriteTx
 from comity.users.accounts import Accounts
 from comity.users.rate_limits import PROFILE_CHANGES, RateLimits
 from comity.users.text import checked_text
@@ -101,13 +103,18 @@ class Profiles:
         self._limits = limits
         self._propagate = propagate
         self._ask_remote = ask_remote
+        #: Held while a user's profile is carried into their rooms.
+        self._carrying: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    def local(self, user_id: str) -> dict[str, Any] | None:
+    async def local(self, user_id: str) -> dict[str, Any] | None:
         """The profile of a user of ours, {} if it is empty; None if there is no such user."""
-        if not self._accounts.exists(user_id):
-            return None
-        fields = self._database.read_now(lambda tx: stored.profile(tx, user_id))
-        return {field: orjson.loads(value) for field, value in fields.items()}
+
+        def read(tx: Tx) -> dict[str, str] | None:
+            account = stored.user(tx, user_id)
+            return None if account is None or account.deactivated else stored.profile(tx, user_id)
+
+        fields = await self._database.read(read)
+        return None if fields is None else {field: orjson.loads(value) for field, value in fields.items()}
 
     async def get(self, user_id: str, field: str | None = None, *, may_ask: bool = True) -> dict[str, Any]:
         """A profile, or one field of it (as an object), of any user anywhere.
@@ -120,18 +127,18 @@ class Profiles:
         if field is not None:
             check_key(field)
         if self._accounts.is_local(user_id):
-            return self.answer(user_id, field)
+            return await self.answer(user_id, field)
         if not may_ask:
             raise forbidden("Only users of this server may look up profiles of other servers")
         found = await self._ask_remote(user_id, field)
         return _checked_remote(found, field)
 
-    def answer(self, user_id: str, field: str | None) -> dict[str, Any]:
+    async def answer(self, user_id: str, field: str | None) -> dict[str, Any]:
         """The profile of a user of ours, or one field: also the answer of `GET /query/profile`.
 
         server-server §Querying for information. Raises 404 M_NOT_FOUND.
         """
-        profile = self.local(user_id) if self._accounts.is_local(user_id) else None
+        profile = await self.local(user_id) if self._accounts.is_local(user_id) else None
         if profile is None:
             raise not_found("There is no such user here")
         if field is None:
@@ -175,14 +182,23 @@ class Profiles:
 
         changed = await self._database.write(store)
         if changed and key in IN_ROOMS:
-            profile = self.local(user_id)
+            await self._carry(user_id)
+
+    async def _carry(self, user_id: str) -> None:
+        """Carry a profile into the user's rooms: one change after the other, each as it then is.
+
+        Side by side, the older of two could be the last in some room.
+        """
+        lock = self._carrying.setdefault(user_id, asyncio.Lock())
+        async with lock:
+            profile = await self.local(user_id)
             if profile is not None:
                 await self._propagate(user_id, profile)
 
 
-def member_content(profiles: Profiles, user_id: str) -> dict[str, Any]:
+async def member_content(profiles: Profiles, user_id: str) -> dict[str, Any]:
     """What a membership of a local user carries of their profile."""
-    profile = profiles.local(user_id) or {}
+    profile = await profiles.local(user_id) or {}
     return {name: profile[name] for name in IN_ROOMS if name in profile}
 
 

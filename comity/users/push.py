@@ -58,13 +58,13 @@ class PushRules:
     def __init__(self, account_data: AccountData) -> None:
         self._account_data = account_data
 
-    def all(self, user_id: str) -> Ruleset:
+    async def all(self, user_id: str) -> Ruleset:
         """Every rule by kind: the value of `global`."""
-        return merged(user_id, orjson.loads(self._account_data.get(user_id, None, PUSH_RULES)))
+        return merged(user_id, orjson.loads(await self._account_data.get(user_id, None, PUSH_RULES)))
 
-    def get(self, user_id: str, kind: str, rule_id: str) -> dict[str, Any]:
+    async def get(self, user_id: str, kind: str, rule_id: str) -> dict[str, Any]:
         """One rule. Raises 400 M_INVALID_PARAM for an unknown kind, 404 M_NOT_FOUND."""
-        return _find(self.all(user_id), kind, rule_id)
+        return _find(await self.all(user_id), kind, rule_id)
 
     async def put(
         self,

@@ -78,7 +78,7 @@ class Registration:
         user_id = (
             self._accounts.generated_user_id() if username is None else self._accounts.new_user_id(username)
         )
-        self._accounts.check_available(user_id)
+        await self._accounts.check_available(user_id)
         if body.get("auth") is not None:
             if password is None and inhibit_login:
                 raise missing_param("An account without a password needs a session: inhibit_login is true")
@@ -109,27 +109,27 @@ class Registration:
             token = auth.get("token")
             if not isinstance(token, str):
                 raise missing_param("auth lacks token")
-            if not self._is_valid_token(token):
+            if not await self._is_valid_token(token):
                 raise MatrixError(401, "M_UNAUTHORIZED", "The registration token is not valid")
             return token
         return True
 
-    def check_available(self, username: str, address: str) -> None:
+    async def check_available(self, username: str, address: str) -> None:
         """`GET /register/available`. Raises 400 M_USER_IN_USE or M_INVALID_USERNAME, 403, 429."""
         self._check_open()
         self._limits.check(REGISTRATION_QUESTIONS, address)
-        self._accounts.check_available(self._accounts.new_user_id(username))
+        await self._accounts.check_available(self._accounts.new_user_id(username))
 
-    def is_valid_token(self, token: str, address: str) -> bool:
+    async def is_valid_token(self, token: str, address: str) -> bool:
         """Whether a registration token is good. Raises 403 M_FORBIDDEN, 429 M_LIMIT_EXCEEDED."""
         self._check_open()
         self._limits.check(REGISTRATION_QUESTIONS, address)
-        return self._is_valid_token(token)
+        return await self._is_valid_token(token)
 
-    def _is_valid_token(self, token: str) -> bool:
+    async def _is_valid_token(self, token: str) -> bool:
         if not token or len(token) > MAX_REGISTRATION_TOKEN_CHARACTERS or "\x00" in token:
             return False
-        found = self._database.read_now(lambda tx: stored.registration_token(tx, token))
+        found = await self._database.look_up(lambda tx: stored.registration_token(tx, token))
         return found is not None and found.is_valid(self._clock.now_ms())
 
 

@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 
 from comity.ports import Clock, Entropy
 from comity.store import accounts
-from comity.store.cache import Bounded
-from comity.store.database import Database, StoreFailedError, StoreOverloadedError, WriteTx
+from comity.store.cache import Followed
+from comity.store.database import (
+    Database,
+    StoreFailedError,
+    StoreOverloadedError,
+    StoreUnavailableError,
+    Tx,
+    WriteTx,
+)
 from comity.users.text import checked_text, optional_text
 
 #: Sessions held in memory, about 400 bytes each: as many devices as are active at once.
@@ -66,7 +73,7 @@ class Sessions:
         self._database = database
         self._clock = clock
         self._entropy = entropy
-        self._cache: Bounded[bytes, _Cached] = Bounded(MAX_CACHED_SESSIONS)
+        self._cache: Followed[bytes, _Cached] = Followed(MAX_CACHED_SESSIONS)
         #: Called with (tx, user id, device id) in the transaction that deletes a device.
         self._on_device_gone: list[Callable[[WriteTx, str, str], None]] = []
 
@@ -74,30 +81,38 @@ class Sessions:
         """Have what belongs to a device (its keys, its messages) deleted with it."""
         self._on_device_gone.append(callback)
 
-    def authenticate(self, token: str, address: str) -> Session | None:
+    async def authenticate(self, token: str, address: str) -> Session | None:
         """Whom a token stands for, or None; `address` is where the request came from."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         token_hash = hash_of(token)
         cached = self._cache.get(token_hash)
         if cached is None:
-            owner = self._database.read_now(lambda tx: accounts.token_owner(tx, token_hash))
-            if owner is None:
+            cached = await self._database.look_up(lambda tx: self._load(tx, token_hash))
+            if cached is None:
                 return None
-            cached = _Cached(Session(*owner), 0)
-            self._cache.put(token_hash, cached)
         now = self._clock.now_ms()
         if not 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS:
             cached.last_seen_ms = now
             self._note_seen(cached.session, now, address)
         return cached.session
 
+    def _load(self, tx: Tx, token_hash: bytes) -> _Cached | None:
+        owner = accounts.token_owner(tx, token_hash)
+        if owner is None:
+            return None
+        # Another request of the same session may have been faster, and has noted that it was seen.
+        cached = self._cache.get(token_hash) or _Cached(Session(*owner), 0)
+        # Not if a session was closed since: it could be this one.
+        self._cache.keep(token_hash, cached, tx.as_of)
+        return cached
+
     def _note_seen(self, session: Session, now: int, address: str) -> None:
         try:
             self._database.submit(
                 lambda tx: accounts.touch_device(tx, session.user_id, session.device_id, now, address)
             )
-        except (StoreOverloadedError, StoreFailedError):
+        except (StoreOverloadedError, StoreFailedError, StoreUnavailableError):
             pass  # a courtesy to the user, not worth a failed request
 
     # -- opening
@@ -164,6 +179,6 @@ class Sessions:
 
         def forget() -> None:
             for token_hash in ended:
-                self._cache.drop(token_hash)
+                self._cache.change(token_hash, self._database.commits)
 
         tx.after_commit(forget)

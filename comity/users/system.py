@@ -83,7 +83,7 @@ class UserSystem:
 
     async def member_content(self, user_id: str) -> Mapping[str, Any]:
         """What a membership of a local user carries of their profile."""
-        return member_content(self.profiles, user_id)
+        return await member_content(self.profiles, user_id)
 
     async def close(self) -> None:
         """End the tasks that expire what is ephemeral."""

@@ -5,7 +5,6 @@ Users register, rooms are made and events sent by the real routes, as clients do
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,11 +20,15 @@ from comity.ports import Endpoint, Ports, Request, ResolverError, SrvRecord, Tra
 from comity.rooms.read import Reader
 from comity.store.database import Database
 from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, at
+from tests.engines import Pauses, quiet, url_of
 
 SERVER = "example.org"
 CONFIGURATION = """
 server_name = "{name}"
 data_dir = "."
+[database]
+url = "{url}"
+connections = 3
 [registration]
 enabled = true
 requires = "nothing"
@@ -261,8 +264,10 @@ async def _opened(
     if not key.exists():
         key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
-    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload())
-    config = loads(CONFIGURATION.format(name=name, federation=str(federation).lower()), directory)
+    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses())
+    config = loads(
+        CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower()), directory
+    )
     app = build(config, ports)
     await app.start()
     try:
@@ -289,5 +294,4 @@ def by_key(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping
 
 async def until_waiting() -> None:
     """Let every task run until all of them wait."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await quiet(20)

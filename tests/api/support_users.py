@@ -43,7 +43,6 @@ from comity.ports import Request
 from comity.protocol.errors import invalid_param, not_found
 from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
-from comity.store.sqlite import SqliteDriver
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
 from comity.users.devices import Devices
@@ -62,6 +61,7 @@ from comity.users.registration import Registration
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
+from tests.engines import a_driver_of, quiet
 
 T = TypeVar("T")
 SERVER = "example.org"
@@ -93,8 +93,7 @@ class TurnedClock:
         end = self._now + seconds
         while True:
             # Whoever was woken may want to sleep again before the clock goes on.
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await quiet(5)
             waiting = [(at, future) for at, future in self._sleepers if not future.done()]
             self._sleepers = waiting
             due = min((at for at, _ in waiting), default=end + 1)
@@ -273,11 +272,11 @@ def position_of(token: str) -> int:
 async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServer]:
     """A server of users in `directory`; `text` is its configuration beside the usual."""
     config = configuration(directory, text)
-    driver = SqliteDriver(directory / "comity.db")
+    driver = a_driver_of(directory)
     migrate(driver)
     clock, entropy, offload = TurnedClock(), SeededEntropy(), InlineOffload()
-    last = driver.read(last_position)
-    database, bus = Database(driver, offload, last), Bus(last)
+    last = driver.read_now(last_position)
+    database, bus = Database(driver, last), Bus(last)
     limits = RateLimits(clock, enabled=config.rate_limits.enabled)
     accounts = Accounts(database, Passwords(offload, entropy, CHEAP), clock, entropy, SERVER)
     sessions = Sessions(database, clock, entropy)

@@ -9,11 +9,11 @@ import pytest
 
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database
-from comity.store.sqlite import SqliteDriver
 from comity.users.administration import Administration
 from comity.users.interactive import MAX_SESSIONS, Interactive
 from comity.users.passwords import Passwords
 from tests.api.support_users import SERVER, InlineOffload, SeededEntropy, TurnedClock, UserServer, user_server
+from tests.engines import a_driver_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[UserServer]:
 @pytest.fixture
 async def administration(server: UserServer, tmp_path: Path) -> AsyncIterator[Administration]:
     """The command line's own connection to the database of the server that runs."""
-    database = Database(SqliteDriver(tmp_path / "comity.db"), InlineOffload(), 0)
+    database = Database(a_driver_of(tmp_path, exclusive=False), 0)
     yield Administration(database, InlineOffload(), TurnedClock(), SeededEntropy(2), SERVER)
     await database.close()
 
@@ -33,11 +33,11 @@ async def administration(server: UserServer, tmp_path: Path) -> AsyncIterator[Ad
 async def test_users_are_added_and_listed(server: UserServer, administration: Administration) -> None:
     assert await administration.add_user("alice", "secret", admin=True) == f"@alice:{SERVER}"
     assert await administration.add_user(f"@Bob:{SERVER}", "secret") == f"@bob:{SERVER}"
-    listed = [(user.user_id, user.admin, user.deactivated) for user in administration.users()]
+    listed = [(user.user_id, user.admin, user.deactivated) for user in await administration.users()]
     assert listed == [(f"@alice:{SERVER}", True, False), (f"@bob:{SERVER}", False, False)]
     # The server that runs knows them at once.
     token = await server.log_in("alice", password="secret")
-    session = server.sessions.authenticate(token, "192.0.2.1")
+    session = await server.sessions.authenticate(token, "192.0.2.1")
     assert session is not None
     assert session.admin
     for name, code in (
@@ -55,7 +55,7 @@ async def test_registration_tokens(administration: Administration) -> None:
     await administration.add_registration_token("invite", uses_allowed=3, expires_at=99)
     tokens = {
         token.token: (token.uses_allowed, token.used, token.expires_at)
-        for token in administration.registration_tokens()
+        for token in await administration.registration_tokens()
     }
     assert tokens == {made_up: (None, 0, None), "invite": (3, 0, 99)}
     for token, uses in (("invite", None), ("not good", None), ("x" * 65, None), ("fine", 0)):

@@ -126,9 +126,9 @@ async def test_profiles_of_other_servers_are_asked_for(server: UserServer) -> No
 async def test_other_servers_are_answered(server: UserServer) -> None:
     token = await server.user("alice")
     await server.ask("PUT", field("displayname"), {"displayname": "Alice"}, token=token)
-    assert server.profiles.answer(ALICE, None) == {"displayname": "Alice"}
-    assert server.profiles.answer(ALICE, "displayname") == {"displayname": "Alice"}
+    assert await server.profiles.answer(ALICE, None) == {"displayname": "Alice"}
+    assert await server.profiles.answer(ALICE, "displayname") == {"displayname": "Alice"}
     for user_id, name in ((ALICE, "avatar_url"), (f"@no:{SERVER}", None), ("@alice:other.org", None)):
         with pytest.raises(MatrixError) as caught:
-            server.profiles.answer(user_id, name)
+            await server.profiles.answer(user_id, name)
         assert caught.value.code == "M_NOT_FOUND"

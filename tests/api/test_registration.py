@@ -209,7 +209,7 @@ async def test_a_token_used_up_between_proof_and_account(tmp_path: Path) -> None
         (await server.ask("POST", "/register", body)).ok()
         body = {"username": "b", "password": "s", "auth": {"session": second}}
         (await server.ask("POST", "/register", body)).failed(403, "M_FORBIDDEN")
-        assert not server.accounts.exists(f"@b:{SERVER}")
+        assert not await server.accounts.exists(f"@b:{SERVER}")
 
 
 async def test_validity_of_a_token(tmp_path: Path) -> None:
@@ -249,12 +249,12 @@ async def nonce_of(server: UserServer) -> str:
 async def test_who_knows_the_secret_makes_accounts(server: UserServer) -> None:
     answer = (await server.ask("POST", PATH, signed(await nonce_of(server), "root", admin=True))).ok()
     assert answer["user_id"] == f"@root:{SERVER}"
-    session = server.sessions.authenticate(answer["access_token"], "192.0.2.1")
+    session = await server.sessions.authenticate(answer["access_token"], "192.0.2.1")
     assert session is not None
     assert session.admin
     plain = signed(await nonce_of(server), "plain", user_type="bot")
     token = (await server.ask("POST", PATH, {**plain, "displayname": "Plain"})).ok()["access_token"]
-    session = server.sessions.authenticate(token, "192.0.2.1")
+    session = await server.sessions.authenticate(token, "192.0.2.1")
     assert session is not None
     assert not session.admin
     assert (await server.ask("GET", f"/profile/@plain:{SERVER}")).ok() == {"displayname": "Plain"}
@@ -281,7 +281,7 @@ async def test_what_the_secret_does_not_open(server: UserServer) -> None:
     await server.user("taken")
     taken = signed(await nonce_of(server), "taken")
     (await server.ask("POST", PATH, taken)).failed(400, "M_USER_IN_USE")
-    assert not server.accounts.exists(f"@eve:{SERVER}")
+    assert not await server.accounts.exists(f"@eve:{SERVER}")
 
 
 async def test_a_nonce_is_good_once_and_for_a_minute(server: UserServer) -> None:

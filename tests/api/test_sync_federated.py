@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from tests.api.support_rooms import Client, Network, Place, bodies, by_key, networked_place
 from tests.api.support_users import at
+from tests.engines import quiet
 
 #: Turns given to other tasks while servers talk: far more than any exchange needs.
 MANY_TURNS = 2_000
@@ -30,8 +30,7 @@ class Pair:
         """Let the servers tell each other everything, retries included."""
         for place in (self.here, self.there):
             await place.clock.turn(3_600)
-        for _ in range(MANY_TURNS):
-            await asyncio.sleep(0)
+        await quiet(MANY_TURNS)
 
     async def meet(self, room_id: str) -> None:
         """Bob, who is on the other server, joins."""

@@ -29,9 +29,9 @@ def run(config: Path, *arguments: str, given: str | None = None) -> Result:
 def stored_user(config: Path, user_id: str) -> accounts.User | None:
     driver = SqliteDriver(load(config).database_file)
     try:
-        return driver.read(lambda tx: accounts.user(tx, user_id))
+        return driver.read_now(lambda tx: accounts.user(tx, user_id))
     finally:
-        driver.close()
+        driver.close_now()
 
 
 def test_an_account_is_made(config: Path) -> None:
@@ -80,9 +80,9 @@ def test_beside_a_database_in_use(config: Path) -> None:
     server = SqliteDriver(load(config).database_file)
     try:
         assert run(config, "user", "add", "bob", "--password", "x").exit_code == 0
-        assert len(server.read(accounts.users)) == 2
+        assert len(server.read_now(accounts.users)) == 2
     finally:
-        server.close()
+        server.close_now()
 
 
 def test_tokens(config: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_token_ends_when_it_was_said(config: Path) -> None:
     before = SystemClock().now_ms()
     run(config, "token", "add", "spring", "--days", "0.5")
     driver = SqliteDriver(load(config).database_file)
-    token = driver.read(lambda tx: accounts.registration_token(tx, "spring"))
-    driver.close()
+    token = driver.read_now(lambda tx: accounts.registration_token(tx, "spring"))
+    driver.close_now()
     assert token is not None
     assert token.is_valid(before + 11 * 3600 * 1000)
     assert not token.is_valid(before + 13 * 3600 * 1000)

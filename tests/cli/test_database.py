@@ -18,13 +18,13 @@ from tests.rooms.test_forks import a_shared_room
 async def run(folder: Path, *arguments: str) -> Result:
     """Run a command; in a thread, for it has a loop of its own."""
     config = folder / "comity.toml"
-    config.write_text(CONFIGURATION.format(name=SERVER))
+    config.write_text(CONFIGURATION.format(name=SERVER, url="sqlite:comity.db"))
     line = ["database", *arguments, "--config", str(config)]
     return await asyncio.to_thread(CliRunner().invoke, main, line)
 
 
 def change(folder: Path, sql: str) -> None:
-    file = loads(CONFIGURATION.format(name=SERVER), folder).database_file
+    file = loads(CONFIGURATION.format(name=SERVER, url="sqlite:comity.db"), folder).database_file
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(sql)
 
@@ -78,7 +78,7 @@ async def test_a_backup_is_a_server(tmp_path: Path) -> None:
     async with a_place(tmp_path / "first") as place:
         room_id, _ = await a_shared_room(place, "12")
         said = await place.say(room_id, "hello")
-        file = loads(CONFIGURATION.format(name=SERVER), copied).database_file
+        file = loads(CONFIGURATION.format(name=SERVER, url="sqlite:comity.db"), copied).database_file
         assert (await run(tmp_path / "first", "backup", str(file))).exit_code == 0
     (copied / "signing.key").write_bytes((tmp_path / "first" / "signing.key").read_bytes())
     async with a_place(copied) as place:

@@ -18,7 +18,7 @@ from tests.rooms.test_forks import DAVE, a_shared_room
 async def explain(folder: Path, *arguments: str) -> Result:
     """Run the command; in a thread, for it has a loop of its own."""
     config = folder / "comity.toml"
-    config.write_text(CONFIGURATION.format(name=SERVER))
+    config.write_text(CONFIGURATION.format(name=SERVER, url="sqlite:comity.db"))
     line = ["explain", *arguments, "--config", str(config)]
     return await asyncio.to_thread(CliRunner().invoke, main, line)
 

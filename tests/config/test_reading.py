@@ -161,7 +161,7 @@ def test_an_unknown_key_that_resembles_none() -> None:
         ('[registration]\nshared_secret = ""', "to go without, leave the key out"),
         ("data_dir = 1979-05-27", "data_dir: found a date or time, expected a path"),
         ("data_dir = 1.5", "data_dir: found the fraction 1.5, expected a path"),
-        ('[database]\nurl = "postgresql://u:hidden@h/db"', "database.url: found text, expected"),
+        ('[database]\nurl = "mysql://u:hidden@h/db"', "database.url: found text, expected"),
         ('[database]\nurl = "sqlite:"', "database.url"),
         (
             '[[listeners]]\nbind = "8008"',

@@ -19,7 +19,7 @@ from comity.net.system import ThreadOffload
 from comity.protocol.signing import SigningKey
 from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
-from comity.store.sqlite import SqliteDriver
+from tests.engines import a_driver_of
 from tests.federation.doors import FixedEntropy, ManualClock, TableResolver
 from tests.federation.peer_server import PeerServer
 from tests.interop.authority import Authority, create_authority
@@ -69,9 +69,9 @@ def database_file(tmp_path: Path) -> Path:
 
 def open_database(path: Path, offload: ThreadOffload) -> Database:
     """The database of that file, brought to the newest schema."""
-    driver = SqliteDriver(path)
+    driver = a_driver_of(path.parent, offload, name=path.name)
     migrate(driver)
-    return Database(driver, offload, driver.read(last_position))
+    return Database(driver, driver.read_now(last_position))
 
 
 @pytest.fixture

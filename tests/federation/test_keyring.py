@@ -17,9 +17,12 @@ from comity.protocol.event import Event
 from comity.protocol.room_versions import ROOM_VERSIONS
 from comity.protocol.signing import Authorization, SigningKey, parse_key_document, request_object
 from comity.store.database import Database
+from tests.engines import engine
 from tests.federation.conftest import OWN_NAME, PeerFactory, Side, open_database
 from tests.federation.doors import ManualClock
 from tests.federation.peer_server import Key, PeerServer, Received, canonical
+
+__all__ = ["engine"]
 
 DAY_MS = 24 * 3_600_000
 KEYS = "/_matrix/key/v2/server"

@@ -18,10 +18,13 @@ from comity.protocol.signing import SigningKey
 from comity.store import queues
 from comity.store.database import Database
 from comity.store.queues import Destination
+from tests.engines import engine
 from tests.federation.conftest import OWN_NAME, PeerFactory, Side, open_database
 from tests.federation.doors import PATIENCE, FixedEntropy, ManualClock
 from tests.federation.peer_server import PeerServer, Received, canonical
 from tests.federation.written_rooms import Rooms
+
+__all__ = ["engine"]
 
 #: Seconds before the second try, when chance falls in the middle.
 FIRST_PAUSE = pacing.MIN_RETRY_MS / 1000

@@ -9,6 +9,9 @@ import pytest
 from comity.store import queues
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, WriteTx
+from tests.engines import engine
+
+__all__ = ["engine"]
 
 SERVERS = ("a.example", "b.example", "c.example")
 

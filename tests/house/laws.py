@@ -45,6 +45,9 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 #: What `protocol` may use beside the pure standard library: JSON and ed25519.
 PROTOCOL_LIBRARIES = frozenset({"msgspec", "orjson", "nacl"})
+#: The only modules of the store that wait, and those that may read before anything is served.
+WAITING_STORE = frozenset({"comity.store.database", "comity.store.sqlite", "comity.store.postgres"})
+BLOCKING_AT_START = frozenset({"comity.app", "comity.rooms.system"})
 #: Parts of the standard library that reach outside the process or past the moment.
 IMPURE = frozenset(
     "asyncio concurrent ctypes fcntl glob http importlib io logging mmap multiprocessing os pathlib "
@@ -214,11 +217,20 @@ def impure_protocol(module: Module) -> Iterator[str]:
 
 def waiting_store(module: Module) -> Iterator[str]:
     """DESIGN §6.6: SQL functions are synchronous, so nothing can be awaited inside a transaction."""
-    if part_of(module.name) != "store" or module.name == "comity.store.database":
+    if part_of(module.name) != "store" or module.name in WAITING_STORE:
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await):
-            yield f"{module.at(node)}: async in the store; only comity/store/database.py waits"
+            yield f"{module.at(node)}: async in the store; only database.py and the two drivers wait"
+
+
+def blocking_reads(module: Module) -> Iterator[str]:
+    """Docs/decisions/0014: a server never waits for a database on the event loop's own time."""
+    if part_of(module.name) in ("store", "cli") or module.name in BLOCKING_AT_START:
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("read_now", "write_now"):
+            yield f"{module.at(node)}: {node.attr} keeps the whole process waiting; await read or write"
 
 
 def too_large(module: Module) -> Iterator[str]:

@@ -38,6 +38,7 @@ def test_no_module_reaches_itself() -> None:
         laws.banned_calls,
         laws.impure_protocol,
         laws.waiting_store,
+        laws.blocking_reads,
         laws.too_large,
         laws.no_docstring,
     ],

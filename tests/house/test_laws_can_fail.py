@@ -153,6 +153,12 @@ def test_a_store_that_waits() -> None:
     assert list(laws.waiting_store(a_module("comity.store.database", source))) == []
 
 
+def test_a_server_that_waits_for_its_database() -> None:
+    source = "def f(database): return database.read_now(len)"
+    assert "read_now" in the_one(laws.blocking_reads(a_module("comity.rooms.room", source)))
+    assert list(laws.blocking_reads(a_module("comity.cli.database", source))) == []
+
+
 def test_size() -> None:
     function = "def f():\n" + "    x = 1\n" * 69
     assert list(laws.too_large(a_module("comity.rooms.room", function))) == []

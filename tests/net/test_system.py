@@ -10,6 +10,7 @@ import pytest
 
 from comity.net.dns import DnsResolver
 from comity.net.http_client import HttpsTransport
+from comity.net.pausing import GreenletPausing
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.ports import Clock, Entropy, Offload, Ports, Resolver, Transport, request_id
 
@@ -18,7 +19,7 @@ async def test_the_doors_fit_the_ports() -> None:
     entropy = SystemEntropy()
     transport = HttpsTransport(trusted_ca=[], verify_certificates=True, allow_ranges=[], user_agent="comity")
     offload = ThreadOffload(1)
-    ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload)
+    ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload, GreenletPausing())
     clock: Clock = ports.clock
     chance: Entropy = ports.entropy
     doors: tuple[Transport, Resolver, Offload] = (ports.transport, ports.resolver, ports.offload)

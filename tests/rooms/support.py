@@ -24,13 +24,15 @@ from comity.protocol.event import Event, StateKey, decode_base64
 from comity.protocol.signing import PublishedKey
 from comity.rooms.create import NewRoom
 from comity.rooms.room import Room as Head
+from comity.rooms.room import know_all_rooms
 from comity.rooms.system import RoomSystem
 from comity.rooms.write import ClientTransaction
 from comity.store import keys as stored_keys
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
-from comity.store.events import StoredEvent
+from comity.store.events import Events, StoredEvent
 from tests.api.support_users import InlineOffload, SeededEntropy, TurnedClock
+from tests.engines import Pauses, quiet, url_of
 from tests.rules.rooms import Graph, Room, key_of
 from tests.store.support import Held
 
@@ -44,6 +46,9 @@ HANDS = ("b.example", "c.example", "d.example")
 CONFIGURATION = """
 server_name = "{name}"
 data_dir = "."
+[database]
+url = "{url}"
+connections = 3
 [registration]
 enabled = true
 requires = "nothing"
@@ -166,7 +171,8 @@ class Place:
 
     def head(self, room_id: str) -> Head:
         """The head in memory."""
-        head = self.rooms.writer._rooms.get(room_id)
+        rooms = self.rooms.writer._rooms
+        head = self.database.read_now(lambda tx: rooms.peek(tx, room_id))
         assert head is not None
         return head
 
@@ -221,8 +227,9 @@ class Place:
         number = self.database.read_now(lambda tx: events.number(tx, event_id))
         if number is None:
             return None
-        events.forget(number)
-        return self.stored(event_id)
+        fresh = Events()
+        self.database.read_now(lambda tx: know_all_rooms(tx, fresh))
+        return self.database.read_now(lambda tx: fresh.get(tx, number))
 
     def verdict(self, event_id: str) -> int:
         """What was made of an event."""
@@ -286,8 +293,10 @@ async def a_place(
         key = key_of(name)
         key_file.write_text(signing_key.render("1", bytes(key._key)))
     clock, network = TurnedClock(), network or Network()
-    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), offload or InlineOffload())
-    app = build(loads(CONFIGURATION.format(name=name), directory), ports)
+    ports = Ports(
+        clock, SeededEntropy(seed), network, NoResolver(), offload or InlineOffload(), Pauses(offload)
+    )
+    app = build(loads(CONFIGURATION.format(name=name, url=url_of(directory)), directory), ports)
     await app.start()
     network.apps[name] = app
     place = Place(app, clock)
@@ -317,9 +326,7 @@ async def places(directory: Path, *names: str) -> AsyncIterator[Sequence[Place]]
 
 async def settle(*clocks: TurnedClock, seconds: float = 0.0) -> None:
     """Let every task run until all of them wait; then, if wanted, let time pass."""
-    for _ in range(200):
-        await asyncio.sleep(0)
+    await quiet()
     for clock in clocks:
         await clock.turn(seconds)
-    for _ in range(200):
-        await asyncio.sleep(0)
+    await quiet()

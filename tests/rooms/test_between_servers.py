@@ -155,5 +155,7 @@ async def test_who_is_banned_hears_nothing_of_the_end_of_it(tmp_path: Path) -> N
             return [stored.event.membership for stored in one.rooms.reader.events.load(tx, numbers).values()]
 
         assert one.database.read_now(owed)[-1] == "ban"
+        # The ban has arrived.
+        await settle()
         await two.rooms.memberships.join(BOB, room_id, [ONE])
         assert one.membership(room_id, BOB) == two.membership(room_id, BOB) == "join"

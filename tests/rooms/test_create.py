@@ -95,7 +95,7 @@ async def test_the_order_of_the_first_events(tmp_path: Path, version: str) -> No
         assert (place.content(room_id, "m.room.topic") or {})["topic"] == "Topic"
         assert place.content(room_id, "m.room.canonical_alias") == {"alias": "#al:a.example"}
         assert place.content(room_id, "x.y", "k") == {"a": 1}
-        assert place.rooms.directory.local("#al:a.example")[0] == room_id
+        assert (await place.rooms.directory.local("#al:a.example"))[0] == room_id
         # One line of events, each allowed by those before it.
         for earlier, later in itertools.pairwise(events):
             assert earlier is not None
@@ -198,5 +198,5 @@ async def test_an_alias_that_two_want_at_once_is_given_once(tmp_path: Path) -> N
         assert (len(made), len(failed)) == (1, 2)
         assert {error.code for error in failed} == {"M_ROOM_IN_USE"}
         assert place.count("rooms") == 1
-        assert place.rooms.directory.local("#one:a.example")[0] == made[0]
+        assert (await place.rooms.directory.local("#one:a.example"))[0] == made[0]
         await place.say(made[0], "well")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from comity.protocol.auth.rules import authorize
 from comity.protocol.event import Event, StateKey
 from comity.store.database import Tx
 from comity.store.events import REJECTED
+from tests.engines import copy_folder
 from tests.rooms.support import Place, a_place
 from tests.rooms.test_forks import a_shared_room, something
 from tests.rules.rooms import Room
@@ -76,7 +76,7 @@ async def test_states_do_not_depend_on_the_order_of_delivery(tmp_path: Path, ver
         _, trunk = await a_shared_room(place, version)
         events = written(chance, trunk)
     for delivery in range(1, DELIVERIES):
-        shutil.copytree(tmp_path / "0", tmp_path / str(delivery))
+        copy_folder(tmp_path / "0", tmp_path / str(delivery))
     outcomes = []
     for delivery in range(DELIVERIES):
         order = another_order(chance, events) if delivery else events

@@ -185,7 +185,7 @@ async def test_events_of_another_room_are_no_state_of_this_one(tmp_path: Path, v
 async def hold_as_outlier(place: Place, room_id: str, event: Event) -> None:
     """Have an event for authorization only, as a part of somebody's state."""
     await place.rooms.staging._decisions.make(
-        lambda: place.head(room_id), lambda tx, batch: batch.add_outlier(tx, event)
+        lambda: place.rooms.writer.resident_room(room_id), lambda tx, batch: batch.add_outlier(tx, event)
     )
 
 
@@ -193,7 +193,8 @@ async def graft(place: Place, room_id: str, cutting: Cutting) -> None:
     """Join events to the graph as they come from another server."""
     grafter = place.rooms.staging._grafter
     await place.rooms.staging._decisions.make(
-        lambda: place.head(room_id), lambda tx, batch: grafter.decide(tx, batch, cutting)
+        lambda: place.rooms.writer.resident_room(room_id),
+        lambda tx, batch: grafter.decide(tx, batch, cutting),
     )
 
 

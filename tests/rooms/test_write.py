@@ -13,7 +13,8 @@ from comity.protocol.errors import MatrixError
 from comity.rooms import room as room_module
 from comity.store import queues
 from comity.store.database import StoreFailedError, WriteTx
-from tests.rooms.support import ALICE, AMY, BOB, Place, a_place, settle
+from tests.engines import mend, refuse_at_commit, refuse_events
+from tests.rooms.support import ALICE, AMY, BOB, a_place, settle
 from tests.store.support import Held
 
 VERSIONS = ("1", "6", "10", "11", "12")
@@ -180,31 +181,19 @@ async def test_a_redaction_without_the_power_changes_nothing(tmp_path: Path, ver
 # -- heads
 
 
-def break_next_write(place: Place) -> None:
-    """The database refuses the next events that are written, and goes on refusing until `mend`."""
-    place.database._driver._writer.execute(  # type: ignore[attr-defined]
-        "CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'refused'); END"
-    )
-
-
-def mend(place: Place) -> None:
-    """The database works again."""
-    place.database._driver._writer.execute("DROP TRIGGER refuse")  # type: ignore[attr-defined]
-
-
 async def test_a_write_that_the_store_refuses_leaves_a_true_head(tmp_path: Path) -> None:
     async with a_place(tmp_path) as place:
         room_id = await place.create()
         before = list(place.head(room_id).extremities)
         state = place.state(room_id)
-        break_next_write(place)
+        refuse_events(place.database.driver)
         results = await asyncio.gather(
             place.send(room_id, ALICE, "m.room.topic", {"topic": "lost"}, ""),
             place.say(room_id, "lost too"),
             return_exceptions=True,
         )
         assert all(isinstance(result, Exception) for result in results)
-        mend(place)
+        mend(place.database.driver)
         await settle()
         assert list(place.head(room_id).extremities) == before
         assert place.state(room_id) == state
@@ -233,7 +222,7 @@ async def test_a_write_that_fails_between_others_does_not_lose_them(tmp_path: Pa
         place.database.submit(lambda tx: None)
         await held.begun.wait()
         first = loop.create_task(place.send(room_id, ALICE, "m.room.topic", {"topic": "first"}, ""))
-        await asyncio.sleep(0)
+        await settle()
         other = place.database.submit(taken)
         second = loop.create_task(
             place.send(room_id, ALICE, "m.room.name", {"name": "x"}, "", transaction="1")
@@ -261,18 +250,19 @@ async def test_a_failed_commit_drops_the_head(tmp_path: Path) -> None:
     held.gate.set()
     async with a_place(tmp_path, offload=held) as place:
         room_id = await place.create()
-        writer = place.database._driver._writer  # type: ignore[attr-defined]
-        writer.execute("PRAGMA foreign_keys=1")
-        writer.execute("CREATE TABLE p (id BIGINT PRIMARY KEY)")
-        writer.execute("CREATE TABLE c (id BIGINT REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)")
+        refuse_at_commit(place.database.driver)
         before = list(place.head(room_id).extremities)
         held.gate.clear()
         held.begun.clear()
         loop = asyncio.get_running_loop()
-        first = loop.create_task(place.send(room_id, ALICE, "m.room.topic", {"topic": "lost"}, ""))
-        await asyncio.sleep(0)
-        broken = place.database.submit(lambda tx: tx.run("INSERT INTO c (id) VALUES (1)"))
+        # While a group is under way, the next one gathers.
+        place.database.submit(lambda tx: None)
         await held.begun.wait()
+        first = loop.create_task(place.send(room_id, ALICE, "m.room.topic", {"topic": "lost"}, ""))
+        await settle()
+        broken = place.database.submit(lambda tx: tx.run("INSERT INTO c (id) VALUES (1)"))
+        held.let_one_go()
+        await settle()
         # Decided on the head that will be lost.
         second = loop.create_task(place.say(room_id, "lost too"))
         await settle()

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from comity.store.database import Database, Tx, WriteTx, last_position
+from comity.ports import Offload
+from comity.store.database import Database, Driver, Tx, WriteTx, last_position
 from comity.store.migrations import migrate
-from comity.store.sqlite import SqliteDriver
+from tests.engines import a_driver_of
 
 T = TypeVar("T")
 
@@ -58,43 +59,36 @@ class Counted(Inline):
         return await super().run(function, *arguments)
 
 
-def open_driver(directory: Path) -> SqliteDriver:
-    """The database of a folder, in this program's schema."""
-    driver = SqliteDriver(directory / "comity.db")
+def open_driver(directory: Path, offload: Offload | None = None) -> Driver:
+    """The database of a folder on the present engine, in this program's schema."""
+    driver = a_driver_of(directory, offload)
     migrate(driver)
     return driver
 
 
 @contextlib.contextmanager
-def a_driver(directory: Path) -> Iterator[SqliteDriver]:
+def a_driver(directory: Path) -> Iterator[Driver]:
     """A driver that is closed afterwards."""
     driver = open_driver(directory)
     try:
         yield driver
     finally:
-        driver.close()
+        driver.close_now()
 
 
-def write(driver: SqliteDriver, function: Callable[[Tx], T]) -> T:
+def write(driver: Driver, function: Callable[[Tx], T]) -> T:
     """One transaction, committed."""
-    tx = driver.begin()
-    try:
-        result = function(tx)
-    except BaseException:
-        driver.rollback()
-        raise
-    driver.commit()
-    return result
+    return driver.write_now(function)
 
 
 @contextlib.asynccontextmanager
 async def a_database(
     directory: Path, offload: Inline | Held | None = None
-) -> AsyncIterator[tuple[Database, SqliteDriver]]:
+) -> AsyncIterator[tuple[Database, Driver]]:
     """A database that is closed afterwards, with a table `t (n)` to write into."""
-    driver = open_driver(directory)
-    write(driver, lambda tx: tx.run("CREATE TABLE IF NOT EXISTS t (n BIGINT PRIMARY KEY, body TEXT)"))
-    database = Database(driver, offload or Inline(), driver.read(last_position))
+    driver = open_driver(directory, offload or Inline())
+    driver.write_now(lambda tx: tx.script("CREATE TABLE IF NOT EXISTS t (n BIGINT PRIMARY KEY, body TEXT)"))
+    database = Database(driver, driver.read_now(last_position))
     try:
         yield database, driver
     finally:

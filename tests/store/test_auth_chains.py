@@ -53,7 +53,7 @@ def test_the_auth_difference(
             own = data.draw(st.lists(subsets.map(lambda numbers: numbers - shared), min_size=2, max_size=4))  # noqa: B023
             reached = [closure(graph, mine | shared) for mine in own]
             expected = set().union(*reached) - reached[0].intersection(*reached[1:])
-            found = driver.read(lambda tx: chains.difference(tx, own, SharedNumbers(shared)))  # noqa: B023
+            found = driver.read_now(lambda tx: chains.difference(tx, own, SharedNumbers(shared)))  # noqa: B023
             assert found == expected
 
 
@@ -68,17 +68,17 @@ def test_the_conflicted_subgraph(graph: dict[int, tuple[int, ...]], data: st.Dat
             chains = AuthChains(events, States())
             ends = data.draw(st.sets(st.sampled_from(sorted(graph)), min_size=1, max_size=5))
             expected = {number for number in closure(graph, ends) if closure(graph, {number}) & ends}
-            assert driver.read(lambda tx: chains.subgraph(tx, ends)) == expected  # noqa: B023
+            assert driver.read_now(lambda tx: chains.subgraph(tx, ends)) == expected  # noqa: B023
 
 
 def test_the_citations_of_events_that_were_there_before_are_filled_in(tmp_path: Path) -> None:
     graph = {1: (), 2: (1,), 3: (1, 2), 4: (2,)}
     with a_driver(tmp_path) as driver:
         write(driver, lambda tx: store_graph(tx, graph))
-        before = driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations"))
+        before = driver.read_now(lambda tx: tx.all("SELECT cited, citing FROM auth_citations"))
         write(driver, lambda tx: tx.run("DELETE FROM auth_citations"))
         write(driver, lambda tx: auth_chains.fill(tx, at_once=2))
-        assert driver.read(lambda tx: tx.all("SELECT cited, citing FROM auth_citations")) == before
+        assert driver.read_now(lambda tx: tx.all("SELECT cited, citing FROM auth_citations")) == before
         assert len(before) == 4
 
 
@@ -98,6 +98,6 @@ def test_the_line_of_power_levels(graph: dict[int, tuple[int, ...]], data: st.Da
                 line = PowerLevelsLine(tx, Events(), room_num=1, at_first=at_first)
                 return {number: line.behind(f"${number}") for number in asked}
 
-            for number, found in driver.read(ask).items():
+            for number, found in driver.read_now(ask).items():
                 cited = {f"${below}" for below in graph[number] if below in levels}
                 assert (found in cited) if cited else found is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import url_of
 from tests.store.support import a_driver
 
 #: Writes numbers, two rows each, from many tasks; prints each when it is acknowledged.
@@ -16,14 +17,15 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from comity.net.system import ThreadOffload
+from comity.net.pausing import GreenletPausing
 from comity.store.database import Database, last_position
-from tests.store.support import open_driver, write
+from comity.store.engines import open_migrated
 
-async def main(folder, first):
-    driver = open_driver(Path(folder))
+async def main(url, folder, first):
+    driver = open_migrated(url, Path(folder), GreenletPausing(), offload=ThreadOffload())
     table = "CREATE TABLE IF NOT EXISTS pair (n BIGINT, half BIGINT, position BIGINT)"
-    write(driver, lambda tx: tx.run(table))
-    database = Database(driver, ThreadOffload(), driver.read(last_position))
+    driver.write_now(lambda tx: tx.script(table))
+    database = Database(driver, driver.read_now(last_position))
     numbers = iter(range(first, first + 10**9))
 
     def store(tx, n):
@@ -46,7 +48,7 @@ async def main(folder, first):
 
     await asyncio.gather(*(work() for _ in range(8)))
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
@@ -56,7 +58,7 @@ def test_what_was_acknowledged_survives(tmp_path: Path, seed: int) -> None:
     acknowledged: dict[int, int] = {}
     for run in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(run * 1_000_000)],
+            [sys.executable, "-c", PROGRAM, url_of(tmp_path), str(tmp_path), str(run * 1_000_000)],
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )
@@ -73,8 +75,8 @@ def test_what_was_acknowledged_survives(tmp_path: Path, seed: int) -> None:
                 assert int(position) not in acknowledged.values(), "a position was given twice"
                 acknowledged[int(number)] = int(position)
         with a_driver(tmp_path) as driver:
-            rows = driver.read(lambda tx: tx.all("SELECT n, half, position FROM pair"))
-            last = driver.read(lambda tx: tx.one("SELECT last FROM log_position"))
+            rows = driver.read_now(lambda tx: tx.all("SELECT n, half, position FROM pair"))
+            last = driver.read_now(lambda tx: tx.one("SELECT last FROM log_position"))
         halves: dict[int, list[int]] = {}
         for number, half, position in rows:
             halves.setdefault(number, []).append(half)

@@ -13,6 +13,7 @@ from comity.store import database as store_database
 from comity.store.database import (
     MAX_GROUP,
     Database,
+    StatementError,
     StoreFailedError,
     StoreOverloadedError,
     Tx,
@@ -20,6 +21,7 @@ from comity.store.database import (
     last_position,
 )
 from comity.store.sqlite import SqliteDriver
+from tests.engines import refuse_at_commit
 from tests.store.support import Counted, Held, a_database, a_driver, insert, open_driver, rows, write
 
 
@@ -90,7 +92,7 @@ async def test_a_write_that_raises_is_undone_alone(tmp_path: Path) -> None:
 
         first, second, third = database.submit(insert(1)), database.submit(half), database.submit(whole)
         results = await asyncio.gather(first, second, third, return_exceptions=True)
-        assert isinstance(results[1], sqlite3.IntegrityError)
+        assert isinstance(results[1], sqlite3.IntegrityError | StatementError)
         assert offload.commits == 1
         assert rows(database) == [1, 2]
         assert told == [2]
@@ -142,15 +144,6 @@ async def test_a_cancelled_wait_leaves_the_write(tmp_path: Path) -> None:
 # -- groups that fail
 
 
-def refuse_next_commit(driver: SqliteDriver) -> None:
-    """A deferred constraint that the next group breaks, found at its COMMIT and not before."""
-    driver._writer.execute("PRAGMA foreign_keys=1")
-    driver._writer.execute("CREATE TABLE IF NOT EXISTS p (id BIGINT PRIMARY KEY)")
-    driver._writer.execute(
-        "CREATE TABLE IF NOT EXISTS c (id BIGINT REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)"
-    )
-
-
 def orphan(tx: WriteTx) -> int:
     tx.run("INSERT INTO c (id) VALUES (1)")
     return tx.next_position()
@@ -158,7 +151,7 @@ def orphan(tx: WriteTx) -> int:
 
 async def test_a_failed_commit_fails_its_whole_group_and_stores_nothing(tmp_path: Path) -> None:
     async with a_database(tmp_path) as (database, driver):
-        refuse_next_commit(driver)
+        refuse_at_commit(driver)
         told: list[int] = []
 
         def watched(tx: WriteTx) -> int:
@@ -180,7 +173,7 @@ async def test_a_failed_commit_fails_its_whole_group_and_stores_nothing(tmp_path
 async def test_a_failed_group_leaves_the_next_alone(tmp_path: Path) -> None:
     held = Held()
     async with a_database(tmp_path, held) as (database, driver):
-        refuse_next_commit(driver)
+        refuse_at_commit(driver)
         first = database.submit(orphan)
         await held.begun.wait()
         second = database.submit(insert(1))
@@ -190,10 +183,12 @@ async def test_a_failed_group_leaves_the_next_alone(tmp_path: Path) -> None:
         assert rows(database) == [1]
 
 
+@pytest.mark.engine("sqlite")
 @pytest.mark.parametrize("place", [0, 1, 2])
 async def test_a_full_disk_stores_nothing_of_the_group(tmp_path: Path, place: int) -> None:
     """SQLITE_FULL gives the whole transaction up, the savepoints of other writes with it."""
     async with a_database(tmp_path) as (database, driver):
+        assert isinstance(driver, SqliteDriver)
         pages = driver._writer.execute("PRAGMA page_count").fetchone()[0]
         driver._writer.execute(f"PRAGMA max_page_count={pages + 2}")
         numbers = [1, 2]
@@ -208,8 +203,10 @@ async def test_a_full_disk_stores_nothing_of_the_group(tmp_path: Path, place: in
         assert rows(database) == [*told, 3]
 
 
+@pytest.mark.engine("sqlite")
 async def test_an_interrupted_write_stores_nothing_of_the_group(tmp_path: Path) -> None:
     async with a_database(tmp_path) as (database, driver):
+        assert isinstance(driver, SqliteDriver)
         steps = [0]
 
         def stop() -> int:
@@ -219,7 +216,7 @@ async def test_an_interrupted_write_stores_nothing_of_the_group(tmp_path: Path) 
         def interrupted(tx: WriteTx) -> int:
             driver._writer.set_progress_handler(stop, 1)
             try:
-                return tx.run("INSERT INTO t (n) SELECT n + 1000 FROM t")
+                return tx.changed("INSERT INTO t (n) SELECT n + 1000 FROM t")
             finally:
                 driver._writer.set_progress_handler(None, 0)
 
@@ -232,9 +229,11 @@ async def test_an_interrupted_write_stores_nothing_of_the_group(tmp_path: Path) 
         assert rows(database) == told
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_lost_connection_fails_every_write(tmp_path: Path) -> None:
     driver = open_driver(tmp_path)
-    database = Database(driver, Counted(), 0)
+    assert isinstance(driver, SqliteDriver)
+    database = Database(driver, 0)
     driver._writer.close()
     assert isinstance(await outcome(database.submit(lambda tx: 1)), StoreFailedError)
     assert isinstance(await outcome(database.submit(lambda tx: 2)), StoreFailedError)
@@ -242,11 +241,13 @@ async def test_a_lost_connection_fails_every_write(tmp_path: Path) -> None:
         await database.close()
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_connection_lost_in_the_commit_fails_its_group(tmp_path: Path) -> None:
     held = Held()
-    driver = open_driver(tmp_path)
-    database = Database(driver, held, 0)
-    future = database.submit(lambda tx: tx.run("UPDATE log_position SET last = 5"))
+    driver = open_driver(tmp_path, held)
+    assert isinstance(driver, SqliteDriver)
+    database = Database(driver, 0)
+    future = database.submit(lambda tx: tx.changed("UPDATE log_position SET last = 5"))
     await held.begun.wait()
     driver._writer.close()
     held.gate.set()
@@ -254,7 +255,7 @@ async def test_a_connection_lost_in_the_commit_fails_its_group(tmp_path: Path) -
     async with asyncio.timeout(5):
         await database.close()
     with a_driver(tmp_path) as again:
-        assert again.read(last_position) == 0
+        assert again.read_now(last_position) == 0
 
 
 # -- positions, bounds, the end
@@ -300,7 +301,7 @@ async def test_closing_finishes_what_is_queued(tmp_path: Path) -> None:
         with pytest.raises(StoreFailedError):
             database.submit(insert(9999))
     with a_driver(tmp_path) as driver:
-        assert driver.read(lambda tx: tx.one("SELECT count(*) FROM t")) == (2 * MAX_GROUP,)
+        assert driver.read_now(lambda tx: tx.one("SELECT count(*) FROM t")) == (2 * MAX_GROUP,)
 
 
 # -- reads
@@ -343,7 +344,7 @@ async def test_a_read_cannot_write(tmp_path: Path, how: str) -> None:
         return getattr(tx, how)("INSERT INTO t (n) VALUES (1)")
 
     async with a_database(tmp_path) as (database, _):
-        with pytest.raises((sqlite3.OperationalError, sqlite3.ProgrammingError)):
+        with pytest.raises((sqlite3.OperationalError, sqlite3.ProgrammingError, StatementError)):
             database.read_now(breaking)
         await database.write(insert(2))
         assert rows(database) == [2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from comity.protocol.event import Event
 from comity.store import compression
 from comity.store import events as stored_events
-from comity.store.cache import Bounded
+from comity.store.cache import Bounded, Followed
 from comity.store.database import Tx
 from comity.store.events import (
     ACCEPTED,
@@ -45,9 +45,9 @@ def test_auth_chains(graph: dict[int, tuple[int, ...]], data: st.DataObject, cac
             if cached is not None:
                 events._edges = Bounded(cached)
             starts = data.draw(subsets)
-            chain = driver.read(lambda tx: events.auth_chain(tx, starts))  # noqa: B023
+            chain = driver.read_now(lambda tx: events.auth_chain(tx, starts))  # noqa: B023
             assert chain == {n for start in starts for auth in graph[start] for n in closure(graph, {auth})}
-            including = driver.read(lambda tx: events.auth_chain(tx, starts, including=True))  # noqa: B023
+            including = driver.read_now(lambda tx: events.auth_chain(tx, starts, including=True))  # noqa: B023
             assert including == closure(graph, starts)
 
 
@@ -114,9 +114,9 @@ def test_what_is_stored_is_what_is_read(tmp_path: Path, version: str) -> None:
             assert events.by_id(tx, "$none") is None
             assert stored_events.last_number(tx) == len(new)
 
-        driver.read(check)
+        driver.read_now(check)
         with pytest.raises(KeyError):
-            driver.read(lambda tx: Events().get(tx, 1))
+            driver.read_now(lambda tx: Events().get(tx, 1))
 
 
 @pytest.mark.parametrize("version", ["1", "5"])
@@ -128,7 +128,7 @@ def test_floats_of_old_rooms_are_kept_to_the_byte(tmp_path: Path, version: str) 
         write(driver, lambda tx: insert(tx, [NewEvent(1, event, ACCEPTED, b"", b"", ())]))
         events = Events()
         events.know_room(1, room.version)
-        stored = driver.read(lambda tx: events.get(tx, 1))
+        stored = driver.read_now(lambda tx: events.get(tx, 1))
         assert stored is not None
         assert stored.event.encoded == event.encoded
         assert Event(room.version, stored.event.source).encoded == event.encoded
@@ -171,7 +171,7 @@ def test_the_timeline_is_in_order_and_shows_what_was_accepted(tmp_path: Path) ->
         shown = sorted(lines[item.number] for item in new if item.verdict == ACCEPTED)
 
         def read(after: int, upto: int, limit: int, backwards: bool) -> list[int | None]:
-            found = driver.read(
+            found = driver.read_now(
                 lambda tx: events.timeline(tx, 1, after=after, upto=upto, limit=limit, backwards=backwards)
             )
             return [stored.line for stored in found]
@@ -182,7 +182,7 @@ def test_the_timeline_is_in_order_and_shows_what_was_accepted(tmp_path: Path) ->
             between = [line for line in shown if after < line <= upto]
             assert read(after, upto, limit, False) == between[:limit]
             assert read(after, upto, limit, True) == between[::-1][:limit]
-        assert driver.read(lambda tx: events.last_line(tx, 1)) == max(lines.values())
+        assert driver.read_now(lambda tx: events.last_line(tx, 1)) == max(lines.values())
 
 
 def test_lines_and_positions() -> None:
@@ -201,13 +201,13 @@ def test_what_is_decided_is_seen_before_it_is_stored(tmp_path: Path) -> None:
     with a_driver(tmp_path) as driver:
         events = Events()
         events.know_room(1, room.version)
-        events._by_number, events._numbers = Bounded(1), Bounded(1)
+        events._by_number, events._numbers = Followed(1), Bounded(1)
         events.hold(StoredEvent(7, 1, event, None, ACCEPTED, b"", b"x"), (3, 4))
-        assert driver.read(lambda tx: events.number(tx, event.event_id)) == 7
-        assert driver.read(lambda tx: events.auth(tx, 7)) == (3, 4)
-        assert driver.read(lambda tx: events.load(tx, [7]).keys()) == {7}
+        assert driver.read_now(lambda tx: events.number(tx, event.event_id)) == 7
+        assert driver.read_now(lambda tx: events.auth(tx, 7)) == (3, 4)
+        assert driver.read_now(lambda tx: events.load(tx, [7]).keys()) == {7}
         events.release(7)
-        assert driver.read(lambda tx: events.by_id(tx, event.event_id)) is None
+        assert driver.read_now(lambda tx: events.by_id(tx, event.event_id)) is None
 
 
 def test_an_outlier_that_gets_its_place_is_seen_there_at_once(tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_an_outlier_that_gets_its_place_is_seen_there_at_once(tmp_path: Path) ->
             driver,
             lambda tx: stored_events.insert(tx, 1, [NewEvent(1, event, ACCEPTED, None, None, ())], {1: None}),
         )
-        outlier = driver.read(lambda tx: events.by_id(tx, event.event_id))
+        outlier = driver.read_now(lambda tx: events.by_id(tx, event.event_id))
         assert outlier is not None
         assert outlier.is_outlier
         events.hold(StoredEvent(1, 1, event, None, ACCEPTED, b"", b"s"), ())
         for found in (
-            driver.read(lambda tx: events.by_id(tx, event.event_id)),
-            driver.read(lambda tx: events.load(tx, [1])[1]),
+            driver.read_now(lambda tx: events.by_id(tx, event.event_id)),
+            driver.read_now(lambda tx: events.load(tx, [1])[1]),
         ):
             assert found is not None
             assert not found.is_outlier
@@ -240,7 +240,7 @@ def test_an_outlier_that_gets_its_place_is_seen_there_at_once(tmp_path: Path) ->
         events.settle(1)
         again = Events()
         again.know_room(1, room.version)
-        stored = driver.read(lambda tx: again.get(tx, 1))
+        stored = driver.read_now(lambda tx: again.get(tx, 1))
         assert stored is not None
         assert (stored.line, stored.state_before, stored.state_after) == (5, b"", b"s")
 
@@ -263,10 +263,10 @@ def test_what_is_redacted_is_gone_from_the_disk(tmp_path: Path, version: str) ->
         )
         events = Events()
         events.know_room(1, room.version)
-        stored = driver.read(lambda tx: events.get(tx, number))
+        stored = driver.read_now(lambda tx: events.get(tx, number))
         assert stored is not None
         assert stored.event.content == {}
         assert stored.event.event_id == event.event_id
         assert stored.redacted_by == numbers[redaction.event_id]
-        for row in driver.read(lambda tx: tx.all("SELECT json FROM events")):
+        for row in driver.read_now(lambda tx: tx.all("SELECT json FROM events")):
             assert b"secret" not in compression.unpack(bytes(row[0]))

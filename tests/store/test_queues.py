@@ -107,7 +107,7 @@ def test_what_a_server_is_owed(
                         )
                         assert queues.is_owed_more_than(tx, server, after, limit) == (len(owed) > limit)
 
-            driver.read(check)
+            driver.read_now(check)
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,7 +133,7 @@ def test_pruning_takes_nothing_that_is_owed(
             assert left is not None
             assert left[0] is None or left[0] > min(delivered)
 
-        driver.read(check)
+        driver.read_now(check)
 
 
 def test_destinations(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_staged_events(tmp_path: Path) -> None:
             assert queues.staged(tx, 1, 2) == [items[4], items[2]]
             assert queues.count_staged(tx, 2) == 3
 
-        driver.read(check)
+        driver.read_now(check)
         write(driver, lambda tx: queues.unstage(tx, ["$4", "$1", "$none"]))
-        assert driver.read(lambda tx: [queues.count_staged(tx, n) for n in (1, 2, 3)]) == [2, 2, 0]
+        assert driver.read_now(lambda tx: [queues.count_staged(tx, n) for n in (1, 2, 3)]) == [2, 2, 0]
 
 
 def test_received_transactions(tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ def test_received_transactions(tmp_path: Path) -> None:
         write(driver, lambda tx: queues.put_received(tx, "a", "1", 20, b"other"))
         write(driver, lambda tx: queues.put_received(tx, "b", "1", 30, b"b"))
         asked = [("a", "1"), ("b", "1"), ("a", "2")]
-        assert driver.read(lambda tx: [queues.received_answer(tx, *key) for key in asked]) == [
+        assert driver.read_now(lambda tx: [queues.received_answer(tx, *key) for key in asked]) == [
             b"one",
             b"b",
             None,
         ]
         assert write(driver, lambda tx: queues.forget_before(tx, 20)) == 1
-        assert driver.read(lambda tx: [queues.received_answer(tx, *key) for key in asked]) == [
+        assert driver.read_now(lambda tx: [queues.received_answer(tx, *key) for key in asked]) == [
             None,
             b"b",
             None,
@@ -217,6 +217,6 @@ def test_client_transactions(tmp_path: Path) -> None:
             asked = ["$d1r11", "$d2r11", "$d1r12", "$none", *(f"${n}" for n in range(1200))]
             assert queues.transaction_ids(tx, "@a:x", "d1", asked) == {"$d1r11": "1", "$d1r12": "2"}
 
-        driver.read(check)
+        driver.read_now(check)
         assert write(driver, lambda tx: queues.forget_before(tx, 10)) == 0
         assert write(driver, lambda tx: queues.forget_before(tx, 11)) == 4

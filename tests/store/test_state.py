@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from comity.protocol.event import StateKey
 from comity.store.cache import Bounded
+from comity.store.database import Driver
 from comity.store.sqlite import SqliteDriver
 from comity.store.state import (
     EMPTY,
@@ -50,7 +51,7 @@ CHANGES = st.dictionaries(SLOTS, NUMBERS, max_size=12)
 class Engine:
     """States over a database, with a cache of a chosen size."""
 
-    def __init__(self, driver: SqliteDriver, cached_pages: int | None) -> None:
+    def __init__(self, driver: Driver, cached_pages: int | None) -> None:
         self.driver = driver
         self.states = States()
         self._limit = cached_pages
@@ -62,26 +63,27 @@ class Engine:
 
     def replace(self, root: bytes, changes: dict[int, int], *, store: bool = True) -> tuple[bytes, NewPages]:
         made: NewPages = {}
-        name = self.driver.read(lambda tx: self.states.replace(tx, root, changes, made))
+        name = self.driver.read_now(lambda tx: self.states.replace(tx, root, changes, made))
         if store:
             write(self.driver, lambda tx: insert_pages(tx, made))
             self.states.settle(made)
         return name, made
 
     def items(self, root: bytes) -> dict[int, int]:
-        return self.driver.read(lambda tx: dict(self.states.items(tx, root)))
+        return self.driver.read_now(lambda tx: dict(self.states.items(tx, root)))
 
     def get(self, root: bytes, slot: int) -> int:
-        return self.driver.read(lambda tx: self.states.get(tx, root, slot))
+        return self.driver.read_now(lambda tx: self.states.get(tx, root, slot))
 
     def difference(self, one: bytes, other: bytes) -> list[tuple[int, int, int]]:
-        return self.driver.read(lambda tx: list(self.states.difference(tx, one, other)))
+        return self.driver.read_now(lambda tx: list(self.states.difference(tx, one, other)))
 
 
 @contextmanager
 def an_engine(cached_pages: int | None = None) -> Iterator[Engine]:
     with tempfile.TemporaryDirectory() as folder, a_driver(Path(folder)) as driver:
-        driver._writer.execute("PRAGMA synchronous=OFF")
+        if isinstance(driver, SqliteDriver):
+            driver._writer.execute("PRAGMA synchronous=OFF")
         yield Engine(driver, cached_pages)
 
 
@@ -160,7 +162,7 @@ def test_a_page_is_named_by_its_content_and_stored_once() -> None:
         back, _ = engine.replace(changed, {7: 8})
         assert same == back == root
         assert changed != root
-        rows = engine.driver.read(lambda tx: tx.all("SELECT name, body FROM state_pages"))
+        rows = engine.driver.read_now(lambda tx: tx.all("SELECT name, body FROM state_pages"))
         assert len({name for name, _ in rows}) == len(rows)
         for name, body in rows:
             assert name == hashlib.blake2b(body, digest_size=NAME_BYTES).digest()
@@ -206,25 +208,25 @@ def test_slots_and_keys() -> None:
     with an_engine() as engine:
         states, driver = engine.states, engine.driver
         name, topic, member = ("m.room.name", ""), ("m.room.topic", ""), ("m.room.member", "@a:b")
-        assert driver.read(lambda tx: next_slot(tx, 1)) == 0
+        assert driver.read_now(lambda tx: next_slot(tx, 1)) == 0
         slots: dict[StateKey, int] = {name: 0, topic: 1}
         write(driver, lambda tx: insert_slots(tx, 1, slots))
         write(driver, lambda tx: insert_slots(tx, 2, {topic: 0}))
-        assert driver.read(lambda tx: next_slot(tx, 1)) == 2
-        assert driver.read(lambda tx: (states.slot(tx, 1, topic), states.slot(tx, 2, topic))) == (1, 0)
-        assert driver.read(lambda tx: states.slot(tx, 2, name)) is None
-        assert driver.read(lambda tx: states.key(tx, 1, 0)) == name
+        assert driver.read_now(lambda tx: next_slot(tx, 1)) == 2
+        assert driver.read_now(lambda tx: (states.slot(tx, 1, topic), states.slot(tx, 2, topic))) == (1, 0)
+        assert driver.read_now(lambda tx: states.slot(tx, 2, name)) is None
+        assert driver.read_now(lambda tx: states.key(tx, 1, 0)) == name
         with pytest.raises(KeyError):
-            driver.read(lambda tx: states.key(tx, 1, 7))
+            driver.read_now(lambda tx: states.key(tx, 1, 7))
         # A slot that a decision gave is known before it is stored, and not after it came to nothing.
         states.hold_slot(1, member, 2)
-        assert driver.read(lambda tx: (states.slot(tx, 1, member), states.key(tx, 1, 2))) == (2, member)
+        assert driver.read_now(lambda tx: (states.slot(tx, 1, member), states.key(tx, 1, 2))) == (2, member)
         states.forget_slots(1, {member: 2})
-        assert driver.read(lambda tx: states.slot(tx, 1, member)) is None
+        assert driver.read_now(lambda tx: states.slot(tx, 1, member)) is None
         states.hold_slot(1, member, 2)
         write(driver, lambda tx: insert_slots(tx, 1, {member: 2}))
         states.settle_slots(1, {member: 2})
-        assert driver.read(lambda tx: (states.slot(tx, 1, member), states.key(tx, 1, 2))) == (2, member)
+        assert driver.read_now(lambda tx: (states.slot(tx, 1, member), states.key(tx, 1, 2))) == (2, member)
 
 
 def test_a_held_slots_key_is_found_whatever_is_evicted() -> None:
@@ -232,7 +234,7 @@ def test_a_held_slots_key_is_found_whatever_is_evicted() -> None:
         engine.states._keys = Bounded(1)
         engine.states.hold_slot(1, ("a", ""), 0)
         engine.states.hold_slot(1, ("b", ""), 1)
-        assert engine.driver.read(lambda tx: engine.states.key(tx, 1, 0)) == ("a", "")
+        assert engine.driver.read_now(lambda tx: engine.states.key(tx, 1, 0)) == ("a", "")
 
 
 def test_entries_of_a_type() -> None:
@@ -241,5 +243,5 @@ def test_entries_of_a_type() -> None:
         keys["m.room.name", ""] = 200
         write(engine.driver, lambda tx: insert_slots(tx, 1, keys))
         root, _ = engine.replace(EMPTY, {slot: slot + 1 for slot in range(100, 201)})
-        found = engine.driver.read(lambda tx: engine.states.by_type(tx, 1, root, "m.room.member"))
+        found = engine.driver.read_now(lambda tx: engine.states.by_type(tx, 1, root, "m.room.member"))
         assert found == {f"@u{n}:x": n + 1 for n in range(100, 200)}

@@ -14,7 +14,7 @@ def routes(router: Router, guard: Guard, account_data: AccountData) -> None:
 
     async def get(call: Call) -> Response:
         room_id = call.parameters.get("roomId")
-        content = account_data.get(must_be_self(call), room_id, call.parameters["type"])
+        content = await account_data.get(must_be_self(call), room_id, call.parameters["type"])
         return Response(200, content, dict(JSON_HEADERS))
 
     async def put(call: Call) -> Response:
@@ -24,7 +24,7 @@ def routes(router: Router, guard: Guard, account_data: AccountData) -> None:
         return json_response({})
 
     async def get_tags(call: Call) -> Response:
-        return json_response({"tags": account_data.tags(must_be_self(call), call.parameters["roomId"])})
+        return json_response({"tags": await account_data.tags(must_be_self(call), call.parameters["roomId"])})
 
     async def put_tag(call: Call) -> Response:
         user_id = must_be_self(call)

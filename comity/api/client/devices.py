@@ -13,10 +13,10 @@ def routes(router: Router, guard: Guard, devices: Devices) -> None:
     """Add the routes of this family."""
 
     async def list_all(call: Call) -> Response:
-        return json_response({"devices": devices.all(call.requester.user_id)})
+        return json_response({"devices": await devices.all(call.requester.user_id)})
 
     async def get(call: Call) -> Response:
-        return json_response(devices.get(call.requester.user_id, call.parameters["deviceId"]))
+        return json_response(await devices.get(call.requester.user_id, call.parameters["deviceId"]))
 
     async def put(call: Call) -> Response:
         name = call.json().get("display_name")

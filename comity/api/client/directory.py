@@ -41,5 +41,5 @@ class DirectoryApi:
     async def aliases(self, call: Call) -> Response:
         """The local aliases of a room."""
         return json_response(
-            {"aliases": self._directory.aliases(call.requester.user_id, call.parameters["roomId"])}
+            {"aliases": await self._directory.aliases(call.requester.user_id, call.parameters["roomId"])}
         )

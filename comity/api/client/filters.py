@@ -16,7 +16,7 @@ def routes(router: Router, guard: Guard, filters: Filters) -> None:
         return json_response({"filter_id": await filters.create(must_be_self(call), call.json())})
 
     async def get(call: Call) -> Response:
-        definition = filters.get(must_be_self(call), call.parameters["filterId"])
+        definition = await filters.get(must_be_self(call), call.parameters["filterId"])
         return Response(200, definition, dict(JSON_HEADERS))
 
     add_classic(router, "POST", "/user/{userId}/filter", create, guard)

@@ -28,14 +28,14 @@ def routes(router: Router, guard: Guard, keys: Keys, to_device: ToDevice, positi
         )
 
     async def query(call: Call) -> Response:
-        return json_response(keys.query(call.json()))
+        return json_response(await keys.query(call.json()))
 
     async def claim(call: Call) -> Response:
         return json_response(await keys.claim(call.json()))
 
     async def changes(call: Call) -> Response:
         after, upto = position_of(call.query_required("from")), position_of(call.query_required("to"))
-        return json_response(keys.changes(call.requester.user_id, after, upto))
+        return json_response(await keys.changes(call.requester.user_id, after, upto))
 
     async def backup_version(call: Call) -> Response:
         raise not_found("There is no key backup")

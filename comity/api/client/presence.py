@@ -17,7 +17,7 @@ def routes(router: Router, guard: Guard, ephemeral: Ephemeral) -> None:
         return json_response({})
 
     async def get(call: Call) -> Response:
-        return json_response(ephemeral.presence(call.requester.user_id, call.parameters["userId"]))
+        return json_response(await ephemeral.presence(call.requester.user_id, call.parameters["userId"]))
 
     add_classic(router, "PUT", "/presence/{userId}/status", put, guard)
     add_classic(router, "GET", "/presence/{userId}/status", get, guard)

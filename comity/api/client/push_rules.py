@@ -17,13 +17,13 @@ def routes(router: Router, guard: Guard, push_rules: PushRules) -> None:
     """Add the routes of this family."""
 
     async def get_all(call: Call) -> Response:
-        return json_response({"global": push_rules.all(call.requester.user_id)})
+        return json_response({"global": await push_rules.all(call.requester.user_id)})
 
     async def get_global(call: Call) -> Response:
-        return json_response(push_rules.all(call.requester.user_id))
+        return json_response(await push_rules.all(call.requester.user_id))
 
     async def get(call: Call) -> Response:
-        return json_response(push_rules.get(*_rule(call)))
+        return json_response(await push_rules.get(*_rule(call)))
 
     async def put(call: Call) -> Response:
         before, after = call.query("before"), call.query("after")
@@ -35,14 +35,14 @@ def routes(router: Router, guard: Guard, push_rules: PushRules) -> None:
         return json_response({})
 
     async def get_enabled(call: Call) -> Response:
-        return json_response({"enabled": push_rules.get(*_rule(call))["enabled"]})
+        return json_response({"enabled": (await push_rules.get(*_rule(call)))["enabled"]})
 
     async def put_enabled(call: Call) -> Response:
         await push_rules.set_enabled(*_rule(call), call.json().get("enabled"))
         return json_response({})
 
     async def get_actions(call: Call) -> Response:
-        return json_response({"actions": push_rules.get(*_rule(call))["actions"]})
+        return json_response({"actions": (await push_rules.get(*_rule(call)))["actions"]})
 
     async def put_actions(call: Call) -> Response:
         await push_rules.set_actions(*_rule(call), call.json().get("actions"))

@@ -23,11 +23,11 @@ def routes(router: Router, config: Config, registration: Registration) -> None:
         return json_response(answer)
 
     async def available(call: Call) -> Response:
-        registration.check_available(call.query_required("username"), client_address(call.request))
+        await registration.check_available(call.query_required("username"), client_address(call.request))
         return json_response({"available": True})
 
     async def validity(call: Call) -> Response:
-        valid = registration.is_valid_token(call.query_required("token"), client_address(call.request))
+        valid = await registration.is_valid_token(call.query_required("token"), client_address(call.request))
         return json_response({"valid": valid})
 
     add_classic(router, "POST", "/register", register, None)

@@ -75,7 +75,7 @@ class RoomsApi:
             creation_content=_one(body, "creation_content", dict) or {},
             initial_state=_list(body, "initial_state", dict),
             power_level_content_override=_one(body, "power_level_content_override", dict) or {},
-            member_content=member_content(self._profiles, user_id),
+            member_content=await member_content(self._profiles, user_id),
         )
         room_id = await self._creator.create(new)
         for target in invite:

@@ -13,7 +13,7 @@ def routes(router: Router, guard: Guard, ephemeral: Ephemeral) -> None:
     """Add the routes of this family."""
 
     async def put(call: Call) -> Response:
-        ephemeral.type_locally(must_be_self(call), call.parameters["roomId"], call.json())
+        await ephemeral.type_locally(must_be_self(call), call.parameters["roomId"], call.json())
         return json_response({})
 
     add_classic(router, "PUT", "/rooms/{roomId}/typing/{userId}", put, guard)

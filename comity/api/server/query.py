@@ -30,12 +30,12 @@ class QueryApi:
         user_id = call.query_required("user_id")
         if server_of(user_id) != self._server_name:
             raise invalid_param("The user is not of this server")
-        return json_response(self._profiles.answer(user_id, call.query("field")))
+        return json_response(await self._profiles.answer(user_id, call.query("field")))
 
     async def directory(self, call: Call) -> Response:
         """Where a local alias leads."""
         alias = call.query_required("room_alias")
         if server_of(alias) != self._server_name:
             raise not_found("The alias is not one of this server")
-        room_id, servers = self._directory.local(alias)
+        room_id, servers = await self._directory.local(alias)
         return json_response({"room_id": room_id, "servers": servers})

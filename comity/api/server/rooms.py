@@ -73,44 +73,44 @@ class RoomsApi:
 
     async def event(self, call: Call) -> Response:
         """GET /event/{eventId}."""
-        return self._pdus([self._server.event(call.parameters["eventId"], call.origin).encoded])
+        return self._pdus([(await self._server.event(call.parameters["eventId"], call.origin)).encoded])
 
     async def state(self, call: Call) -> Response:
         """GET /state/{roomId}: the state before an event, and its auth chain."""
-        room = self._server.room_for(call.parameters["roomId"], call.origin)
-        events, chain = self._server.state(room, call.query_required("event_id"))
+        room = await self._server.room_for(call.parameters["roomId"], call.origin)
+        events, chain = await self._server.state(room, call.query_required("event_id"))
         return _json(b'{"pdus":' + splice(events) + b',"auth_chain":' + splice(chain) + b"}")
 
     async def state_ids(self, call: Call) -> Response:
         """GET /state_ids/{roomId}."""
-        room = self._server.room_for(call.parameters["roomId"], call.origin)
-        ids, chain = self._server.state_ids(room, call.query_required("event_id"))
+        room = await self._server.room_for(call.parameters["roomId"], call.origin)
+        ids, chain = await self._server.state_ids(room, call.query_required("event_id"))
         return json_response({"pdu_ids": ids, "auth_chain_ids": chain})
 
     async def event_auth(self, call: Call) -> Response:
         """GET /event_auth/{roomId}/{eventId}."""
-        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        room = await self._server.room_for(call.parameters["roomId"], call.origin)
         return _json(
-            b'{"auth_chain":' + splice(self._server.event_auth(room, call.parameters["eventId"])) + b"}"
+            b'{"auth_chain":' + splice(await self._server.event_auth(room, call.parameters["eventId"])) + b"}"
         )
 
     async def backfill(self, call: Call) -> Response:
         """GET /backfill/{roomId}."""
-        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        room = await self._server.room_for(call.parameters["roomId"], call.origin)
         starts = _ids(call.query_all("v"), "v")
         if not starts:
             raise missing_param("The query parameter v is missing")
         limit = call.query_int("limit", 10, least=1)
-        return self._pdus(self._server.backfill(room, call.origin, starts, limit))
+        return self._pdus(await self._server.backfill(room, call.origin, starts, limit))
 
     async def missing_events(self, call: Call) -> Response:
         """POST /get_missing_events/{roomId}."""
-        room = self._server.room_for(call.parameters["roomId"], call.origin)
+        room = await self._server.room_for(call.parameters["roomId"], call.origin)
         earliest = _ids(call.field("earliest_events", list), "earliest_events")
         latest = _ids(call.field("latest_events", list), "latest_events")
         limit = call.field("limit", int, required=False)
         min_depth = call.field("min_depth", int, required=False)
-        events = self._server.missing_events(
+        events = await self._server.missing_events(
             room, call.origin, earliest, latest, 10 if limit is None else max(limit, 0), min_depth or 0
         )
         return _json(b'{"events":' + splice(events) + b"}")
@@ -153,7 +153,7 @@ class RoomsApi:
         body = call.json()
         event = body.get("event")
         target = event.get("state_key") if isinstance(event, dict) else None
-        exists = isinstance(target, str) and self._accounts.exists(target)
+        exists = isinstance(target, str) and await self._accounts.exists(target)
         signed = await self._resident.take_invite(
             call.origin, call.parameters["roomId"], call.parameters["eventId"], body, user_exists=exists
         )

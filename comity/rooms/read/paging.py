@@ -115,10 +115,10 @@ class Paging:
     async def messages(self, walk: Walk) -> dict[str, Any]:
         """GET /rooms/{roomId}/messages. Raises 403 M_FORBIDDEN, 400 M_INVALID_PARAM."""
         now = self._position()
-        progress, start = self._database.read_now(lambda tx: self._begin(tx, walk, now))
+        progress, start = await self._database.read(lambda tx: self._begin(tx, walk, now))
         fills = 0
         for _ in range(MAX_ROUNDS):
-            window = self._database.read_now(lambda tx: self._step(tx, walk, progress))
+            window = await self._database.read(lambda tx: self._step(tx, walk, progress))
             if window.gap is None:
                 break
             more = False
@@ -127,7 +127,7 @@ class Paging:
                 more = await self._fill_gap(walk.room_id, window.gap.line, max(walk.limit, MIN_FILL))
             if not more:
                 progress.passed.add(window.gap.line)
-        return self._database.read_now(lambda tx: self._page(tx, walk, progress, start))
+        return await self._database.read(lambda tx: self._page(tx, walk, progress, start))
 
     def _begin(self, tx: Tx, walk: Walk, now: int) -> tuple[_Progress, int]:
         allowed = access(tx, self._states, self._events, walk.user_id, walk.room_id, now)
@@ -205,7 +205,7 @@ class Paging:
                 raise not_found("The event has no place in the room's history as this server has it")
             return self._around(tx, allowed, view, stored, device_id, limit, wanted)
 
-        return self._database.read_now(read)
+        return await self._database.read(read)
 
     def _around(
         self,

@@ -55,7 +55,7 @@ class Reader:
             return await self._fetch(room_id, line, limit)
         finally:
             # History that was fetched lies inside what is remembered of the room's newest events.
-            self.tails.drop(room_id)
+            self.tails.drop(room_id, self.database.commits)
 
     def reading(
         self,
@@ -112,7 +112,7 @@ class Reader:
                 return None
             return self.format.event(tx, stored, self.reading(tx, user_id, device_id, [stored], view))
 
-        found = self.database.read_now(read)
+        found = await self.database.read(read)
         if found is None:
             raise not_found("There is no such event in the room, or you may not see it")
         return found
@@ -136,7 +136,7 @@ class Reader:
             view = self.visibility.view(tx, user_id, allowed.room.room_num)
             return self.format.events(tx, listed, self.reading(tx, user_id, device_id, listed, view).brief())
 
-        return self.database.read_now(read)
+        return await self.database.read(read)
 
     async def state_event(
         self, user_id: str, device_id: str, room_id: str, key: StateKey, *, whole: bool = False
@@ -155,7 +155,7 @@ class Reader:
             view = self.visibility.view(tx, user_id, allowed.room.room_num)
             return self.format.event(tx, stored, self.reading(tx, user_id, device_id, [stored], view))
 
-        found = self.database.read_now(read)
+        found = await self.database.read(read)
         if found is None:
             raise not_found("The room has no state of that type and state key")
         return found
@@ -190,7 +190,7 @@ class Reader:
             reading = self.reading(tx, user_id, device_id, listed, view)
             return {"chunk": self.format.events(tx, listed, reading.brief())}
 
-        return self.database.read_now(read)
+        return await self.database.read(read)
 
     def _state_at(self, tx: Tx, room_num: int, line: int) -> bytes | None:
         """The name of the state at a place of the timeline; None if nothing is held there."""
@@ -222,7 +222,7 @@ class Reader:
                 joined[member.user_id] = _profile(content)
             return {"joined": joined}
 
-        return self.database.read_now(read)
+        return await self.database.read(read)
 
     async def joined_rooms(self, user_id: str) -> list[str]:
         """The ids of the rooms that a user is joined to."""
@@ -235,7 +235,7 @@ class Reader:
                     found.append(room.room_id)
             return found
 
-        return self.database.read_now(read)
+        return await self.database.read(read)
 
 
 def _is_wanted(membership: str | None, wanted: str | None, unwanted: str | None) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from comity.bus import Bus
 from comity.store import heads
 from comity.store import rooms as stored_rooms
-from comity.store.cache import Bounded
+from comity.store.cache import Followed
 from comity.store.database import Tx
 from comity.store.events import Events, StoredEvent, live_line
 
@@ -48,23 +48,33 @@ class Tails:
     def __init__(self, events: Events, bus: Bus) -> None:
         self._events = events
         self._bus = bus
-        self._tails: Bounded[str, Tail] = Bounded(MAX_TAILS)
+        self._tails: Followed[str, Tail] = Followed(MAX_TAILS)
 
-    def drop(self, room_id: str) -> None:
-        """The room's past has changed: forget what is remembered of it."""
-        self._tails.drop(room_id)
+    def drop(self, room_id: str, commits: int) -> None:
+        """The room's past has changed, by a commit: forget what is remembered of it."""
+        self._tails.change(room_id, commits)
 
     def get(self, tx: Tx, room_num: int, room_id: str, now: int) -> Tail:
-        """The room's tail as of position `now`, which is the bus's."""
+        """The room's tail as of position `now`, up to which the snapshot shows everything."""
         tail = self._tails.get(room_id)
-        if tail is None or len(tail.lines) > MAX_EVENTS or tail.position > now:
+        if tail is None or len(tail.lines) > MAX_EVENTS:
             tail = self._load(tx, room_num, now)
-            self._tails.put(room_id, tail)
+            self._keep(tx, room_id, tail)
         elif tail.position < now:
             if self._bus.changed((room_id,), tail.position):
-                self._extend(tx, room_num, tail, now)
-            tail.position = now
+                tail = self._extended(tx, room_num, tail, now)
+                self._keep(tx, room_id, tail)
+            else:
+                tail.position = now
+        elif tail.position > now:
+            tail = _cut(tail, now)
         return tail
+
+    def _keep(self, tx: Tx, room_id: str, tail: Tail) -> None:
+        """Remember a tail, unless somebody else has read further meanwhile."""
+        held = self._tails.get(room_id)
+        if held is None or held.position <= tail.position:
+            self._tails.keep(room_id, tail, tx.as_of)
 
     def _load(self, tx: Tx, room_num: int, now: int) -> Tail:
         listed = self._events.timeline(
@@ -81,19 +91,24 @@ class Tails:
         self._refresh(tx, room_num, tail, now)
         return tail
 
-    def _extend(self, tx: Tx, room_num: int, tail: Tail, now: int) -> None:
-        after, upto = live_line(tail.position), live_line(now)
+    def _extended(self, tx: Tx, room_num: int, known: Tail, now: int) -> Tail:
+        """The tail with what came since: a new one, for others read the old one still."""
+        after, upto = live_line(known.position), live_line(now)
         listed = self._events.timeline(tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True)
+        tail = Tail(
+            known.floor, now, known.lines[:], known.numbers[:], known.head_positions[:], known.head_states[:]
+        )
         if len(listed) == MAX_EVENTS:
             tail.floor = (listed[-1].line or 1) - 1
             tail.lines, tail.numbers = [], []
         for stored in reversed(listed):
             tail.lines.append(stored.line or 0)
             tail.numbers.append(stored.number)
-        for position, state in heads.between(tx, room_num, tail.position, now):
+        for position, state in heads.between(tx, room_num, known.position, now):
             tail.head_positions.append(position)
             tail.head_states.append(state)
         self._refresh(tx, room_num, tail, now)
+        return tail
 
     @staticmethod
     def _refresh(tx: Tx, room_num: int, tail: Tail, now: int) -> None:
@@ -121,3 +136,19 @@ class Tails:
         numbers = tail.numbers[start:]
         loaded = self._events.load(tx, numbers)
         return [loaded[number] for number in reversed(numbers) if number in loaded]
+
+
+def _cut(tail: Tail, now: int) -> Tail:
+    """What a tail that goes further was at position `now`."""
+    lines = bisect_right(tail.lines, live_line(now))
+    positions = bisect_right(tail.head_positions, now)
+    return Tail(
+        tail.floor,
+        now,
+        tail.lines[:lines],
+        tail.numbers[:lines],
+        tail.head_positions[:positions],
+        tail.head_states[:positions],
+        tail.gap_lines,
+        tail.receipts,
+    )

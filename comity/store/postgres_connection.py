@@ -1,0 +1,281 @@
+"""One connection to PostgreSQL: statements sent in a pipeline, answers awaited where they are needed.
+
+Uses the library's own layer (`psycopg.pq`), always in pipeline mode: what returns no rows is sent
+along with the next that does, so that a write of eight statements waits for the server once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import Transformer
+from psycopg.conninfo import make_conninfo
+
+from comity.ports import Pausing
+from comity.store.database import Row, StatementError
+
+#: Statements that are prepared on one connection; past it, all are forgotten.
+MAX_PREPARED = 1_000
+#: Statements that are sent before their answers are looked at.
+MAX_UNANSWERED = 500
+#: Seconds that the server is given for one answer.
+ANSWER_SECONDS = 15.0
+#: Types of parameters by their number in every PostgreSQL (pg_type): int8, text, bytea, float8.
+_TYPES: dict[type, int] = {int: 20, bool: 20, str: 25, bytes: 17, float: 701, type(None): 0}
+#: PostgreSQL stores every character but NUL; a user may send one. It is written as two characters that
+#: Unicode keeps for a program's own use, and so is the first of these.
+_ESCAPE = "\ufdd0"
+_BINARY = int(pq.Format.BINARY)
+_LOST = ("08", "57P")
+
+
+class ConnectionLostError(Exception):
+    """The connection is gone, or the server does not answer."""
+
+
+def _escaped(text: str) -> str:
+    return text.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
+
+
+def _unescaped(text: str) -> str:
+    return text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE)
+
+
+def _encode(value: Any) -> bytes | None:
+    """A parameter in PostgreSQL's binary format. Raises StatementError for what it cannot hold."""
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        text: str = value
+        if "\0" in text or _ESCAPE in text:
+            text = _escaped(text)
+        return text.encode()
+    if isinstance(value, int):
+        try:
+            return value.to_bytes(8, "big", signed=True)
+        except OverflowError:
+            raise StatementError("22003", f"{value} is no 64-bit integer") from None
+    if isinstance(value, float):
+        return struct.pack(">d", value)
+    raise StatementError("22000", f"A {type(value).__name__} cannot be stored")
+
+
+def _oid_of(kind: type) -> int:
+    return next((oid for known, oid in _TYPES.items() if issubclass(kind, known)), 0)
+
+
+def _plain(row: Row) -> Row:
+    return tuple(_unescaped(item) if isinstance(item, str) else item for item in row)
+
+
+def _rows(answer: pq.abc.PGresult, transformer: Any) -> list[Row]:
+    count = answer.ntuples
+    if not count:
+        return []
+    transformer.set_pgresult(answer)
+    rows: list[Row] = transformer.load_rows(0, count, tuple)
+    for index, row in enumerate(rows):
+        for item in row:
+            if type(item) is str and _ESCAPE in item:
+                rows[index] = _plain(row)
+                break
+    return rows
+
+
+def to_postgres(sql: str) -> str:
+    """A statement with PostgreSQL's numbered parameters."""
+    first, *others = sql.split("?")
+    return first + "".join(f"${number}{part}" for number, part in enumerate(others, start=1))
+
+
+class Connection:
+    """An open connection. One function uses it at a time."""
+
+    def __init__(self, handle: pq.abc.PGconn, pausing: Pausing) -> None:
+        """`handle` is connected; `connect` makes one."""
+        self._handle = handle
+        self._watch = pausing.watch(handle.socket)
+        self._transformer = Transformer()
+        self._prepared: dict[tuple[str, tuple[type, ...]], bytes] = {}
+        #: Those of them that the server has not confirmed yet.
+        self._unconfirmed: list[tuple[str, tuple[type, ...]]] = []
+        #: For each statement on its way: what to do with its answer.
+        self._unanswered: list[Callable[[pq.abc.PGresult], None] | None] = []
+        self._serial = 0
+        self.is_broken = False
+        self.answer_seconds = ANSWER_SECONDS
+        handle.nonblocking = 1
+        handle.enter_pipeline_mode()
+
+    @property
+    def process_id(self) -> int:
+        """The server's process behind this connection."""
+        return self._handle.backend_pid
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, be it failed."""
+        status = self._handle.transaction_status
+        return status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+
+    # -- statements
+
+    def send(
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        take: Callable[[pq.abc.PGresult], None] | None = None,
+    ) -> None:
+        """Send a statement; its answer comes with the next `wait`. Raises StatementError at once for
+        a parameter that cannot be stored, ConnectionLostError."""
+        values = [_encode(value) for value in parameters]
+        if self.is_broken:
+            raise ConnectionLostError("The connection is closed")
+        try:
+            name = self._prepare(sql, tuple(map(type, parameters)))
+            if values:
+                self._handle.send_query_prepared(name, values, [_BINARY] * len(values), _BINARY)
+            else:
+                self._handle.send_query_prepared(name, None, result_format=_BINARY)
+        except psycopg.Error as error:
+            raise self._lose(str(error)) from error
+        self._unanswered.append(take)
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            self.wait()
+
+    def _prepare(self, sql: str, types: tuple[type, ...]) -> bytes:
+        key = (sql, types)
+        name = self._prepared.get(key)
+        if name is None:
+            if len(self._prepared) >= MAX_PREPARED:
+                self._prepared.clear()
+                self._handle.send_query_params(b"DEALLOCATE ALL", None)
+                self._unanswered.append(None)
+            self._serial += 1
+            name = b"s%d" % self._serial
+            self._handle.send_prepare(name, to_postgres(sql).encode(), [_oid_of(kind) for kind in types])
+            self._unanswered.append(None)
+            self._prepared[key] = name
+            self._unconfirmed.append(key)
+        return name
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Every row of a query."""
+        found: list[Row] = []
+        self.send(sql, parameters, lambda answer: found.extend(_rows(answer, self._transformer)))
+        self.wait()
+        return found
+
+    def changed(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """The number of rows that a statement changed."""
+        counts: list[int] = []
+        self.send(sql, parameters, lambda answer: counts.append(answer.command_tuples or 0))
+        self.wait()
+        return counts[0]
+
+    # -- waiting
+
+    def wait(self) -> None:
+        """Wait for the answers to everything that was sent.
+
+        Raises StatementError for the first statement that failed, ConnectionLostError.
+        """
+        if self.is_broken:
+            raise ConnectionLostError("The connection is closed")
+        if not self._unanswered:
+            return
+        taking, self._unanswered = self._unanswered, []
+        try:
+            failure = self._take(taking)
+        except TimeoutError:
+            raise self._lose(f"no answer within {self.answer_seconds:.0f} seconds") from None
+        except psycopg.Error as error:
+            raise self._lose(str(error)) from error
+        if failure is not None:
+            self._raise(failure)
+        self._unconfirmed.clear()
+
+    def _take(self, taking: list[Callable[[pq.abc.PGresult], None] | None]) -> pq.abc.PGresult | None:
+        """Hand every answer to whoever wants it; the first failure."""
+        handle = self._handle
+        handle.pipeline_sync()
+        while handle.flush():
+            self._watch.wait(self.answer_seconds, writing=True)
+            handle.consume_input()
+        failure: pq.abc.PGresult | None = None
+        taken = 0
+        while True:
+            while handle.is_busy():
+                self._watch.wait(self.answer_seconds)
+                handle.consume_input()
+            answer = handle.get_result()
+            if answer is None:
+                if handle.status != pq.ConnStatus.OK:
+                    raise self._lose("the server hung up")
+                continue
+            status = answer.status
+            if status == pq.ExecStatus.PIPELINE_SYNC:
+                return failure
+            if status == pq.ExecStatus.FATAL_ERROR:
+                failure = failure or answer
+                if handle.status != pq.ConnStatus.OK:
+                    return failure
+            elif status != pq.ExecStatus.PIPELINE_ABORTED and failure is None:
+                take = taking[taken] if taken < len(taking) else None
+                if take is not None:
+                    take(answer)
+            taken += 1
+
+    def _raise(self, failure: pq.abc.PGresult) -> None:
+        state = (failure.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        # Without the details: they repeat what users stored.
+        field = failure.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or failure.error_message
+        text = field.decode(errors="replace").strip()
+        for key in self._unconfirmed:
+            self._prepared.pop(key, None)
+        self._unconfirmed.clear()
+        if not state or state.startswith(_LOST) or self._handle.status != pq.ConnStatus.OK:
+            raise self._lose(text)
+        raise StatementError(state, text)
+
+    def _lose(self, why: str) -> ConnectionLostError:
+        self.close()
+        return ConnectionLostError(why)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if not self.is_broken:
+            self.is_broken = True
+            self._watch.close()
+            self._handle.finish()
+
+
+def connect(settings: Mapping[str, str], pausing: Pausing, seconds: float) -> Connection:
+    """A new connection. Raises ConnectionLostError with the server's or the system's own words."""
+    handle = pq.PGconn.connect_start(make_conninfo(**settings).encode())
+    until = pausing.monotonic() + seconds
+    try:
+        state = pq.PollingStatus.WRITING
+        while state not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+            # The socket may be another one after each step.
+            watch = pausing.watch(handle.socket)
+            try:
+                watch.wait(until - pausing.monotonic(), writing=state == pq.PollingStatus.WRITING)
+            finally:
+                watch.close()
+            state = pq.PollingStatus(handle.connect_poll())
+        if state == pq.PollingStatus.FAILED:
+            raise ConnectionLostError(handle.get_error_message().strip())
+        return Connection(handle, pausing)
+    except TimeoutError:
+        handle.finish()
+        raise ConnectionLostError(f"no answer within {seconds:.0f} seconds") from None
+    except BaseException:
+        handle.finish()
+        raise
