@@ -13,6 +13,8 @@ import click
 
 from comity.cli.administering import use_database
 from comity.cli.files import CannotRun
+from comity.cli.moving import command as move
+from comity.cli.moving import digest
 from comity.cli.options import config_option, exit_with
 from comity.config import Config
 from comity.net.system import ThreadOffload
@@ -33,6 +35,10 @@ PROGRESS_SECONDS = 0.5
 @click.group("database")
 def command() -> None:
     """Look after the database. The server may be running."""
+
+
+command.add_command(move)
+command.add_command(digest)
 
 
 @command.command("status")
