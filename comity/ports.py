@@ -172,8 +172,9 @@ class Pausing(Protocol):
         A function that has begun is always ended before this returns, also when it is cancelled.
         """
 
-    def watch(self, descriptor: int) -> Watch:
-        """Watch a socket."""
+    def watch(self, descriptor: int, unasked: Callable[[], None] | None = None) -> Watch:
+        """Watch a socket. `unasked` is called, on a running loop, when there is something to read and
+        nobody waits for it; it reads that away."""
 
     def turn(self) -> Turn:
         """Something to wait for."""

@@ -58,6 +58,10 @@ class _Databases:
             name = self._of_folder[folder] = self._free.pop() if self._free else self._make()
         return self.url(name)
 
+    def lasting(self) -> str:
+        """The URL of an empty database that is nobody else's for the rest of the run."""
+        return self.url(self._make())
+
     def url(self, name: str) -> str:
         """The URL of a database."""
         return re.sub(r"/[^/]*$", f"/{name}", self.server())

@@ -47,9 +47,10 @@ class _Waiting:
 class _Watch:
     """`ports.Watch`."""
 
-    def __init__(self, pausing: GreenletPausing, descriptor: int) -> None:
+    def __init__(self, pausing: GreenletPausing, descriptor: int, unasked: Callable[[], None] | None) -> None:
         self._pausing = pausing
         self._descriptor = descriptor
+        self._unasked = unasked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: _Waiting | None = None
 
@@ -75,8 +76,9 @@ class _Watch:
     def _ready(self) -> None:
         if self._waiting is not None:
             self._waiting.resume()
+        elif self._unasked is not None:
+            self._unasked()
         else:
-            # Nobody waits: a server that hangs up. Whoever uses the connection next will notice.
             self.close()
 
     def _block(self, seconds: float, *, writing: bool) -> None:
@@ -157,8 +159,8 @@ class GreenletPausing:
             raise cancelled
         return done.result()
 
-    def watch(self, descriptor: int) -> _Watch:
-        return _Watch(self, descriptor)
+    def watch(self, descriptor: int, unasked: Callable[[], None] | None = None) -> _Watch:
+        return _Watch(self, descriptor, unasked)
 
     def turn(self) -> _Turn:
         return _Turn(self)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 MAX_GROUP = 256
 #: Writes that may wait for the writer; past it the server is overloaded and says so.
 MAX_QUEUED_WRITES = 20_000
+#: Seconds that the end of the process waits for what is queued.
+CLOSE_SECONDS = 20.0
 #: What clients are told to wait when the store cannot take what they send.
 RETRY_AFTER_MS = 2_000
 Row = tuple[Any, ...]
@@ -284,11 +286,14 @@ class Database:
         return await asyncio.shield(self.submit(function))
 
     async def close(self) -> None:
-        """Finish what is queued, then close the engine."""
+        """Finish what is queued, then close the engine. One that does not answer is not waited for long."""
         self._closed = True
-        if self._writer is not None:
-            await self._writer
+        writer = self._writer
+        if writer is not None:
+            await asyncio.wait({writer}, timeout=CLOSE_SECONDS)
         await self._driver.close()
+        if writer is not None:
+            await writer
 
     async def _write_groups(self) -> None:
         try:

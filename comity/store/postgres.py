@@ -171,7 +171,8 @@ class PostgresDriver:
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
         try:
-            self._writer: Connection | None = self._connect()
+            self._writer = self._connect()
+            self._writer.on_lost = self._hung_up
             self.version = check(self._writer, self.place)
             if self._lease is not None:
                 self._lease.take_first(self._writer)
@@ -277,14 +278,22 @@ class PostgresDriver:
         return result
 
     def _writing(self) -> Connection:
-        """The writing connection, made anew if it was lost."""
-        if self._writer is None or self._writer.is_broken:
-            self._writer = self._lease.take_again() if self._lease is not None else self._connect()
+        """The writing connection. Where there is a loop, it is made anew by who looks for the server."""
+        if self._writer.is_broken:
+            if self._trouble is not None:
+                raise ConnectionLostError(self._trouble)
+            self._make_writer()
         return self._writer
 
+    def _make_writer(self) -> None:
+        self._writer = self._lease.take_again() if self._lease is not None else self._connect()
+        self._writer.on_lost = self._hung_up
+
+    def _hung_up(self) -> None:
+        """The writing connection is gone while nobody wrote, and the lease with it."""
+        self._gone(ConnectionLostError("the server hung up"))
+
     def _commit(self) -> None:
-        if self._writer is None:
-            raise TransactionLostError("The connection was lost")
         try:
             self._writer.send("COMMIT")
             self._writer.wait()
@@ -302,20 +311,21 @@ class PostgresDriver:
         """Whether the group that was being committed is on disk; the server is waited for."""
         lease = self._lease
         assert lease is not None
-        while not self._closed:
+        while not (self._closed or self._is_taken_over):
+            if self._trouble is not None:
+                self._pausing.pause(RETRY_SECONDS / 10)
+                continue
             try:
-                self._writer = lease.take_again()
-                return lease.was_committed(self._writer)
+                return lease.was_committed(self._writing())
             except (ConnectionLostError, StatementError) as error:
                 self._gone(error)
-                self._pausing.pause(RETRY_SECONDS)
             except LeaseLostError as error:
                 raise self._lost_lease(error) from error
         return False
 
     def _roll_back(self) -> None:
         writer = self._writer
-        if writer is None or writer.is_broken:
+        if writer.is_broken:
             return
         try:
             writer.wait()
@@ -363,13 +373,16 @@ class PostgresDriver:
         began = self._pausing.monotonic()
         while not self._closed:
             try:
-                connection = self._connect()
-                connection.rows("SELECT 1")
-                connection.close()
+                # Before anybody is told that it is well: the lease must not be free for others.
+                if self._writer.is_broken:
+                    self._make_writer()
+                else:
+                    self._connect().close()
             except (ConnectionLostError, StatementError):
                 self._pausing.pause(RETRY_SECONDS)
                 continue
-            if self._is_taken_over:
+            except LeaseLostError as error:
+                self._lost_lease(error)
                 return
             _log.warning(
                 "PostgreSQL (%s) answers again, after %.1f s", self.place, self._pausing.monotonic() - began
@@ -409,8 +422,7 @@ class PostgresDriver:
         self._closed = True
         self._pool.close()
         self._aside.close()
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
     # -- for commands
 

@@ -100,7 +100,9 @@ class Connection:
     def __init__(self, handle: pq.abc.PGconn, pausing: Pausing) -> None:
         """`handle` is connected; `connect` makes one."""
         self._handle = handle
-        self._watch = pausing.watch(handle.socket)
+        self._watch = pausing.watch(handle.socket, self._unasked)
+        #: Called when the server hangs up while nobody uses the connection.
+        self.on_lost: Callable[[], None] | None = None
         self._transformer = Transformer()
         self._prepared: dict[tuple[str, tuple[type, ...]], bytes] = {}
         #: Those of them that the server has not confirmed yet.
@@ -243,6 +245,15 @@ class Connection:
         if not state or state.startswith(_LOST) or self._handle.status != pq.ConnStatus.OK:
             raise self._lose(text)
         raise StatementError(state, text)
+
+    def _unasked(self) -> None:
+        """The server says something while nobody waits: a notice, or that it goes."""
+        try:
+            self._handle.consume_input()
+        except psycopg.Error:
+            self.close()
+            if self.on_lost is not None:
+                self.on_lost()
 
     def _lose(self, why: str) -> ConnectionLostError:
         self.close()

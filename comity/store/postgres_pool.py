@@ -36,8 +36,11 @@ class Pool:
         while True:
             if self._trouble is not None:
                 raise ConnectionLostError(self._trouble)
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_broken:
+                    return connection
+                self._count -= 1
             if self._count < self._limit:
                 self._count += 1
                 try:

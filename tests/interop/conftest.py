@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.engines import DATABASES, ENGINES, POSTGRESQL, SQLITE
 from tests.interop.authority import Authority, create_authority
 from tests.interop.client import Client, MakeUser, register
 from tests.interop.peer import Peer
@@ -34,12 +35,24 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return create_authority(tmp_path_factory.mktemp("authority"))
 
 
-def running(software: str, directory: Path, authority: Authority) -> Iterator[Homeserver]:
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of the server under test."""
+    wanted: str = request.param
+    if PAIR[0] != "comity" and wanted != SQLITE:
+        pytest.skip("only comity is tried on both engines")
+    return wanted
+
+
+def running(
+    software: str, directory: Path, authority: Authority, engine: str = SQLITE
+) -> Iterator[Homeserver]:
     """A started server; stopped afterwards, and it must stop cleanly."""
     reason = missing(software)
     if reason is not None:
         pytest.skip(reason)
-    server = make_server(software, directory, authority)
+    database = DATABASES.lasting() if engine == POSTGRESQL else ""
+    server = make_server(software, directory, authority, database=database)
     server.process.start()
     _running.append(server)
     try:
@@ -50,9 +63,9 @@ def running(software: str, directory: Path, authority: Authority) -> Iterator[Ho
 
 
 @pytest.fixture(scope="session")
-def here(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Homeserver]:
+def here(tmp_path_factory: pytest.TempPathFactory, authority: Authority, engine: str) -> Iterator[Homeserver]:
     """The server under test."""
-    yield from running(PAIR[0], tmp_path_factory.mktemp("here"), authority)
+    yield from running(PAIR[0], tmp_path_factory.mktemp("here"), authority, engine)
 
 
 @pytest.fixture(scope="session")

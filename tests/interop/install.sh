@@ -57,6 +57,8 @@ javascript() {
 
 mkdir -p "$cache"
 venv synapse matrix-synapse synapse
+# For Synapse on PostgreSQL, in the benchmark.
+"$cache/synapse/bin/python" -m pip install --quiet --disable-pip-version-check psycopg2-binary
 venv nio matrix-nio nio
 javascript
 say "all there"

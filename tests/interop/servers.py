@@ -14,6 +14,7 @@ import secrets
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.interop.authority import Authority
 from tests.interop.process import ServerProcess, free_port
@@ -84,19 +85,26 @@ def missing(software: str) -> str | None:
     return None
 
 
-def make_server(software: str, directory: Path, authority: Authority, *, plain: bool = False) -> Homeserver:
-    """Configure a server in `directory`; it is not started. `plain` adds a port without TLS."""
+def make_server(
+    software: str, directory: Path, authority: Authority, *, plain: bool = False, database: str = ""
+) -> Homeserver:
+    """Configure a server in `directory`; it is not started. `plain` adds a port without TLS.
+
+    `database` is the URL of an empty PostgreSQL database; without it there is a file in `directory`.
+    """
     makers = {"synapse": _synapse, "comity": _comity}
     directory.mkdir(parents=True, exist_ok=True)
-    return makers[software](directory, authority, free_port() if plain else 0)
+    return makers[software](directory, authority, free_port() if plain else 0, database)
 
 
-def _synapse(directory: Path, authority: Authority, plain_port: int) -> Homeserver:
+def _synapse(directory: Path, authority: Authority, plain_port: int, database: str) -> Homeserver:
     python = synapse_python()
     assert python is not None, INSTALL_HINT
     port = free_port()
     secret = secrets.token_hex(16)
     config = synapse_config(directory, authority, port, secret, plain_port)
+    if database:
+        config["database"] = synapse_database(database)
     file = directory / "homeserver.yaml"
     file.write_text(json.dumps(config, indent=2))  # JSON is YAML
     seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
@@ -181,6 +189,16 @@ def synapse_config(
     }
 
 
+def synapse_database(url: str) -> dict[str, object]:
+    """Synapse's options for a PostgreSQL database."""
+    parts = urlsplit(url)
+    arguments = {
+        "user": parts.username, "host": parts.hostname, "port": parts.port, "dbname": parts.path[1:],
+        "cp_min": 5, "cp_max": 10,
+    }  # fmt: skip
+    return {"name": "psycopg2", "args": arguments}
+
+
 def _synapse_log() -> dict[str, object]:
     return {
         "version": 1,
@@ -195,11 +213,12 @@ def _synapse_log() -> dict[str, object]:
     }
 
 
-def _comity(directory: Path, authority: Authority, plain_port: int) -> Homeserver:
+def _comity(directory: Path, authority: Authority, plain_port: int, database: str) -> Homeserver:
     port = free_port()
     secret = secrets.token_hex(16)
     file = directory / "comity.toml"
-    file.write_text(comity_config(directory, authority, port, secret, plain_port))
+    text = comity_config(directory, authority, port, secret, plain_port)
+    file.write_text(text.replace("sqlite:comity.db", database) if database else text)
     process = ServerProcess(
         f"comity at {port}", [sys.executable, "-m", "comity", "serve", "--config", str(file)],
         port=port, log=directory / "server.log", tls=authority.client_context(),
