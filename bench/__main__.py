@@ -16,10 +16,11 @@ import aiohttp
 import uvloop
 
 from bench import load, machine
-from bench.measures import Measure, Result, Subject, intake, sends
+from bench.measures import Measure, Result, Subject, intake, sends, syncs
 from tests.interop.authority import Authority, create_authority
 from tests.interop.peer_service import serve_peer
 from tests.interop.servers import make_server, missing
+from tests.postgres_server import PostgresServer
 
 #: Transactions a measure sends: enough for some seconds of work on each.
 FIFTIES = {"comity": 100, "synapse": 10}
@@ -34,13 +35,17 @@ def measures(seconds: float) -> dict[str, Measure]:
         "sends/s, 32 at a time": sends(32, seconds),
         "remote events/s, 50 a transaction": intake(50, FIFTIES),
         "remote events/s, 1 a transaction": intake(1, ONES),
+        "initial syncs/s": syncs(seconds, initial=True),
+        "incremental syncs/s": syncs(seconds, initial=False),
     }
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--servers", default="comity,synapse", help="which, the first is compared with the others"
+        "--servers",
+        default="comity,synapse",
+        help="which, the first is compared with the others; with -postgresql behind its name on that engine",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each measure is taken (median counts)"
@@ -57,14 +62,17 @@ def arguments() -> argparse.Namespace:
 
 @asynccontextmanager
 async def subject(
-    software: str,
+    name: str,
+    postgres: PostgresServer | None,
     directory: Path,
     authority: Authority,
     http: aiohttp.ClientSession,
     options: argparse.Namespace,
 ) -> AsyncIterator[Subject]:
     """A running server of this make, on its own CPU, and a peer."""
-    server = make_server(software, directory / software, authority, plain=True)
+    software, _, engine = name.partition("-")
+    database = postgres.make_database(name.replace("-", "_")) if engine and postgres is not None else ""
+    server = make_server(software, directory / name, authority, plain=True, database=database)
     if software == "comity" and options.profile:
         server.process.run_under("-m", "cProfile", "-o", str(options.profile.absolute()))
     await asyncio.to_thread(server.process.start)
@@ -72,7 +80,7 @@ async def subject(
         if options.cpus:
             machine.pin(server.process.pid, {int(cpu) for cpu in options.cpus.split(",")})
         async with serve_peer(authority) as peer:
-            yield Subject(server, http, peer)
+            yield Subject(name, server, http, peer)
     finally:
         await asyncio.to_thread(server.process.stop)
 
@@ -82,10 +90,16 @@ async def compare(names: list[str], directory: Path, options: argparse.Namespace
     chosen = {name: measure for name, measure in measures(options.seconds).items() if options.only in name}
     results: dict[tuple[str, str], list[Result]] = {}
     async with AsyncExitStack() as stack:
+        postgres = None
+        if any("-" in name for name in names):
+            # As it is installed, but for the memory that its own documentation advises.
+            postgres = PostgresServer(settings={"shared_buffers": "512MB"})
+            stack.callback(postgres.stop)
+            postgres.start()
         connector = aiohttp.TCPConnector(ssl=authority.client_context())
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         subjects = [
-            await stack.enter_async_context(subject(name, directory, authority, http, options))
+            await stack.enter_async_context(subject(name, postgres, directory, authority, http, options))
             for name in names
         ]
         for number in range(options.rounds):
@@ -93,12 +107,12 @@ async def compare(names: list[str], directory: Path, options: argparse.Namespace
                 for one in subjects:
                     await machine.quiet([other.server.process.pid for other in subjects])
                     result = await measure(one)
-                    results.setdefault((measure_name, one.server.software), []).append(result)
+                    results.setdefault((measure_name, one.name), []).append(result)
                     print(
-                        f"round {number + 1}: {one.server.software:8} {measure_name:36} {result.rate:9.1f}",
+                        f"round {number + 1}: {one.name:18} {measure_name:36} {result.rate:9.1f}",
                         file=sys.stderr, flush=True,
                     )  # fmt: skip
-        memory = {s.server.software: machine.memory_mib(s.server.process.pid) for s in subjects}
+        memory = {s.name: machine.memory_mib(s.server.process.pid) for s in subjects}
     print(table(list(chosen), names, results))
     print("\nresident memory at the end: " + ", ".join(f"{n} {mib:.0f} MiB" for n, mib in memory.items()))
 
@@ -130,7 +144,7 @@ def main() -> int:
     options = arguments()
     names = options.servers.split(",")
     for name in names:
-        reason = missing(name)
+        reason = missing(name.partition("-")[0])
         if reason is not None:
             print(reason, file=sys.stderr)
             return 1

@@ -24,6 +24,8 @@ from tests.interop.servers import Homeserver
 
 _names = itertools.count(1)
 
+#: Rooms of the user who reads, and messages in each.
+READ_ROOMS, READ_MESSAGES = 10, 20
 #: How long the events taken in may take to be visible.
 VISIBLE_WITHIN = 300.0
 #: Between two looks at whether the last event is visible: 1 % of the shortest run.
@@ -44,9 +46,13 @@ class Result:
 class Subject:
     """A running server under load, with the peer that sends to it."""
 
+    #: The name in the table: the software, and the engine if that is not a file.
+    name: str
     server: Homeserver
     http: aiohttp.ClientSession
     peer: Peer
+    #: A user with rooms, and a token from before the last messages in them; made when it is first needed.
+    reader: tuple[Client, str] | None = None
 
 
 Measure = Callable[[Subject], Awaitable[Result]]
@@ -126,6 +132,47 @@ def intake(per_transaction: int, transactions: dict[str, int]) -> Measure:
         return _result(subject, timing, count * per_transaction, cpu, elapsed)
 
     return measure
+
+
+async def _reader(subject: Subject) -> tuple[Client, str]:
+    """A user in some rooms in which something was said before and after a token."""
+    if subject.reader is None:
+        client = await _user(subject)
+        rooms = [await client.create_room() for _ in range(READ_ROOMS)]
+        for number in range(READ_MESSAGES):
+            for room in rooms:
+                await client.send(room, f"message {number} of many")
+        since = str((await client.sync())["next_batch"])
+        for room in rooms:
+            await client.send(room, "news")
+        subject.reader = client, since
+    return subject.reader
+
+
+def syncs(seconds: float, *, initial: bool) -> Measure:
+    """/sync of one user in READ_ROOMS rooms, one after the other: everything, or one event in each room."""
+
+    async def measure(subject: Subject) -> Result:
+        client, since = await _reader(subject)
+        port = subject.server.plain_port
+        headers = {"Authorization": f"Bearer {client.token}"}
+
+        def make(number: int) -> bytes:
+            # Never the same request twice: an answer may be remembered.
+            query = f"timeout={next(_names)}" + ("" if initial else f"&since={quote(since, safe='')}")
+            return load.request_bytes("GET", f"/_matrix/client/v3/sync?{query}", port, headers)
+
+        await load.run(port, (make(n) for n in range(3)), 1, _has_rooms)
+        before = machine.cpu_seconds(subject.server.process.pid)
+        timing = await load.run_for(port, make, 1, seconds, _has_rooms)
+        cpu = machine.cpu_seconds(subject.server.process.pid) - before
+        return _result(subject, timing, timing.count, cpu, timing.seconds)
+
+    return measure
+
+
+def _has_rooms(status: int, body: bytes) -> bool:
+    return status == 200 and len(json.loads(body)["rooms"]["join"]) == READ_ROOMS
 
 
 def _transaction(subject: Subject, events: list[wire.Json]) -> bytes:
