@@ -153,6 +153,10 @@ class StatementError(Exception):
         self.state = state
 
 
+class ExhaustedError(StatementError):
+    """A statement that failed for no fault of its own: a full disk, no memory left, a deadlock."""
+
+
 class StoreOverloadedError(MatrixError):
     """More writes wait than the server can promise to do soon."""
 

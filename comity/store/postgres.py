@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from comity.ports import Pausing
 from comity.store.database import (
     EngineError,
+    ExhaustedError,
     GroupTx,
     Row,
     StatementError,
@@ -73,13 +74,13 @@ class _WriterTx(_PostgresTx):
                 result = function()
                 connection.send("RELEASE SAVEPOINT one")
                 connection.wait()
-            except ConnectionLostError:
+            except (ConnectionLostError, ExhaustedError):
                 raise
             except BaseException:
                 self._undo()
                 raise
-        except ConnectionLostError as error:
-            raise TransactionLostError(f"The connection was lost: {error}") from error
+        except (ConnectionLostError, ExhaustedError) as error:
+            raise TransactionLostError(f"The server cannot go on: {error}") from error
         return result
 
     def _undo(self) -> None:
@@ -204,6 +205,8 @@ class PostgresDriver:
             return await self._pausing.run(lambda: self._in_snapshot(function, tx))
         except ConnectionLostError as error:
             raise self._gone(error) from error
+        except ExhaustedError as error:
+            raise StoreUnavailableError(str(error)) from error
         finally:
             self._open[tx.as_of] -= 1
             if not self._open[tx.as_of]:
@@ -229,6 +232,8 @@ class PostgresDriver:
             return await self._pausing.run(run)
         except ConnectionLostError as error:
             raise self._gone(error) from error
+        except ExhaustedError as error:
+            raise StoreUnavailableError(str(error)) from error
 
     def oldest_snapshot(self) -> int:
         return min(self._open) if self._open else self.commits

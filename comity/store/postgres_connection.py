@@ -16,7 +16,7 @@ from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
 
 from comity.ports import Pausing
-from comity.store.database import Row, StatementError
+from comity.store.database import ExhaustedError, Row, StatementError
 
 #: Statements that are prepared on one connection; past it, all are forgotten.
 MAX_PREPARED = 1_000
@@ -31,6 +31,9 @@ _TYPES: dict[type, int] = {int: 20, bool: 20, str: 25, bytes: 17, float: 701, ty
 _ESCAPE = "\ufdd0"
 _BINARY = int(pq.Format.BINARY)
 _LOST = ("08", "57P")
+#: Classes of errors that are the server's own trouble (PostgreSQL, Appendix A): transaction rollback,
+#: insufficient resources, operator intervention, system error, internal error.
+_EXHAUSTED = ("40", "53", "57", "58", "XX")
 
 
 class ConnectionLostError(Exception):
@@ -244,7 +247,7 @@ class Connection:
         self._unconfirmed.clear()
         if not state or state.startswith(_LOST) or self._handle.status != pq.ConnStatus.OK:
             raise self._lose(text)
-        raise StatementError(state, text)
+        raise (ExhaustedError if state.startswith(_EXHAUSTED) else StatementError)(state, text)
 
     def _unasked(self) -> None:
         """The server says something while nobody waits: a notice, or that it goes."""

@@ -348,3 +348,26 @@ async def test_a_read_cannot_write(tmp_path: Path, how: str) -> None:
             database.read_now(breaking)
         await database.write(insert(2))
         assert rows(database) == [2]
+
+
+# -- trouble of the server's own
+
+
+@pytest.mark.engine("postgresql")
+async def test_a_full_disk_of_the_server_fails_the_group_and_is_over(tmp_path: Path) -> None:
+    """PostgreSQL says 53100; here a trigger does, as the server would in the middle of a write."""
+    async with a_database(tmp_path) as (database, driver):
+        driver.write_now(
+            lambda tx: tx.script(
+                "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+                "'BEGIN IF NEW.n = 50 THEN RAISE EXCEPTION ''no space'' USING ERRCODE = ''53100''; END IF; "
+                "RETURN NEW; END';\n"
+                "CREATE TRIGGER full_disk BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION full_disk()"
+            )
+        )
+        first, full, later = [database.submit(insert(n)) for n in (1, 50, 2)]
+        for future in (first, full):
+            assert isinstance(await outcome(future), StoreFailedError)
+        # What waited behind it is another group.
+        assert isinstance(await outcome(later), int)
+        assert rows(database) == [2]
