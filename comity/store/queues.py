@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from comity.store import compression
@@ -330,17 +330,16 @@ def put_client_event(
     )
 
 
-def transaction_ids(tx: Tx, user_id: str, device_id: str, event_ids: list[str]) -> dict[str, str]:
-    """event id -> the transaction id by which this device sent it."""
-    found: dict[str, str] = {}
+def sent_by(tx: Tx, event_ids: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """event id -> (user, device, transaction id) by which it was sent, where that is remembered."""
+    found: dict[str, tuple[str, str, str]] = {}
     for marks, part in parts(event_ids):
-        found.update(
-            tx.all(
-                f"SELECT event_id, transaction_id FROM client_transactions WHERE event_id IN ({marks}) "
-                "AND user_id = ? AND device_id = ?",
-                [*part, user_id, device_id],
-            )
-        )
+        for event_id, user_id, device_id, transaction_id in tx.all(
+            "SELECT event_id, user_id, device_id, transaction_id FROM client_transactions "
+            f"WHERE event_id IN ({marks})",
+            part,
+        ):
+            found[event_id] = (user_id, device_id, transaction_id)
     return found
 
 

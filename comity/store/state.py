@@ -30,6 +30,8 @@ DEFAULT_MEGABYTES = 64
 #: The empty state.
 EMPTY = b""
 _ABSENT = bytes(NAME_BYTES)
+#: In the place of a slot: the room has no state of that key.
+_NO_SLOT = -1
 #: Item sizes of the arrays that a leaf may be packed in, by their type code.
 _WIDTHS = ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))
 
@@ -235,14 +237,18 @@ class States:
     def slot(self, tx: Tx, room_num: int, key: StateKey) -> int | None:
         """The slot of a state key in a room; None if no state event ever had it."""
         cache_key = (room_num, *key)
-        slot = self._slots.get(cache_key)
+        slot = self._pending_slots.get(cache_key)
         if slot is None:
-            slot = self._pending_slots.get(cache_key)
+            slot = self._slots.get(cache_key)
+        if slot == _NO_SLOT:
+            return None
         if slot is None:
             row = tx.one(
                 "SELECT slot FROM state_slots WHERE room_num = ? AND type = ? AND state_key = ?", cache_key
             )
             if row is None:
+                # What is given a slot meanwhile is held until no snapshot is left that lacks it.
+                self._slots.put(cache_key, _NO_SLOT)
                 return None
             slot = int(row[0])
             self.remember_slot(room_num, key, slot)

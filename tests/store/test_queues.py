@@ -215,7 +215,11 @@ def test_client_transactions(tmp_path: Path) -> None:
             assert queues.client_event(tx, "@a:x", "d2", "r1", "1") == "$d2r11"
             assert queues.client_event(tx, "@b:x", "d1", "r1", "1") is None
             asked = ["$d1r11", "$d2r11", "$d1r12", "$none", *(f"${n}" for n in range(1200))]
-            assert queues.transaction_ids(tx, "@a:x", "d1", asked) == {"$d1r11": "1", "$d1r12": "2"}
+            assert queues.sent_by(tx, asked) == {
+                "$d1r11": ("@a:x", "d1", "1"),
+                "$d2r11": ("@a:x", "d2", "1"),
+                "$d1r12": ("@a:x", "d1", "2"),
+            }
 
         driver.read_now(check)
         assert write(driver, lambda tx: queues.forget_before(tx, 10)) == 0

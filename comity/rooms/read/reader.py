@@ -24,9 +24,15 @@ from comity.rooms.read.tokens import is_live, parse_line, position_below
 from comity.rooms.read.visible import RoomView, Visibility
 from comity.store import heads, queues
 from comity.store import rooms as stored_rooms
+from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
 from comity.store.events import Events, StoredEvent, live_line
 from comity.store.state import States
+
+#: Events whose senders' transactions are remembered: about 300 bytes each.
+MAX_SENDERS = 50_000
+#: An event that no transaction of a client made, or none that is remembered.
+NOBODY = ("", "", "")
 
 
 class Reader:
@@ -43,6 +49,8 @@ class Reader:
         self.visibility = Visibility(states, events)
         self.format = ClientFormat(states, events)
         self.tails = Tails(events, bus)
+        #: event number -> (user, device, transaction id) by which it was sent.
+        self._senders: Bounded[int, tuple[str, str, str]] = Bounded(MAX_SENDERS)
         self._bus = bus
         self._fetch = fill_gap
         self._paging = Paging(
@@ -68,14 +76,39 @@ class Reader:
         with_room_id: bool = True,
     ) -> Reading:
         """How a user's device reads events: its own transaction ids, its user's membership."""
-        own = [stored.event.event_id for stored in listed if stored.event.sender == user_id]
+        own = [stored for stored in listed if stored.event.sender == user_id]
         return Reading(
             now_ms=self.clock.now_ms(),
             with_room_id=with_room_id,
-            transactions=queues.transaction_ids(tx, user_id, device_id, own) if own else {},
+            transactions=self._transactions(tx, user_id, device_id, own) if own else {},
             membership=view.membership_at,
             may_see=view.may_see,
         )
+
+    def _transactions(
+        self, tx: Tx, user_id: str, device_id: str, own: Iterable[StoredEvent]
+    ) -> dict[str, str]:
+        """event id -> the transaction id by which this device sent it, of events of this user."""
+        found: dict[str, str] = {}
+        unknown: list[StoredEvent] = []
+        for stored in own:
+            sender = self._senders.get(stored.number)
+            if sender is None:
+                unknown.append(stored)
+            elif sender[:2] == (user_id, device_id):
+                found[stored.event.event_id] = sender[2]
+        senders = queues.sent_by(tx, [stored.event.event_id for stored in unknown]) if unknown else {}
+        shows_all = tx.as_of == self.database.commits
+        for stored in unknown:
+            sender = senders.get(stored.event.event_id, NOBODY)
+            if sender[:2] == (user_id, device_id):
+                found[stored.event.event_id] = sender[2]
+            # An event that is still on its way to the disk is followed there by its transaction.
+            if sender is not NOBODY or (
+                shows_all and 0 < (stored.line or 0) <= live_line(self._bus.position)
+            ):
+                self._senders.put(stored.number, sender)
+        return found
 
     def _access(self, tx: Tx, user_id: str, room_id: str) -> Access:
         return access(tx, self.states, self.events, user_id, room_id, self._bus.position)
