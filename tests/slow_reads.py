@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import pytest
-
-from comity.store.database import Database, Row, StoreUnavailableError, Tx
+from comity.store.database import Database, Driver, GroupTx, Row, StoreFailedError, StoreUnavailableError, Tx
 
 T = TypeVar("T")
 #: Turns of the loop after which a read that a test waits for has not come.
@@ -21,15 +19,20 @@ MAX_TURNS = 100_000
 
 
 class SlowReads:
-    """Stands before `Database.read` and `Database.look_up`."""
+    """An engine that stands before a database's own."""
 
-    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._database = database
+    def __init__(self, database: Database) -> None:
+        self._driver = database.driver
+        database._driver = cast("Driver", self)
         self._to_hold = 0
         self._to_fail = 0
         self._held: list[asyncio.Event] = []
-        for name in ("read", "look_up"):
-            monkeypatch.setattr(database, name, self._standing_before(getattr(database, name)))
+        #: Whether no transaction can be opened, and how often one was not.
+        self.refuses_groups = False
+        self.refused_groups = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
 
     def hold_next(self, count: int = 1) -> None:
         """Hold the next reads."""
@@ -58,25 +61,33 @@ class SlowReads:
             gate.set()
         self._held.clear()
 
-    def _standing_before(
-        self, plain: Callable[[Callable[[Tx], Any]], Awaitable[Any]]
-    ) -> Callable[[Callable[[Tx], Any]], Awaitable[Any]]:
-        async def read(function: Callable[[Tx], T]) -> T:
-            if self._to_fail:
-                self._to_fail -= 1
-                raise StoreUnavailableError("the test says so")
-            if not self._to_hold:
-                answer: T = await plain(function)
-                return answer
-            self._to_hold -= 1
-            seen, as_of = _Seen(), self._database.commits
-            self._database.read_now(lambda tx: seen.take(tx, function))
-            gate = asyncio.Event()
-            self._held.append(gate)
-            await gate.wait()
-            return function(seen.shown(as_of))
+    async def transact(self, function: Callable[[GroupTx], T]) -> T:
+        if self.refuses_groups:
+            self.refused_groups += 1
+            raise StoreFailedError("the test says so")
+        return await self._driver.transact(function)
 
-        return read
+    async def read(self, function: Callable[[Tx], T]) -> T:
+        return await self._standing_before(self._driver.read, function)
+
+    async def look_up(self, function: Callable[[Tx], T]) -> T:
+        return await self._standing_before(self._driver.look_up, function)
+
+    async def _standing_before(
+        self, plain: Callable[[Callable[[Tx], T]], Awaitable[T]], function: Callable[[Tx], T]
+    ) -> T:
+        if self._to_fail:
+            self._to_fail -= 1
+            raise StoreUnavailableError("the test says so")
+        if not self._to_hold:
+            return await plain(function)
+        self._to_hold -= 1
+        seen, as_of = _Seen(), self._driver.commits
+        self._driver.read_now(lambda tx: seen.take(tx, function))
+        gate = asyncio.Event()
+        self._held.append(gate)
+        await gate.wait()
+        return function(seen.shown(as_of))
 
 
 class _Seen:

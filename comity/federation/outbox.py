@@ -61,7 +61,7 @@ DEAD_AFTER_MS = 7 * 24 * 3_600_000
 #: Seconds that transactions under way are given at the end.
 STOP_SECONDS = 5.0
 #: Seconds between two looks at a database that does not answer.
-UNAVAILABLE_SECONDS = 5.0
+UNAVAILABLE_SECONDS = 2.0
 #: Characters kept of what a server says about an event that it refuses.
 _MAX_ERROR_TEXT = 300
 
@@ -215,8 +215,10 @@ class Outbox:
                     return
                 await self._delivered(line, batch, answer)
         except StoreUnavailableError as error:
+            # That is not the destination's fault: its schedule stays as it is.
             _log.warning("what %s is owed could not be read: %s", line.server, error)
-            self._wait(line, at_least_ms=0)
+            await self._clock.sleep(UNAVAILABLE_SECONDS)
+            self._make_ready(line)
         except Exception:  # noqa: BLE001 - one line's fault must not end the others
             _log.exception("sending to %s went wrong", line.server)
             self._wait(line, at_least_ms=0)

@@ -23,7 +23,7 @@ from comity.rooms.intake import Intake
 from comity.rooms.judge import Missing
 from comity.rooms.room import Room, Rooms
 from comity.store import queues
-from comity.store.database import Database, Tx
+from comity.store.database import Database, StoreFailedError, Tx
 from comity.store.queues import Staged
 
 _log = logging.getLogger(__name__)
@@ -98,15 +98,19 @@ class Staging:
         pause = FIRST_RETRY
         while True:
             self._again.discard(room_id)
-            room = await self._rooms.get(room_id)
-            if room is None:
-                return
             try:
+                room = await self._rooms.get(room_id)
+                if room is None:
+                    return
                 async with self._gate:
                     left = await self._work_once(room)
             except (FederationError, OSError) as error:
                 _log.info("events in %s wait for what they lack: %s", room_id, error)
                 left = True
+            except StoreFailedError as error:
+                # Also where the database does not answer: that is nobody's fault, and soon over.
+                _log.info("events in %s wait for the database: %s", room_id, error)
+                left, pause = True, FIRST_RETRY
             except Exception:  # noqa: BLE001 - one room's trouble must not end its worker
                 _log.exception("staged events of %s could not be worked off", room_id)
                 left = True

@@ -26,8 +26,8 @@ async def server(tmp_path: Path) -> AsyncIterator[UserServer]:
 
 
 @pytest.fixture
-def slow(server: UserServer, monkeypatch: pytest.MonkeyPatch) -> SlowReads:
-    return SlowReads(server.database, monkeypatch)
+def slow(server: UserServer) -> SlowReads:
+    return SlowReads(server.database)
 
 
 async def test_a_token_that_ends_while_it_is_looked_up_does_not_come_back(

@@ -9,9 +9,8 @@ import pytest
 from comity.federation import outbox as outbox_module
 from comity.federation.known_keys import KnownKeys
 from comity.federation.outbox import Outbox
-from comity.protocol import pacing
 from comity.protocol.signing import PublishedKey
-from comity.store.database import Database, StoreFailedError
+from comity.store.database import Database
 from tests.engines import engine
 from tests.federation.doors import ManualClock
 from tests.federation.peer_server import PeerServer
@@ -23,8 +22,8 @@ __all__ = ["engine", "make_outbox", "outbox", "rooms"]
 
 
 @pytest.fixture
-def slow(database: Database, monkeypatch: pytest.MonkeyPatch) -> SlowReads:
-    return SlowReads(database, monkeypatch)
+def slow(database: Database) -> SlowReads:
+    return SlowReads(database)
 
 
 async def test_news_that_comes_while_it_is_read_that_nothing_is_owed(
@@ -84,27 +83,25 @@ async def test_an_engine_that_does_not_answer_holds_it_up_and_no_more(
     await rooms.say("two")
     slow.fail_next()
     outbox.wake(frozenset({peer.name}))
-    await until(lambda: slow.has_failed and pytest.approx(pacing.MIN_RETRY_MS / 1000) in clock.sleeps())
-    clock.advance(pacing.MIN_RETRY_MS / 1000)
+    await until(
+        lambda: slow.has_failed and pytest.approx(outbox_module.UNAVAILABLE_SECONDS) in clock.sleeps()
+    )
+    # It is not the destination that failed: its schedule says nothing.
+    assert outbox._lines[peer.name].retry is None
+    clock.advance(outbox_module.UNAVAILABLE_SECONDS)
     await peer.until(lambda: texts(peer) == ["one", "two"])
 
 
 async def test_how_far_they_are_is_stored_again_after_a_group_that_could_not_begin(
-    outbox: Outbox, rooms: Rooms, peer: PeerServer, database: Database, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, rooms: Rooms, peer: PeerServer, database: Database, slow: SlowReads
 ) -> None:
     await rooms.join(peer.name)
     await rooms.say("one")
-    transact, failed = database.driver.transact, []
-
-    async def fail(function: object) -> None:
-        failed.append(function)
-        raise StoreFailedError("the test says so")
-
-    monkeypatch.setattr(database.driver, "transact", fail)
+    slow.refuses_groups = True
     await outbox.start()
     await peer.until(lambda: texts(peer) == ["one"])
-    await until(lambda: bool(failed))
-    monkeypatch.setattr(database.driver, "transact", transact)
+    await until(lambda: slow.refused_groups > 0)
+    slow.refuses_groups = False
     last = stored(database, peer.name).delivered
     await rooms.say("two")
     outbox.wake(frozenset({peer.name}))
