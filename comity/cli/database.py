@@ -24,6 +24,7 @@ from comity.store.checks import MAX_TOLD, Invariant, ask, invariants
 from comity.store.database import Database, Tx
 from comity.store.engines import file_of
 from comity.store.events import Events
+from comity.store.growth import GROWTH
 from comity.store.migrations import current_version
 from comity.store.state import States
 
@@ -54,11 +55,11 @@ def status(path: Path | None) -> None:
             log = file.with_name(file.name + "-wal")
             click.echo(f"{_size(file)} and {_size(log)} that wait to be moved into it")
         sizes = database.read_now(database.driver.table_sizes)
-        click.echo(f"{'rows':>14}  {'size':>10}  table and its indexes")
+        click.echo(f"{'rows':>14}  {'size':>10}  {'table and its indexes':<22}  grows")
         for table, (rows, size) in sorted(
             sizes.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])
         ):
-            click.echo(f"{rows:>14,}  {_bytes(size):>10}  {table}")
+            click.echo(f"{rows:>14,}  {_bytes(size):>10}  {table:<22}  {GROWTH.get(table, '')}".rstrip())
 
     use_database(path, work)
 

@@ -37,8 +37,9 @@ async def test_status(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert f"SQLite {sqlite3.sqlite_version}" in result.output
     assert "schema version 4" in result.output
-    [line] = [line for line in result.output.splitlines() if line.endswith(" events")]
+    [line] = [line for line in result.output.splitlines() if line.split()[3:4] == ["events"]]
     assert line.split()[0] == str(events)
+    assert line.endswith("with every event")
 
 
 async def test_a_sound_database_and_a_broken_one(tmp_path: Path) -> None:
