@@ -121,10 +121,7 @@ class PostgresServer:
 
     def _processes(self) -> list[int]:
         postmaster = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(postmaster)], capture_output=True, text=True, check=False
-        )
-        return [postmaster, *map(int, children.stdout.split())]
+        return [postmaster, *_children(postmaster)]
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         user = {} if self._user is None else {"user": self._user.pw_uid, "group": self._user.pw_gid}
@@ -149,6 +146,20 @@ def _signal(process: int, number: signal.Signals) -> None:
         os.kill(process, number)
     except ProcessLookupError:
         pass  # it has ended by itself
+
+
+def _children(process: int) -> list[int]:
+    """The processes that a process has started (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # The name stands in parentheses and may hold anything; its parent comes two fields behind.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue  # it has ended
+        if parent == process:
+            found.append(int(folder.name))
+    return found
 
 
 def _free_port() -> int:
