@@ -179,6 +179,9 @@ class Pausing(Protocol):
     def turn(self) -> Turn:
         """Something to wait for."""
 
+    def addresses(self, host: str) -> list[str]:
+        """The IP addresses of a name, by the system's resolver. Raises OSError."""
+
     def monotonic(self) -> float:
         """Seconds that never go backwards."""
 

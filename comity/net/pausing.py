@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import select
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,14 @@ import greenlet
 T = TypeVar("T")
 #: How often is looked whether somebody has waited too long, in seconds.
 SWEEP_SECONDS = 0.5
+
+#: Seconds that the system's resolver is given for a name.
+RESOLVER_SECONDS = 10.0
+
+
+def _addresses(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _Function(greenlet.greenlet):
@@ -164,6 +173,21 @@ class GreenletPausing:
 
     def turn(self) -> _Turn:
         return _Turn(self)
+
+    def addresses(self, host: str) -> list[str]:
+        function = greenlet.getcurrent()
+        if not isinstance(function, _Function):
+            return _addresses(host)
+        # The system's resolver blocks: it has a thread for that.
+        looking_up = function.loop.run_in_executor(None, _addresses, host)
+        turn = self.turn()
+        looking_up.add_done_callback(lambda _: turn.come())
+        try:
+            turn.wait(RESOLVER_SECONDS)
+        except TimeoutError:
+            looking_up.cancel()
+            raise OSError(f"no name server answers for {host}") from None
+        return looking_up.result()
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -270,9 +270,23 @@ class Connection:
             self._handle.finish()
 
 
+def _resolved(settings: Mapping[str, str], pausing: Pausing) -> dict[str, str]:
+    """The settings with the addresses of a host that is a name: libpq would look it up while all wait."""
+    host = settings.get("host", "")
+    is_name = host and not host.startswith("/") and "," not in host and "hostaddr" not in settings
+    if not is_name:
+        return dict(settings)
+    try:
+        found = pausing.addresses(host)
+    except OSError as error:
+        raise ConnectionLostError(f"{host} has no address: {error}") from None
+    # One after the other, as libpq does with its own.
+    return {**settings, "host": ",".join([host] * len(found)), "hostaddr": ",".join(found)}
+
+
 def connect(settings: Mapping[str, str], pausing: Pausing, seconds: float) -> Connection:
     """A new connection. Raises ConnectionLostError with the server's or the system's own words."""
-    handle = pq.PGconn.connect_start(make_conninfo(**settings).encode())
+    handle = pq.PGconn.connect_start(make_conninfo(**_resolved(settings, pausing)).encode())
     until = pausing.monotonic() + seconds
     try:
         state = pq.PollingStatus.WRITING
