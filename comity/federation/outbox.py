@@ -100,6 +100,7 @@ class Outbox:
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0
         self._changed: dict[str, Destination] = {}
+        self._on_its_way: dict[str, Destination] = {}
         self._storing: asyncio.Future[None] | None = None
         self._running = False
 
@@ -377,8 +378,11 @@ class Outbox:
         return self._storing
 
     def _write_changed(self, tx: WriteTx) -> None:
-        changed, self._changed, self._storing = self._changed, {}, None
-        queues.put_destinations(tx, changed.values())
+        # What is on its way to the disk stays here until it is there: this may be run again.
+        self._on_its_way.update(self._changed)
+        self._changed, self._storing = {}, None
+        queues.put_destinations(tx, self._on_its_way.values())
+        tx.after_commit(self._on_its_way.clear)
 
     async def _resume(self) -> None:
         """Look at every destination once: who fails, and who is owed something."""

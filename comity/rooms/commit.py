@@ -20,7 +20,7 @@ from comity.store import events as stored_events
 from comity.store import heads, queues, resolutions
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
-from comity.store.database import Database, StoreFailedError, Tx, WriteTx
+from comity.store.database import Database, EarlierWriteError, StoreFailedError, Tx, WriteTx
 from comity.store.events import NewEvent, live_line
 from comity.store.rooms import Gap, Member
 
@@ -59,6 +59,9 @@ class Commits:
                     position = storing.run() or position
                 if also is not None:
                     also(tx)
+            except EarlierWriteError:
+                # Somebody else's write failed; this one is run again.
+                raise
             except BaseException:
                 # Decisions later in the same group may stand on these heads. They stay registered
                 # until the group has ended: loaded now, a head would lack what it stores.

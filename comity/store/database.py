@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -56,7 +56,11 @@ class Tx(Protocol):
 
 
 class WriteTx(Tx, Protocol):
-    """The writer's transaction."""
+    """The writer's transaction.
+
+    A function that writes may be run again in a transaction that is begun anew: what it changes beside
+    the database comes to the same then, or is left to `after_commit`.
+    """
 
     def next_position(self) -> int:
         """The next position of the log: greater than every one before it."""
@@ -77,10 +81,12 @@ class WriteTx(Tx, Protocol):
 class GroupTx(Tx, Protocol):
     """The open transaction of a group of writes."""
 
-    def savepoint(self, function: Callable[[], T]) -> T:
+    def savepoint(self, function: Callable[[], T], *, at_once: bool = True) -> T:
         """Run inside a savepoint; roll back to it on an exception, also one of a statement's.
 
-        Raises TransactionLostError when the engine gave more up than that.
+        Without `at_once`, statements that return nothing may be found to have failed only later:
+        then whatever is done next raises EarlierWriteError. Raises TransactionLostError when the engine
+        gave more up than the savepoint.
         """
 
     def script(self, sql: str) -> None:
@@ -185,8 +191,16 @@ class StoreUnavailableError(StoreFailedError):
         super().__init__(detail, text="The database does not answer: try again soon")
 
 
+class EarlierWriteError(Exception):
+    """A statement of the group failed, and the engine tells it only now: whose it was is not known."""
+
+
 class TransactionLostError(Exception):
     """The engine rolled the open transaction back by itself: the whole group has failed."""
+
+
+#: A function that writes, and who waits for it.
+_Write = tuple[Callable[["WriteTx"], Any], "asyncio.Future[Any]"]
 
 
 class _WriteTx:
@@ -227,9 +241,7 @@ class Database:
         #: The last position given, and the last that is on disk.
         self.last_position = last_position
         self.last_committed = last_position
-        self._queue: collections.deque[tuple[Callable[[WriteTx], Any], asyncio.Future[Any]]] = (
-            collections.deque()
-        )
+        self._queue: collections.deque[_Write] = collections.deque()
         #: (the group's number, what to call when every open snapshot shows it)
         self._unseen: collections.deque[tuple[int, Callable[[], None]]] = collections.deque()
         driver.on_snapshot_closed = self._tell_seen
@@ -311,10 +323,17 @@ class Database:
     async def _write_group(self) -> None:
         group = _Group(self)
         try:
-            await self._driver.transact(group.run)
-            await self._driver.commit()
+            try:
+                await self._driver.transact(group.run)
+                await self._driver.commit()
+            except EarlierWriteError:
+                # Seldom: once more from the beginning, and each is waited for.
+                await self._driver.rollback()
+                group = _Group(self, group.writes)
+                await self._driver.transact(group.run)
+                await self._driver.commit()
         except Exception as error:  # noqa: BLE001 - nothing of the group is on disk
-            await self._give_up(group.taken, error)
+            await self._give_up([future for _, future in group.writes], error)
             return
         self.last_committed = group.last_position
         for done in group.done:
@@ -352,7 +371,7 @@ class Database:
         except Exception:  # noqa: BLE001 - the next group's begin will tell
             _log.exception("a group that failed could not be rolled back")
 
-    def take(self) -> tuple[Callable[[WriteTx], Any], asyncio.Future[Any]] | None:
+    def take(self) -> _Write | None:
         """The next write that waits."""
         return self._queue.popleft() if self._queue else None
 
@@ -370,25 +389,31 @@ class _Done:
 class _Group:
     """One group of writes, while it is written."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, writes: Sequence[_Write] = ()) -> None:
+        """With `writes`, the group is those again, each one waited for."""
         self._database = database
-        self.taken: list[asyncio.Future[Any]] = []
+        self._again = list(writes)
+        #: Every write of the group, in order.
+        self.writes: list[_Write] = []
         self.done: list[_Done] = []
         #: Told when the group has ended: until then the disk does not say what came before them.
         self.refused: list[tuple[asyncio.Future[Any], Exception]] = []
         self.last_position = 0
 
+    def _waiting(self) -> Iterator[_Write]:
+        while len(self.writes) < MAX_GROUP and (waiting := self._database.take()) is not None:
+            yield waiting
+
     def run(self, tx: GroupTx) -> None:
         """Run what waits, in order; then what the whole group ends with."""
         database = self._database
         endings: dict[object, Callable[[Tx], None]] = {}
-        while len(self.taken) < MAX_GROUP and (waiting := database.take()) is not None:
-            function, future = waiting
-            self.taken.append(future)
+        for function, future in self._again or self._waiting():
+            self.writes.append((function, future))
             own = _WriteTx(tx, database)
             try:
-                result = tx.savepoint(lambda: function(own))  # noqa: B023
-            except TransactionLostError:
+                result = tx.savepoint(lambda: function(own), at_once=bool(self._again))  # noqa: B023
+            except (TransactionLostError, EarlierWriteError):
                 raise
             except Exception as error:  # noqa: BLE001 - the writer's own exception goes back to it
                 self.refused.append((future, error))

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from comity.ports import Pausing
 from comity.store.database import (
+    EarlierWriteError,
     EngineError,
     ExhaustedError,
     GroupTx,
@@ -66,15 +67,17 @@ class _PostgresTx:
 class _WriterTx(_PostgresTx):
     """The open transaction of the writer."""
 
-    def savepoint(self, function: Callable[[], T]) -> T:
+    def savepoint(self, function: Callable[[], T], *, at_once: bool = True) -> T:
         connection = self._connection
         try:
+            connection.begin_part()
             connection.send("SAVEPOINT one")
             try:
                 result = function()
                 connection.send("RELEASE SAVEPOINT one")
-                connection.wait()
-            except (ConnectionLostError, ExhaustedError):
+                if at_once:
+                    connection.wait()
+            except (ConnectionLostError, ExhaustedError, EarlierWriteError):
                 raise
             except BaseException:
                 self._undo()
@@ -300,6 +303,7 @@ class PostgresDriver:
 
     def _commit(self) -> None:
         try:
+            self._writer.begin_part()
             self._writer.send("COMMIT")
             self._writer.wait()
         except ConnectionLostError as error:
@@ -334,7 +338,7 @@ class PostgresDriver:
             return
         try:
             writer.wait()
-        except (ConnectionLostError, StatementError):
+        except (ConnectionLostError, StatementError, EarlierWriteError):
             pass  # why it is rolled back is known
         try:
             if writer.in_transaction:

@@ -16,7 +16,7 @@ from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
 
 from comity.ports import Pausing
-from comity.store.database import ExhaustedError, Row, StatementError
+from comity.store.database import EarlierWriteError, ExhaustedError, Row, StatementError
 
 #: Statements that are prepared on one connection; past it, all are forgotten.
 MAX_PREPARED = 1_000
@@ -112,6 +112,8 @@ class Connection:
         self._unconfirmed: list[tuple[str, tuple[type, ...]]] = []
         #: For each statement on its way: what to do with its answer.
         self._unanswered: list[Callable[[pq.abc.PGresult], None] | None] = []
+        #: How many of them were sent by an earlier part of the transaction.
+        self._earlier = 0
         self._serial = 0
         self.is_broken = False
         self.answer_seconds = ANSWER_SECONDS
@@ -170,6 +172,10 @@ class Connection:
             self._unconfirmed.append(key)
         return name
 
+    def begin_part(self) -> None:
+        """What was sent so far is another's: if that fails, `wait` raises EarlierWriteError."""
+        self._earlier = len(self._unanswered)
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Every row of a query."""
         found: list[Row] = []
@@ -189,13 +195,15 @@ class Connection:
     def wait(self) -> None:
         """Wait for the answers to everything that was sent.
 
-        Raises StatementError for the first statement that failed, ConnectionLostError.
+        Raises StatementError for the first statement that failed, EarlierWriteError if that is of an
+        earlier part, ConnectionLostError.
         """
         if self.is_broken:
             raise ConnectionLostError("The connection is closed")
         if not self._unanswered:
             return
         taking, self._unanswered = self._unanswered, []
+        earlier, self._earlier = self._earlier, 0
         try:
             failure = self._take(taking)
         except TimeoutError:
@@ -203,17 +211,19 @@ class Connection:
         except psycopg.Error as error:
             raise self._lose(str(error)) from error
         if failure is not None:
-            self._raise(failure)
+            self._raise(*failure, earlier)
         self._unconfirmed.clear()
 
-    def _take(self, taking: list[Callable[[pq.abc.PGresult], None] | None]) -> pq.abc.PGresult | None:
-        """Hand every answer to whoever wants it; the first failure."""
+    def _take(
+        self, taking: list[Callable[[pq.abc.PGresult], None] | None]
+    ) -> tuple[pq.abc.PGresult, int] | None:
+        """Hand every answer to whoever wants it; the first failure, and the place of its statement."""
         handle = self._handle
         handle.pipeline_sync()
         while handle.flush():
             self._watch.wait(self.answer_seconds, writing=True)
             handle.consume_input()
-        failure: pq.abc.PGresult | None = None
+        failure: tuple[pq.abc.PGresult, int] | None = None
         taken = 0
         while True:
             while handle.is_busy():
@@ -228,7 +238,7 @@ class Connection:
             if status == pq.ExecStatus.PIPELINE_SYNC:
                 return failure
             if status == pq.ExecStatus.FATAL_ERROR:
-                failure = failure or answer
+                failure = failure or (answer, taken)
                 if handle.status != pq.ConnStatus.OK:
                     return failure
             elif status != pq.ExecStatus.PIPELINE_ABORTED and failure is None:
@@ -237,7 +247,7 @@ class Connection:
                     take(answer)
             taken += 1
 
-    def _raise(self, failure: pq.abc.PGresult) -> None:
+    def _raise(self, failure: pq.abc.PGresult, place: int, earlier: int) -> None:
         state = (failure.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
         # Without the details: they repeat what users stored.
         field = failure.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or failure.error_message
@@ -247,6 +257,8 @@ class Connection:
         self._unconfirmed.clear()
         if not state or state.startswith(_LOST) or self._handle.status != pq.ConnStatus.OK:
             raise self._lose(text)
+        if place < earlier and not state.startswith(_EXHAUSTED):
+            raise EarlierWriteError(f"{text} ({state})")
         raise (ExhaustedError if state.startswith(_EXHAUSTED) else StatementError)(state, text)
 
     def _unasked(self) -> None:

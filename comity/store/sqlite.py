@@ -84,7 +84,7 @@ class _SqliteTx:
 class _WriterTx(_SqliteTx):
     """The open transaction of the writer."""
 
-    def savepoint(self, function: Callable[[], T]) -> T:
+    def savepoint(self, function: Callable[[], T], *, at_once: bool = True) -> T:
         connection = self._connection
         connection.execute("SAVEPOINT one")
         try:
