@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: One transaction holds at most this many writes, so that no answer waits for a crowd.
 MAX_GROUP = 256
+#: Turns of the loop in which more writes may come before a group is begun, as long as each brings some.
+MAX_GATHERING = 32
+#: And those that may bring none, where the last group was a crowd.
+CROWD_PATIENCE = 6
 #: Writes that may wait for the writer; past it the server is overloaded and says so.
 MAX_QUEUED_WRITES = 20_000
 #: Seconds that the end of the process waits for what is queued.
@@ -246,6 +250,8 @@ class Database:
         self._unseen: collections.deque[tuple[int, Callable[[], None]]] = collections.deque()
         driver.on_snapshot_closed = self._tell_seen
         self._writer: asyncio.Task[None] | None = None
+        #: How many writes the last group had.
+        self._last_group = 0
         self._closed = False
 
     @property
@@ -314,11 +320,22 @@ class Database:
     async def _write_groups(self) -> None:
         try:
             while self._queue:
+                await self._gather()
                 await self._write_group()
-                # Answers that the commit let out may bring the next writes of the same clients.
-                await asyncio.sleep(0)
         finally:
             self._writer = None
+
+    async def _gather(self) -> None:
+        """Let those be decided that are just about to be: a commit costs the same for one and for many."""
+        # Where they came in crowds, more are under way; somebody who is alone is not kept waiting.
+        patience = CROWD_PATIENCE if self._last_group > 1 else 1
+        for _ in range(MAX_GATHERING):
+            before = len(self._queue)
+            await asyncio.sleep(0)
+            if len(self._queue) == before:
+                patience -= 1
+            if not patience or before >= MAX_GROUP:
+                return
 
     async def _write_group(self) -> None:
         group = _Group(self)
@@ -336,6 +353,7 @@ class Database:
             await self._give_up([future for _, future in group.writes], error)
             return
         self.last_committed = group.last_position
+        self._last_group = len(group.writes)
         for done in group.done:
             for callback in done.callbacks:
                 try:

@@ -253,6 +253,10 @@ class PostgresDriver:
         try:
             result = self._transact(function)
             self._commit()
+        except EarlierWriteError as error:
+            # There is only one function here.
+            self._roll_back()
+            raise StatementError("", str(error)) from error
         except BaseException:
             self._roll_back()
             raise

@@ -30,6 +30,14 @@ _TYPES: dict[type, int] = {int: 20, bool: 20, str: 25, bytes: 17, float: 701, ty
 #: Unicode keeps for a program's own use, and so is the first of these.
 _ESCAPE = "\ufdd0"
 _BINARY = int(pq.Format.BINARY)
+_SYNC, _FATAL, _ABORTED = (
+    int(status)
+    for status in (
+        pq.ExecStatus.PIPELINE_SYNC,
+        pq.ExecStatus.FATAL_ERROR,
+        pq.ExecStatus.PIPELINE_ABORTED,
+    )
+)
 _LOST = ("08", "57P")
 #: Classes of errors that are the server's own trouble (PostgreSQL, Appendix A): transaction rollback,
 #: insufficient resources, operator intervention, system error, internal error.
@@ -48,25 +56,39 @@ def _unescaped(text: str) -> str:
     return text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE)
 
 
+def _encode_text(text: str) -> bytes:
+    if "\0" in text or _ESCAPE in text:
+        text = _escaped(text)
+    return text.encode()
+
+
+def _encode_integer(value: int) -> bytes:
+    try:
+        return value.to_bytes(8, "big", signed=True)
+    except OverflowError:
+        raise StatementError("22003", f"{value} is no 64-bit integer") from None
+
+
+#: How a parameter of each type is written in PostgreSQL's binary format.
+_ENCODERS: Mapping[type, Callable[[Any], bytes | None]] = {
+    type(None): lambda _: None,
+    bytes: lambda value: value,
+    str: _encode_text,
+    int: _encode_integer,
+    bool: _encode_integer,
+    float: lambda value: struct.pack(">d", value),
+}
+
+
 def _encode(value: Any) -> bytes | None:
     """A parameter in PostgreSQL's binary format. Raises StatementError for what it cannot hold."""
-    if value is None:
-        return None
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        text: str = value
-        if "\0" in text or _ESCAPE in text:
-            text = _escaped(text)
-        return text.encode()
-    if isinstance(value, int):
-        try:
-            return value.to_bytes(8, "big", signed=True)
-        except OverflowError:
-            raise StatementError("22003", f"{value} is no 64-bit integer") from None
-    if isinstance(value, float):
-        return struct.pack(">d", value)
-    raise StatementError("22000", f"A {type(value).__name__} cannot be stored")
+    encoder = _ENCODERS.get(type(value))
+    if encoder is None:
+        # A subclass: an enumeration, a text of its own kind.
+        encoder = next((own for kind, own in _ENCODERS.items() if isinstance(value, kind)), None)
+        if encoder is None:
+            raise StatementError("22000", f"A {type(value).__name__} cannot be stored")
+    return encoder(value)
 
 
 def _oid_of(kind: type) -> int:
@@ -218,32 +240,33 @@ class Connection:
         self, taking: list[Callable[[pq.abc.PGresult], None] | None]
     ) -> tuple[pq.abc.PGresult, int] | None:
         """Hand every answer to whoever wants it; the first failure, and the place of its statement."""
-        handle = self._handle
+        handle, watch, seconds = self._handle, self._watch, self.answer_seconds
+        get_result, is_busy, consume_input = handle.get_result, handle.is_busy, handle.consume_input
         handle.pipeline_sync()
         while handle.flush():
-            self._watch.wait(self.answer_seconds, writing=True)
-            handle.consume_input()
+            watch.wait(seconds, writing=True)
+            consume_input()
         failure: tuple[pq.abc.PGresult, int] | None = None
-        taken = 0
+        taken, expected = 0, len(taking)
         while True:
-            while handle.is_busy():
-                self._watch.wait(self.answer_seconds)
-                handle.consume_input()
-            answer = handle.get_result()
+            while is_busy():
+                watch.wait(seconds)
+                consume_input()
+            answer = get_result()
             if answer is None:
                 if handle.status != pq.ConnStatus.OK:
                     raise self._lose("the server hung up")
                 continue
             status = answer.status
-            if status == pq.ExecStatus.PIPELINE_SYNC:
+            if status == _SYNC:
                 return failure
-            if status == pq.ExecStatus.FATAL_ERROR:
+            if status == _FATAL:
                 failure = failure or (answer, taken)
                 if handle.status != pq.ConnStatus.OK:
                     return failure
-            elif status != pq.ExecStatus.PIPELINE_ABORTED and failure is None:
-                take = taking[taken] if taken < len(taking) else None
-                if take is not None:
+            elif failure is None and taken < expected:
+                take = taking[taken]
+                if take is not None and status != _ABORTED:
                     take(answer)
             taken += 1
 
