@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from comity.store import postgres_lease
 from comity.store.database import (
     Database,
     EngineError,
@@ -133,8 +134,6 @@ async def test_somebody_else_takes_the_database_over(tmp_path: Path, proxy: Prox
 
 
 def _refused(url: str) -> None:
-    from comity.store import postgres_lease
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(postgres_lease, "PATIENCE_SECONDS", 0.5)
         PostgresDriver(url, Pauses(), connections=2, exclusive=True).close_now()
