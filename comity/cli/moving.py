@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import click
 
 from comity.cli.administering import use_database
+from comity.cli.configuration_text import toml
 from comity.cli.files import CannotRun
 from comity.cli.options import config_option, exit_with, load_or_exit
 from comity.cli.serving import alone
@@ -16,15 +19,25 @@ from comity.config import Config
 from comity.config.values import Unfit, database_url
 from comity.net.pausing import GreenletPausing
 from comity.net.system import SystemClock, ThreadOffload
-from comity.store.database import Database, Driver, EngineError
+from comity.store.database import (
+    Database,
+    Driver,
+    EarlierWriteError,
+    EngineError,
+    StatementError,
+    StoreFailedError,
+    TransactionLostError,
+)
 from comity.store.engines import file_of, open_engine
 from comity.store.migrations import SchemaError, available, current_version, migrate
-from comity.store.move import Content, Move, MoveError, Table, content, discard, tables
+from comity.store.move import Content, Move, MoveError, Table, content, discard, is_unfinished, tables
 
 _CLOCK = SystemClock()
 #: Seconds between two lines of progress where there is no terminal.
 PROGRESS_SECONDS = 5.0
 BAR = 24
+#: What one of the engines may say in the middle: its disk is full, it has gone, it cannot hold a value.
+_CUT_OFF = (StoreFailedError, StatementError, EarlierWriteError, TransactionLostError, sqlite3.Error)
 
 
 class Progress:
@@ -87,16 +100,23 @@ def command(target: str, anew: bool, path: Path | None) -> None:
         exit_with([f"--to must be {error.expected}"], code=1)
     except (CannotRun, EngineError, SchemaError, MoveError) as error:
         exit_with([str(error)], code=1)
+    except _CUT_OFF as error:
+        exit_with(
+            [f"the move was cut off: {error}", "Run it again when that is mended: it goes on where it was."],
+            code=1,
+        )
 
 
 def _move(config: Config, url: str, *, anew: bool) -> None:
-    if url == config.database.url:
+    if _place(url, config) == _place(config.database.url, config):
         raise MoveError("The database is there already")
     _must_be_there(config)
     pausing = GreenletPausing()
     source = open_engine(config.database.url, config.data_dir, pausing)
     try:
-        version, newest = source.read_now(current_version), available()[-1][0]
+        version, newest = _version(source), available()[-1][0]
+        if not version:
+            raise CannotRun(f"{source.describe()} holds nothing of comity's: there is nothing to move")
         if version != newest:
             raise SchemaError(
                 f"The database has schema version {version}, this program's is {newest}: "
@@ -104,6 +124,9 @@ def _move(config: Config, url: str, *, anew: bool) -> None:
             )
         target = open_engine(url, config.data_dir, pausing)
         try:
+            if 0 < _version(target) < newest and not is_unfinished(target):
+                # Somebody's, from before: not even its schema is touched.
+                raise MoveError(f"The target is not empty: it has schema version {_version(target)}")
             migrate(target, into_move=True)
             if anew:
                 discard(target)
@@ -114,9 +137,20 @@ def _move(config: Config, url: str, *, anew: bool) -> None:
         source.close_now()
     click.echo(
         "Everything has arrived. Now write this into the configuration and start the server:\n"
-        f'  [database]\n  url = "{_shown(url)}"\n'
+        f"  [database]\n  url = {toml(_shown(url))}\n"
         "The old database is as it was; remove it when you are content."
     )
+
+
+def _place(url: str, config: Config) -> Path | str:
+    """The file of a database, whatever way to it is written; else the URL."""
+    file = file_of(url, config.data_dir)
+    return url if file is None else file.resolve()
+
+
+def _version(driver: Driver) -> int:
+    """The schema version; 0 where there is no schema at all."""
+    return driver.read_now(lambda tx: current_version(tx) if driver.columns(tx, "schema_versions")[0] else 0)
 
 
 def _must_be_there(config: Config) -> None:
@@ -150,7 +184,8 @@ def _over_tables(what: str, move: Move, total: int, work: Callable[[Table], Iter
 
 
 def _shown(url: str) -> str:
-    """A URL without its password."""
+    """A URL without its passwords."""
+    url = re.sub("(?<=password=)[^&]*", "…", url)
     scheme, separator, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     name, colon, _ = user.partition(":")

@@ -1,8 +1,9 @@
 """A whole database carried to another engine: table by table, in the order of the keys.
 
 Every chunk is one transaction of the target's, together with how far it has come, so that a move
-that was cut off goes on where it was. What was read is compared with what is stored by the
-number of rows and a digest that does not depend on their order.
+that was cut off goes on where it was. At the end both databases are read again and compared, by
+the number of rows and a digest that does not depend on their order: so is a change of the source
+noticed that was made after the rows had been sent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -26,6 +28,8 @@ DIGEST_BYTES = 16
 PROGRESS = MOVE_PROGRESS
 #: Tables of a database that are not part of what it holds.
 _OWN = frozenset({"schema_versions", "writer_lease", PROGRESS})
+#: What SQLite calls its own: an operator's ANALYZE leaves such tables.
+_OF_SQLITE = "sqlite_"
 _SCRIPT = (
     f"CREATE TABLE IF NOT EXISTS {PROGRESS} (name TEXT NOT NULL PRIMARY KEY, last BYTEA, "
     "rows BIGINT NOT NULL, digest BYTEA NOT NULL, done BIGINT NOT NULL)"
@@ -78,7 +82,7 @@ def tables(driver: Driver) -> list[Table]:
     def read(tx: Tx) -> list[Table]:
         found = []
         for name in sorted(driver.table_sizes(tx)):
-            if name in _OWN:
+            if name in _OWN or name.startswith(_OF_SQLITE):
                 continue
             columns, key = driver.columns(tx, name)
             if not key:
@@ -131,17 +135,23 @@ class Move:
         """Both are of this program's schema. Raises MoveError when the target holds anything else."""
         self._source = source
         self._target = target
+        if is_unfinished(source):
+            raise MoveError("The source itself holds a part of a move that was not finished")
         self.tables = tables(source)
         self.sizes = self._sizes(source)
-        known = {table.name: table for table in tables(target)}
-        for table in self.tables:
-            if known.get(table.name) != table:
-                raise MoveError(f"The table {table.name} of the target has other columns")
+        self._check_tables({table.name: table for table in tables(target)})
         self.is_taken_up = is_unfinished(target)
         if self.is_taken_up:
             self._check_taken_up()
         else:
             self._begin()
+
+    def _check_tables(self, there: dict[str, Table]) -> None:
+        for table in self.tables:
+            if there.pop(table.name, None) != table:
+                raise MoveError(f"The table {table.name} of the target is missing or has other columns")
+        if there:
+            raise MoveError(f"The target has tables that are not comity's: {', '.join(there)}")
 
     def _sizes(self, driver: Driver) -> dict[str, int]:
         def count(tx: Tx) -> dict[str, int]:
@@ -215,9 +225,17 @@ class Move:
     ) -> None:
         marks = f"({', '.join('?' * len(table.columns))})"
         into = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES "
-        for start in range(0, len(rows), STATEMENT_ROWS):
-            part = rows[start : start + STATEMENT_ROWS]
-            tx.run(into + ", ".join([marks] * len(part)), [item for row in part for item in row])
+        alike: dict[tuple[type, ...], list[Row]] = {}
+        for row in rows:
+            alike.setdefault(tuple(map(type, row)), []).append(row)
+        # PostgreSQL prepares a statement for the types of its parameters: those of whole statements are
+        # few this way, where rows with and without NULLs that alternate would make each one another.
+        for part in alike.values():
+            whole = len(part) - len(part) % STATEMENT_ROWS
+            for start in range(0, whole, STATEMENT_ROWS):
+                some = part[start : start + STATEMENT_ROWS]
+                tx.run(into + ", ".join([marks] * STATEMENT_ROWS), [item for row in some for item in row])
+            tx.many(into + marks, part[whole:])
         key = None if last is None else orjson.dumps([_packed(item) for item in last])
         tx.run(
             f"INSERT INTO {PROGRESS} (name, last, rows, digest, done) VALUES (?, ?, ?, ?, ?) "
@@ -227,16 +245,21 @@ class Move:
         )
 
     def verify(self, table: Table) -> Iterator[int]:
-        """Read a table of the target again; gives the rows seen so far. Raises MoveError."""
+        """Read a table on both sides again; gives the rows seen so far. Raises MoveError."""
         _, sent, _ = self._progress(table)
-        arrived = Content()
-        for arrived in content(self._target, table):
+        held, arrived = Content(), Content()
+        for of_source, of_target in zip_longest(content(self._source, table), content(self._target, table)):
+            held, arrived = of_source or held, of_target or arrived
             yield arrived.rows
-        if arrived != sent or sent.rows != self.sizes[table.name]:
+        if arrived != sent:
             raise MoveError(
-                f"The table {table.name} did not arrive as it was sent: {self.sizes[table.name]:,} rows in "
-                f"the source, {sent.rows:,} sent, {arrived.rows:,} arrived, digests {sent.packed().hex()} "
-                f"and {arrived.packed().hex()}"
+                f"The table {table.name} did not arrive as it was sent: {sent.rows:,} rows sent, "
+                f"{arrived.rows:,} arrived, digests {sent.packed().hex()} and {arrived.packed().hex()}"
+            )
+        if held != sent:
+            raise MoveError(
+                f"The table {table.name} of the source has changed since it was sent: {sent.rows:,} rows "
+                f"sent, {held.rows:,} there now. Run it with --anew, which empties the target first"
             )
 
     def finish(self) -> None:
@@ -246,12 +269,15 @@ class Move:
 
 def discard(target: Driver) -> None:
     """Empty a database that holds a part of a move."""
+    if not is_unfinished(target):
+        return
+    # It had no tables but these when the move began, and they were empty.
+    listed = tables(target)
 
     def empty(tx: GroupTx) -> None:
-        for table in tables(target):
+        for table in listed:
             tx.run(f"DELETE FROM {table.name}")
         tx.run("INSERT INTO log_position (id, last) VALUES (1, 0)")
         tx.script(f"DROP TABLE {PROGRESS}")
 
-    if is_unfinished(target):
-        target.write_now(empty)
+    target.write_now(empty)

@@ -1,0 +1,117 @@
+"""A server's database in which no table is empty, and all that a database holds, as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comity.rooms.room import know_all_rooms
+from comity.store.checks import ask, invariants
+from comity.store.database import Driver, Row, Tx
+from comity.store.events import Events
+from comity.store.move import read, tables
+from comity.store.state import States
+from tests.api import support_rooms
+from tests.api.support_rooms import Client
+from tests.api.support_users import at
+from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place, settle
+from tests.rooms.test_forks import DAVE, a_shared_room
+from tests.rules.rooms import Room
+
+VERSIONS = ("1", "10", "12")
+#: table -> (its columns, its rows in the order of its key)
+Content = dict[str, tuple[tuple[str, ...], list[Row]]]
+#: What no request makes, or none that is answered in a test of a few milliseconds.
+_BY_HAND = """
+INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('one', NULL, 3, NULL);
+INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('two', 5, 0, 1800000000000);
+INSERT INTO gaps (room_num, line, next_line, missing) VALUES (1, 5, 4, '["$long:ago"]');
+UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1
+WHERE server = 'b.example'
+"""
+
+
+async def make(folder: Path) -> tuple[list[str], str]:
+    """Let a server run in a folder until every table has rows; its rooms, and a token of Alice's."""
+    async with a_place(folder) as place:
+        alice = await _account(place)
+        rooms = [await _room(place, version) for version in VERSIONS]
+        await _belongings(alice, rooms[0])
+        await settle()
+    async with a_place(folder) as place:
+        place.database.driver.write_now(lambda tx: tx.script(_BY_HAND))
+    return rooms, alice.token
+
+
+async def _account(place: Place) -> Client:
+    served = support_rooms.Place(place.app, place.clock)
+    alice = await served.client("alice")
+    await served.client("amy")
+    await alice.ask("PUT", at("profile", ALICE, "displayname"), {"displayname": "Alice \u2764 \U0001f98a"})
+    return alice
+
+
+async def _room(place: Place, version: str) -> str:
+    """A room with a fork that was merged, and one that took something back; with what still waits."""
+    room_id, branch = await a_shared_room(place, version)
+    said = await place.say(room_id, "hello \U0001f98a")
+    await place.send(room_id, ALICE, "m.room.redaction", {}, redacts=said)
+    other = branch.fork()
+    topic = branch.send(BOB, "m.room.topic", {"topic": "one"}, "")
+    await place.accept(topic, branch.join("@eve:d.example"))
+    await place.accept(
+        other.send(CAROL, "m.room.topic", {"topic": "two"}, ""),
+        other.send(BOB, "m.room.join_rules", {"join_rule": "invite"}, ""),
+    )
+    await place.say(room_id, "both")
+    await _what_waits(place, room_id)
+    return room_id
+
+
+async def _what_waits(place: Place, room_id: str) -> None:
+    """A redaction of something that nobody has seen, and an event whose predecessor is not to be had."""
+    branch: Room = place.branch(room_id)
+    unseen = branch.fork().send(DAVE, "m.room.message", {"body": "unseen"})
+    await place.accept(branch.send(BOB, "m.room.redaction", {}, redacts=unseen.event_id))
+    branch.send(BOB, "m.room.message", {"body": "lost on its way"})
+    await place.receive("b.example", branch.send(BOB, "m.room.message", {"body": "and after it"}))
+
+
+async def _belongings(alice: Client, room_id: str) -> None:
+    """All that a user has by requests of her own."""
+    own = await alice.create(room_alias_name="corner", visibility="public")
+    said = await alice.say(own, "mine")
+    await alice.receipt(own, said)
+    await alice.account_data("m.direct", {"\0": "\ufdd0"})
+    await alice.account_data("m.tag", {"tags": {}}, room_id)
+    (await alice.ask("POST", at("user", alice.user_id, "filter"), {"room": {"timeline": {"limit": 3}}})).ok()
+    device: str = (await alice.ask("GET", "/account/whoami")).ok()["device_id"]
+    keys = {
+        "device_keys": {
+            "user_id": alice.user_id, "device_id": device, "algorithms": [], "keys": {}, "signatures": {},
+        },
+        "one_time_keys": {"signed_curve25519:AAA": {"key": "a", "signatures": {}}},
+        "fallback_keys": {"signed_curve25519:BBB": {"key": "b", "signatures": {}, "fallback": True}},
+    }  # fmt: skip
+    (await alice.ask("POST", "/keys/upload", keys)).ok()
+    messages = {"messages": {alice.user_id: {device: {"hello": 1}}}}
+    (await alice.ask("PUT", at("sendToDevice", "m.test", "t1"), messages)).ok()
+
+
+def content(driver: Driver) -> Content:
+    """Everything that a database holds."""
+    return {
+        table.name: (table.columns, sorted((row for rows in read(driver, table) for row in rows), key=repr))
+        for table in tables(driver)
+    }
+
+
+def breaches(driver: Driver) -> list[str]:
+    """What breaks the store's invariants."""
+
+    def look(tx: Tx) -> list[str]:
+        events = Events()
+        know_all_rooms(tx, events)
+        asked = invariants(events, States())
+        return [sentence for each in asked for sentence in ask(each, tx, lambda _: None)]
+
+    return driver.read_now(look)
