@@ -65,6 +65,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if engine in counts:
             told = ", ".join(f"{count:,} {outcome}" for outcome, count in counts[engine].items())
             terminalreporter.write_line(f"with a database, on {engine}: {told}")
+    if counts.get(engines.POSTGRESQL, {}).get("skipped"):
+        terminalreporter.write_line(engines.HOW_TO_HAVE_IT)
 
 
 def engine_of(nodeid: str) -> str | None:
