@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 from comity.config import Config, signing_key
+from comity.net.pausing import GreenletPausing
 from comity.ports import Entropy
+from comity.store.engines import holds_a_server
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def ensure_signing_key(config: Config, entropy: Entropy) -> None:
     key_file = config.signing_key_file
     if key_file.exists():
         return
-    if config.database_file.exists():
+    if holds_a_server(config.database.url, config.data_dir, GreenletPausing()):
         raise CannotRun(
             f"the signing key {key_file} is gone, but the database is there: put the key back from a "
             "backup. With a new one, other servers would not know this server again"

@@ -26,7 +26,11 @@ RESOLVER_SECONDS = 10.0
 
 
 def _addresses(host: str) -> list[str]:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # What cannot be a name is not even asked for: two points in a row, a part that is too long.
+        raise OSError(str(error)) from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -79,7 +83,8 @@ class _Watch:
             self._pausing.wait_on(function, waiting)
         finally:
             self._waiting = None
-            if writing:
+            # Closed meanwhile, the descriptor may be another's by now.
+            if writing and self._loop is not None:
                 self._loop.remove_writer(self._descriptor)
 
     def _ready(self) -> None:
@@ -93,13 +98,19 @@ class _Watch:
     def _block(self, seconds: float, *, writing: bool) -> None:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
-        if not poll.poll(seconds * 1000):
+        # Less than nothing would be for ever.
+        if not poll.poll(max(0.0, seconds) * 1000):
             raise TimeoutError
 
     def close(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._descriptor)
-        self._loop = None
+        loop, self._loop = self._loop, None
+        if loop is None or loop.is_closed():
+            return
+        loop.remove_reader(self._descriptor)
+        if self._waiting is not None:
+            # Nothing will come any more: it goes on and finds out.
+            loop.remove_writer(self._descriptor)
+            loop.call_soon(self._waiting.resume)
 
 
 class _Turn:

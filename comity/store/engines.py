@@ -36,6 +36,23 @@ def open_engine(
     return PostgresDriver(url, pausing, connections=connections, exclusive=exclusive)
 
 
+def holds_a_server(url: str, data_dir: Path, pausing: Pausing) -> bool:
+    """Whether a server has run on the database. Raises EngineError."""
+    file = file_of(url, data_dir)
+    if file is not None:
+        return file.exists()
+    driver = open_engine(url, data_dir, pausing, connections=1, exclusive=False)
+    try:
+        return driver.read_now(
+            lambda tx: (
+                bool(driver.columns(tx, "users")[0])
+                and tx.one("SELECT 1 FROM users UNION ALL SELECT 1 FROM rooms LIMIT 1") is not None
+            )
+        )
+    finally:
+        driver.close_now()
+
+
 def open_migrated(
     url: str,
     data_dir: Path,

@@ -332,6 +332,8 @@ class PostgresDriver:
                 return lease.was_committed(self._writing())
             except (ConnectionLostError, StatementError) as error:
                 self._gone(error)
+                # Where there is no loop nobody else looks for the server.
+                self._pausing.pause(RETRY_SECONDS)
             except LeaseLostError as error:
                 raise self._lost_lease(error) from error
         return False

@@ -153,6 +153,11 @@ class Connection:
         status = self._handle.transaction_status
         return status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is whole, and nothing is open or on its way."""
+        return not self.is_broken and self._handle.transaction_status == pq.TransactionStatus.IDLE
+
     # -- statements
 
     def send(
@@ -182,7 +187,9 @@ class Connection:
         key = (sql, types)
         name = self._prepared.get(key)
         if name is None:
-            if len(self._prepared) >= MAX_PREPARED:
+            # In a transaction that has failed the server refuses to forget any.
+            failed = self._handle.transaction_status == pq.TransactionStatus.INERROR
+            if len(self._prepared) >= MAX_PREPARED and not failed:
                 self._prepared.clear()
                 self._handle.send_query_params(b"DEALLOCATE ALL", None)
                 self._unanswered.append(None)
@@ -232,6 +239,10 @@ class Connection:
             raise self._lose(f"no answer within {self.answer_seconds:.0f} seconds") from None
         except psycopg.Error as error:
             raise self._lose(str(error)) from error
+        except BaseException:
+            # Answers that nobody has taken would be the next one's.
+            self.close()
+            raise
         if failure is not None:
             self._raise(*failure, earlier)
         self._unconfirmed.clear()

@@ -15,8 +15,18 @@ MAX_WAITING = 10_000
 WAIT_SECONDS = 30.0
 
 
+class _Claim:
+    """Somebody who waits until another gives a connection back."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        #: Whether it may have one, and the one, if it need not be made.
+        self.granted = False
+        self.connection: Connection | None = None
+
+
 class Pool:
-    """Lends connections."""
+    """Lends connections, to those who come first."""
 
     def __init__(self, connect: Callable[[], Connection], pausing: Pausing, limit: int) -> None:
         """At most `limit` connections, made when they are needed."""
@@ -24,8 +34,9 @@ class Pool:
         self._pausing = pausing
         self._limit = limit
         self._idle: list[Connection] = []
+        #: How many are idle, lent, or being made.
         self._count = 0
-        self._waiting: collections.deque[Turn] = collections.deque()
+        self._waiting: collections.deque[_Claim] = collections.deque()
         self._trouble: str | None = None
 
     def take(self) -> Connection:
@@ -33,51 +44,62 @@ class Pool:
 
         Raises ConnectionLostError when there is none to be had, StoreOverloadedError.
         """
-        while True:
+        if self._trouble is not None:
+            raise ConnectionLostError(self._trouble)
+        if self._idle:
+            connection: Connection | None = self._idle.pop()
+        elif self._count < self._limit:
+            self._count += 1
+            connection = None
+        else:
+            connection = self._wait()
+        try:
             if self._trouble is not None:
                 raise ConnectionLostError(self._trouble)
-            while self._idle:
-                connection = self._idle.pop()
-                if not connection.is_broken:
-                    return connection
-                self._count -= 1
-            if self._count < self._limit:
-                self._count += 1
-                try:
-                    return self._connect()
-                except BaseException:
-                    self._count -= 1
-                    self._wake()
-                    raise
-            self._wait()
+            return self._connect() if connection is None or connection.is_broken else connection
+        except BaseException:
+            self._pass_on(connection)
+            raise
 
-    def _wait(self) -> None:
+    def _wait(self) -> Connection | None:
+        """Another's connection; None if one may be made in its place."""
         if len(self._waiting) >= MAX_WAITING:
             raise StoreOverloadedError("Too many reads are waiting for a connection")
-        turn = self._pausing.turn()
-        self._waiting.append(turn)
+        claim = _Claim(self._pausing.turn())
+        self._waiting.append(claim)
         try:
-            turn.wait(WAIT_SECONDS)
+            claim.turn.wait(WAIT_SECONDS)
         except TimeoutError:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            else:
+            if claim.granted:
                 # It came in the same moment: whoever is next must not miss it.
-                self._wake()
+                self._pass_on(claim.connection)
+            elif claim in self._waiting:
+                self._waiting.remove(claim)
             raise StoreOverloadedError("No connection became free in time") from None
+        if not claim.granted:
+            raise ConnectionLostError(self._trouble or "The server did not answer")
+        return claim.connection
 
     def give_back(self, connection: Connection) -> None:
         """The caller needs it no more."""
-        if connection.is_broken or connection.in_transaction or self._trouble is not None:
+        if not connection.is_idle:
             connection.close()
-            self._count -= 1
-        else:
-            self._idle.append(connection)
-        self._wake()
+        self._pass_on(connection)
 
-    def _wake(self) -> None:
+    def _pass_on(self, connection: Connection | None) -> None:
+        """What somebody had is the next one's: nobody who comes later gets in between."""
+        if connection is not None and self._trouble is not None:
+            connection.close()
+        if connection is not None and connection.is_broken:
+            connection = None
         if self._waiting:
-            self._waiting.popleft().come()
+            claim = self._waiting.popleft()
+            claim.granted, claim.connection = True, connection
+            claim.turn.come()
+        elif connection is not None:
+            self._idle.append(connection)
+        else:
+            self._count -= 1
 
     def fail(self, why: str) -> None:
         """The server does not answer: lend nothing until `recover`."""
@@ -87,8 +109,8 @@ class Pool:
         for connection in idle:
             connection.close()
         waiting, self._waiting = self._waiting, collections.deque()
-        for turn in waiting:
-            turn.come()
+        for claim in waiting:
+            claim.turn.come()
 
     def recover(self) -> None:
         """The server answers again."""

@@ -22,8 +22,12 @@ def settings_of(url: str) -> dict[str, str]:
     """libpq's settings of a URL, with ours. Raises EngineError."""
     try:
         settings = {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    except psycopg.Error as error:
-        raise EngineError(f"database.url is no URL that PostgreSQL's library understands: {error}") from None
+    except psycopg.Error:
+        # Without the library's words: they repeat the password.
+        raise EngineError(
+            "database.url is no URL that PostgreSQL's library understands: in a user's name and password all "
+            'but letters and digits is written as %XX, such as "%40" for "@"'
+        ) from None
     settings.setdefault("application_name", "comity")
     settings["client_encoding"] = "UTF8"
     # Prepared statements are planned once; what a dead client left open, the server ends.

@@ -11,6 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from comity.cli import main
+from comity.cli.files import CannotRun, ensure_signing_key
+from comity.config import loads
+from comity.net.system import SystemEntropy
 from comity.store.growth import GROWTH
 from comity.store.migrations import available
 from tests.engines import POSTGRESQL, a_driver_of, engine, url_of
@@ -120,3 +123,14 @@ async def test_where_there_is_no_database_none_is_made(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert "the server has never run" in result.output
     assert [file.name for file in tmp_path.iterdir()] == ["comity.toml"]
+
+
+async def test_a_database_without_its_signing_key_is_left_alone(tmp_path: Path) -> None:
+    """Also where the database is no file beside the key: a new key would make another server of it."""
+    async with a_place(tmp_path) as place:
+        await place.create()
+    (tmp_path / "signing.key").unlink()
+    config = loads(CONFIGURATION.format(name=SERVER, url=url_of(tmp_path)), tmp_path)
+    with pytest.raises(CannotRun, match="is gone, but the database is there"):
+        ensure_signing_key(config, SystemEntropy())
+    assert not (tmp_path / "signing.key").exists()

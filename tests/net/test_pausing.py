@@ -55,7 +55,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Let others run until something has come true."""
     async with asyncio.timeout(10):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0)
 
 
@@ -63,6 +65,15 @@ async def turns(count: int = 50) -> None:
     """Let everybody run who can."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def in_turn(*functions: Callable[[], object]) -> Callable[[], object]:
+    """A function that does one after the other; what the last returns."""
+
+    def function() -> object:
+        return [each() for each in functions][-1]
+
+    return function
 
 
 def begin(pausing: GreenletPausing, function: Callable[[], object]) -> asyncio.Task[object]:
@@ -242,7 +253,7 @@ async def test_a_time_limit_of_the_caller_is_told_when_it_has_ended(pair: Pair) 
 
     async def caller() -> None:
         async with asyncio.timeout(0):
-            await pausing.run(lambda: (watch.wait(LONG), ended.append(True)))
+            await pausing.run(in_turn(lambda: watch.wait(LONG), lambda: ended.append(True)))
 
     task = asyncio.get_running_loop().create_task(caller())
     await until(lambda: pausing.is_waiting)
@@ -262,17 +273,21 @@ async def test_who_waits_too_long_is_told_and_may_wait_again(pair: Pair, impatie
     pausing = GreenletPausing()
     watch = pausing.watch(pair.ours.fileno())
 
+    told: list[str] = []
+
     def function() -> bytes:
-        for writing in (False, False):
+        for seconds in (0.0, -1.0):
             with pytest.raises(TimeoutError):
-                watch.wait(0.0, writing=writing)
+                watch.wait(seconds)
+            told.append("too long")
         watch.wait(LONG)
         return pair.ours.recv(10)
 
     task = begin(pausing, function)
     other = Pair()
     beside = begin(pausing, lambda: pausing.watch(other.ours.fileno()).wait(LONG))
-    await turns(2000)
+    await until(lambda: len(told) == 2)
+    await turns()
     assert not task.done()
     assert not beside.done(), "only who has waited too long is woken"
     pair.theirs.send(b"late")
@@ -299,7 +314,7 @@ async def test_a_full_buffer_is_waited_for(pair: Pair) -> None:
     pausing = GreenletPausing()
     watch = pausing.watch(pair.ours.fileno())
     sent = await fill(pair.ours)
-    task = begin(pausing, lambda: (watch.wait(LONG, writing=True), pair.ours.send(b"y"))[1])
+    task = begin(pausing, in_turn(lambda: watch.wait(LONG, writing=True), lambda: pair.ours.send(b"y")))
     await turns()
     assert not task.done()
     received = 0
@@ -340,8 +355,9 @@ async def test_what_nobody_waits_for_is_told(pair: Pair) -> None:
     await until(lambda: bool(unasked))
     await turns()
     assert unasked == [b"unasked"]
-    pair.theirs.send(b"again")
     task = begin(pausing, function)
+    await until(lambda: pausing.is_waiting)
+    pair.theirs.send(b"again")
     assert await task == b"again"
     assert unasked == [b"unasked"]
     watch.close()
@@ -391,7 +407,7 @@ async def test_a_turn_that_has_come_is_not_waited_for() -> None:
     pausing = GreenletPausing()
     turn = pausing.turn()
     turn.come()
-    assert await pausing.run(lambda: (turn.wait(LONG), "went on")[1]) == "went on"
+    assert await pausing.run(in_turn(lambda: turn.wait(LONG), lambda: "went on")) == "went on"
 
 
 async def test_a_turn_comes_a_little_later() -> None:
@@ -399,7 +415,7 @@ async def test_a_turn_comes_a_little_later() -> None:
     pausing = GreenletPausing()
     turn = pausing.turn()
     told: list[str] = []
-    task = begin(pausing, lambda: (turn.wait(LONG), told.append("came")))
+    task = begin(pausing, in_turn(lambda: turn.wait(LONG), lambda: told.append("came")))
     await until(lambda: pausing.is_waiting)
     for _ in range(3):
         turn.come()
@@ -420,7 +436,7 @@ async def test_a_turn_of_one_function_lets_another_go_on() -> None:
 
     tasks = [
         begin(pausing, giving),
-        begin(pausing, lambda: (second.wait(LONG), told.append("taken"))),
+        begin(pausing, in_turn(lambda: second.wait(LONG), lambda: told.append("taken"))),
     ]
     await turns()
     assert told == []
@@ -454,7 +470,13 @@ async def test_a_turn_that_comes_too_late_wakes_nobody(impatient: None) -> None:
 async def test_a_pause_ends() -> None:
     pausing = GreenletPausing()
     order: list[str] = []
-    task = begin(pausing, lambda: (order.append("pauses"), pausing.pause(0.001), order.append("goes on")))
+
+    def function() -> None:
+        order.append("pauses")
+        pausing.pause(0.001)
+        order.append("goes on")
+
+    task = begin(pausing, function)
     await turns(1)
     order.append("others")
     await task
@@ -514,7 +536,7 @@ async def test_the_same_watch_serves_both_ways(pair: Pair) -> None:
     pair.theirs.send(b"1")
     watch.wait(LONG)
     pair.ours.recv(10)
-    task = begin(pausing, lambda: (watch.wait(LONG), greenlet.getcurrent())[1])
+    task = begin(pausing, in_turn(lambda: watch.wait(LONG), greenlet.getcurrent))
     await turns()
     pair.theirs.send(b"2")
     assert await task is not main
