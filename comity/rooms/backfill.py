@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
@@ -55,6 +56,8 @@ class Backfill:
         self._fetcher = fetcher
         self._calls = calls
         self._server_name = server_name
+        #: Called with a room's id when history of it is on disk, however long that took.
+        self.on_history: Callable[[str], None] = lambda _: None
         self._running: dict[str, asyncio.Task[bool]] = {}
 
     async def fill(self, room_id: str, line: int, limit: int) -> bool:
@@ -162,6 +165,8 @@ class Backfill:
             if stored is None or stored.state_before is None:
                 missing[event_id] = None
         number = batch.room.number
+        room_id = batch.room.room_id
+        batch.also.append(lambda tx: tx.after_commit(lambda: self.on_history(room_id)))
         batch.room.missing.update(missing)
         if missing:
             moved = Gap(first if decided else gap.line, first if decided else gap.next_line, tuple(missing))

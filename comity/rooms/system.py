@@ -75,8 +75,7 @@ class RoomSystem:
         )  # fmt: skip
         self.server = server = Server(database, rooms, merger)
         restricted = Restricted(database, rooms, merger, name)
-        strangers = Strangers(database, rooms, decisions, fetcher, bus, name)
-        arrivals = Arrivals()
+        strangers, arrivals = Strangers(database, rooms, decisions, fetcher, bus, name), Arrivals()
         self.intake = Intake(
             database=database, rooms=rooms, merger=merger, judge=judge, commits=commits, fetcher=fetcher,
             arrivals=arrivals, strangers=strangers, clock=ports.clock,
@@ -112,6 +111,7 @@ class RoomSystem:
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
             fill_gap=backfill.fill,
         )  # fmt: skip
+        backfill.on_history = self.reader.history_came
         self._calls = calls
 
     async def ask_profile(self, user_id: str, field: str | None) -> Mapping[str, Any]:

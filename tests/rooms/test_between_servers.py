@@ -20,7 +20,7 @@ ALICE, BOB = f"@alice:{ONE}", f"@bob:{TWO}"
 async def fill(place: Place, room_id: str, limit: int) -> None:
     """Page back until nothing more comes."""
     for _ in range(100):
-        if not await place.rooms.reader._fill_gap(room_id, 2**62, limit):
+        if not await place.rooms.reader._paging._fill_gap(room_id, 2**62, limit):
             return
     raise AssertionError("history has no end")
 

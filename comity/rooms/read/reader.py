@@ -52,18 +52,14 @@ class Reader:
         #: event number -> (user, device, transaction id) by which it was sent.
         self._senders: Bounded[int, tuple[str, str, str]] = Bounded(MAX_SENDERS)
         self._bus = bus
-        self._fetch = fill_gap
         self._paging = Paging(
             database, states, events, self.visibility, self.format, self.reading,
-            lambda: bus.position, self._fill_gap,
+            lambda: bus.position, fill_gap,
         )  # fmt: skip
 
-    async def _fill_gap(self, room_id: str, line: int, limit: int) -> bool:
-        try:
-            return await self._fetch(room_id, line, limit)
-        finally:
-            # History that was fetched lies inside what is remembered of the room's newest events.
-            self.tails.drop(room_id, self.database.commits)
+    def history_came(self, room_id: str) -> None:
+        """History is on disk: it lies inside what is remembered of the room's newest events."""
+        self.tails.drop(room_id, self.database.commits)
 
     def reading(
         self,

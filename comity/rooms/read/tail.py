@@ -62,8 +62,10 @@ class Tails:
             self._keep(tx, room_id, tail)
         elif tail.position < now:
             if self._bus.changed((room_id,), tail.position):
-                tail = self._extended(tx, room_num, tail, now)
-                self._keep(tx, room_id, tail)
+                known, tail = tail, self._extended(tx, room_num, tail, now)
+                # If it was dropped meanwhile, what it began with is not true any more.
+                if self._tails.get(room_id) is known:
+                    self._keep(tx, room_id, tail)
             else:
                 tail.position = now
         elif tail.position > now:
@@ -108,6 +110,9 @@ class Tails:
             tail.head_positions.append(position)
             tail.head_states.append(state)
         self._refresh(tx, room_num, tail, now)
+        if not set(known.gap_lines) <= set(tail.gap_lines):
+            # History has come into a gap: it lies among what was known.
+            return self._load(tx, room_num, now)
         return tail
 
     @staticmethod
