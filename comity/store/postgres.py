@@ -70,13 +70,15 @@ class _WriterTx(_PostgresTx):
     def savepoint(self, function: Callable[[], T], *, at_once: bool = True) -> T:
         connection = self._connection
         try:
-            connection.begin_part()
             connection.send("SAVEPOINT one")
             try:
                 result = function()
                 connection.send("RELEASE SAVEPOINT one")
                 if at_once:
                     connection.wait()
+                else:
+                    # Whatever comes next, be it the end of the group: this was not its fault.
+                    connection.begin_part()
             except (ConnectionLostError, ExhaustedError, EarlierWriteError):
                 raise
             except BaseException:
@@ -173,15 +175,25 @@ class PostgresDriver:
         self._trouble: str | None = None
         self._is_taken_over = False
         self._looking: asyncio.Task[None] | None = None
+        #: Whether the whole process waits for what is written.
+        self._is_waited_for = False
         self._closed = False
         try:
             self._writer = self._connect()
+        except ConnectionLostError as error:
+            raise EngineError(f"PostgreSQL does not answer for {self.place}: {error}") from None
+        #: The connection of the open group, which is not another one's to commit.
+        self._group = self._writer
+        try:
             self._writer.on_lost = self._hung_up
             self.version = check(self._writer, self.place)
             if self._lease is not None:
                 self._lease.take_first(self._writer)
-        except ConnectionLostError as error:
-            raise EngineError(f"PostgreSQL does not answer for {self.place}: {error}") from None
+        except BaseException as error:
+            self._writer.close()
+            if isinstance(error, ConnectionLostError | StatementError):
+                raise EngineError(f"PostgreSQL does not answer for {self.place}: {error}") from None
+            raise
 
     def _connect(self) -> Connection:
         return connect(self._settings, self._pausing, CONNECT_SECONDS)
@@ -250,6 +262,7 @@ class PostgresDriver:
             raise EngineError(f"PostgreSQL does not answer for {self.place}: {error}") from error
         # A migration of a large table takes its time, and nobody else is kept from anything.
         writer.answer_seconds = PATIENT_SECONDS
+        self._is_waited_for = True
         try:
             result = self._transact(function)
             self._commit()
@@ -261,6 +274,7 @@ class PostgresDriver:
             self._roll_back()
             raise
         finally:
+            self._is_waited_for = False
             writer.answer_seconds = ANSWER_SECONDS
         return result
 
@@ -275,7 +289,7 @@ class PostgresDriver:
 
     def _transact(self, function: Callable[[GroupTx], T]) -> T:
         try:
-            writer = self._writing()
+            writer = self._group = self._writing()
             writer.send("BEGIN")
             result = function(_WriterTx(writer, self.commits))
             if self._lease is not None:
@@ -284,16 +298,18 @@ class PostgresDriver:
             raise self._gone(error) from error
         except LeaseLostError as error:
             raise self._lost_lease(error) from error
-        except BaseException:
+        except BaseException as error:
             self._roll_back()
+            if isinstance(error, TransactionLostError) and self._group.is_broken:
+                self._gone(error)
             raise
         return result
 
     def _writing(self) -> Connection:
         """The writing connection. Where there is a loop, it is made anew by who looks for the server."""
         if self._writer.is_broken:
-            if self._trouble is not None:
-                raise ConnectionLostError(self._trouble)
+            if self._trouble is not None or self._closed:
+                raise ConnectionLostError(self._trouble or "The database is closed")
             self._make_writer()
         return self._writer
 
@@ -306,10 +322,14 @@ class PostgresDriver:
         self._gone(ConnectionLostError("the server hung up"))
 
     def _commit(self) -> None:
+        writer, ends = self._group, list[bytes | None]()
         try:
-            self._writer.begin_part()
-            self._writer.send("COMMIT")
-            self._writer.wait()
+            writer.begin_part()
+            writer.send("COMMIT", take=lambda answer: ends.append(answer.command_status))
+            writer.wait()
+            if ends != [b"COMMIT"]:
+                # Of a transaction that has failed it makes a ROLLBACK, and says so nowhere else.
+                raise StatementError("25P02", "The transaction had failed")
         except ConnectionLostError as error:
             unavailable = self._gone(error)
             if self._lease is None:
@@ -339,7 +359,7 @@ class PostgresDriver:
         return False
 
     def _roll_back(self) -> None:
-        writer = self._writer
+        writer = self._group
         if writer.is_broken:
             return
         try:
@@ -375,12 +395,13 @@ class PostgresDriver:
 
     def _look_for_it(self) -> None:
         try:
-            loop = asyncio.get_running_loop()
+            loop = None if self._is_waited_for else asyncio.get_running_loop()
         except RuntimeError:
-            # A command without a loop: its next statement tries again by itself.
+            loop = None
+        if loop is None:
+            # Nobody would come to it: the next statement tries again by itself.
             self._answers_again()
-            return
-        if self._looking is None:
+        elif self._looking is None:
             self._looking = loop.create_task(self._pausing.run(self._wait_for_it))
             self._looking.add_done_callback(self._found)
 
@@ -409,9 +430,12 @@ class PostgresDriver:
         self._looking = None
         if not task.cancelled() and task.exception() is not None:
             _log.error("looking for PostgreSQL went wrong", exc_info=task.exception())
+        elif self._trouble is not None and not (self._closed or self._is_taken_over):
+            # It was lost again in the moment in which it was found.
+            self._look_for_it()
 
     def _answers_again(self) -> None:
-        if not self._is_taken_over:
+        if not (self._is_taken_over or self._closed):
             self._trouble = None
             self._pool.recover()
             self._aside.recover()
@@ -431,6 +455,8 @@ class PostgresDriver:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+            # It may have found the server after all.
+            self._writer.close()
 
     def close_now(self) -> None:
         """Close every connection; the lease ends with its own."""

@@ -332,7 +332,10 @@ def _resolved(settings: Mapping[str, str], pausing: Pausing) -> dict[str, str]:
 
 def connect(settings: Mapping[str, str], pausing: Pausing, seconds: float) -> Connection:
     """A new connection. Raises ConnectionLostError with the server's or the system's own words."""
-    handle = pq.PGconn.connect_start(make_conninfo(**_resolved(settings, pausing)).encode())
+    try:
+        handle = pq.PGconn.connect_start(make_conninfo(**_resolved(settings, pausing)).encode())
+    except psycopg.Error as error:
+        raise ConnectionLostError(str(error).strip()) from None
     until = pausing.monotonic() + seconds
     try:
         state = pq.PollingStatus.WRITING

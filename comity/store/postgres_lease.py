@@ -79,20 +79,25 @@ class Lease:
         connection = self._connect()
         try:
             until = self._pausing.monotonic() + PATIENCE_SECONDS
-            while not self._try(connection):
+            while not self._take_unchanged(connection):
                 # Our own connection of before, whose end the server has not noticed; or somebody else's.
                 connection.rows("SELECT pg_terminate_backend(?::int)", (self._process_id,))
                 if self._pausing.monotonic() >= until:
                     raise ConnectionLostError(f"the lease is held by {_holder(connection)}")
                 self._pausing.pause(RETRY_SECONDS)
-            fence, written = connection.rows("SELECT fence, written FROM writer_lease WHERE id = 1")[0]
-            if fence != self._fence or written not in (self._written, self._marked):
-                raise LeaseLostError("Another comity has taken the database over")
         except BaseException:
             connection.close()
             raise
         self._process_id = connection.process_id
         return connection
+
+    def _take_unchanged(self, connection: Connection) -> bool:
+        """Whether the lease is ours again; who has had it is known by the row, also while they have it."""
+        is_ours = self._try(connection)
+        found = connection.rows("SELECT fence, written FROM writer_lease WHERE id = 1")
+        if found not in ([(self._fence, self._written)], [(self._fence, self._marked)]):
+            raise LeaseLostError("Another comity has taken the database over")
+        return is_ours
 
     def mark(self, connection: Connection) -> None:
         """Number the open transaction, so that it is known afterwards whether it was committed."""

@@ -20,7 +20,11 @@ ABANDONED_MS = 60_000
 
 def settings_of(url: str) -> dict[str, str]:
     """libpq's settings of a URL, with ours. Raises EngineError."""
+    who, _, database = url.partition("://")[2].partition("?")[0].partition("/")
     try:
+        if who.count("@") > 1 or "@" in database:
+            # The library would take the rest of a password for a host, or a database's name.
+            raise psycopg.ProgrammingError("an @ too many")
         settings = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except psycopg.Error:
         # Without the library's words: they repeat the password.
@@ -53,16 +57,20 @@ def check(connection: Connection, place: str) -> str:
     """The server's version. Raises EngineError for a server or a database that cannot be used."""
     row = connection.rows(
         "SELECT current_setting('server_version_num')::bigint, current_setting('server_version'), "
-        "current_setting('server_encoding'), datcollate, datctype, current_database()::text, "
+        "current_setting('server_encoding'), "
+        # Where the server does not sort by the system's locales, newer ones say so in columns of their own.
+        "coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', datcollate::text), "
+        "datctype::text, current_database()::text, "
         "current_setting('synchronous_commit'), current_setting('fsync') "
-        "FROM pg_database WHERE datname = current_database()"
+        "FROM pg_database AS d WHERE datname = current_database()"
     )[0]
     number, version, encoding, collation, classes, name, synchronous, fsync = row
     if number < LEAST_VERSION:
         raise EngineError(f"{place} is PostgreSQL {version}; comity needs {LEAST_VERSION // 10_000} or newer")
     if encoding != "UTF8" or collation not in ("C", "POSIX") or classes not in ("C", "POSIX"):
         raise EngineError(
-            f"The database {name} has the encoding {encoding} and the collation {collation}; comity needs "
+            f"The database {name} has the encoding {encoding} and the locale "
+            f"{' and '.join(dict.fromkeys((collation, classes)))}; comity needs "
             "UTF8 and C, so that text is stored and ordered alike everywhere. Make a new one with: "
             f"createdb --encoding=UTF8 --locale=C --template=template0 {name}"
         )
