@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -143,6 +144,10 @@ async def test_a_second_server_on_the_database_is_refused(
     second = make_server(
         "comity", tmp_path_factory.mktemp("second"), authority, database=postgres.url("postgres")
     )
+    # It says who it is: without the key it would not even look who is there.
+    data = second.directory / "data"
+    data.mkdir(mode=0o700)
+    shutil.copy(servers[0].directory / "data" / "signing.key", data)
     with pytest.raises(AssertionError, match="another comity is running on this database"):
         await asyncio.to_thread(second.process.start)
     # The first one has not noticed.
