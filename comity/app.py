@@ -21,9 +21,12 @@ from comity.config import Config, signing_key
 from comity.federation.availability import Availability
 from comity.federation.calls import Calls
 from comity.federation.client import FederationClient
+from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.discoverer import Discoverer
+from comity.federation.key_calls import KeyCalls
 from comity.federation.keyring import Keyring
 from comity.federation.outbox import Outbox
+from comity.federation.user_calls import UserCalls
 from comity.ports import Ports, Request, Response
 from comity.protocol.signing import SigningKey
 from comity.rooms.system import RoomSystem
@@ -47,6 +50,8 @@ class Federation:
     """The parts that talk to other servers."""
 
     calls: Calls
+    users: UserCalls
+    directory: DirectoryCalls
     keyring: Keyring
     outbox: Outbox
 
@@ -120,7 +125,7 @@ def _federation(
     calls = Calls(client)
     keyring = Keyring(
         database,
-        calls,
+        KeyCalls(client),
         ports.clock,
         ports.offload,
         config.server_name,
@@ -128,7 +133,7 @@ def _federation(
         config.federation.trusted_key_servers,
     )
     outbox = Outbox(database, events, calls, ports.clock, ports.entropy, config.server_name, availability)
-    return Federation(calls, keyring, outbox)
+    return Federation(calls, UserCalls(client), DirectoryCalls(client), keyring, outbox)
 
 
 def build(config: Config, ports: Ports) -> App:
@@ -148,12 +153,13 @@ def build(config: Config, ports: Ports) -> App:
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     federation = _federation(config, ports, database, events, key)
-    users = UserSystem(config, ports, database, bus)
+    users = UserSystem(config, ports, database, bus, federation.users)
     rooms = RoomSystem(
-        config, ports, database, bus, states, events, federation.calls, federation.keyring, key,
+        config, ports, database, bus, states, events, federation.calls, federation.directory,
+        federation.keyring, key,
         member_content=users.member_content,
     )  # fmt: skip
-    users.connect(rooms.portraits.propagate, rooms.ask_profile, rooms.portraits.leave_all)
+    users.connect(rooms.portraits.propagate, rooms.portraits.leave_all)
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work

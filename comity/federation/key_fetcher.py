@@ -12,8 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comity.federation.calls import Calls
 from comity.federation.client import FederationError
+from comity.federation.key_calls import KeyCalls
 from comity.federation.known_keys import KnownKeys
 from comity.ports import Clock
 from comity.protocol import identifiers
@@ -56,7 +56,7 @@ class KeyFetcher:
     def __init__(
         self,
         keys: KnownKeys,
-        calls: Calls,
+        calls: KeyCalls,
         clock: Clock,
         server_name: str,
         trusted_key_servers: Sequence[str],

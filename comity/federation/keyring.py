@@ -11,7 +11,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comity.federation.calls import Calls
+from comity.federation.key_calls import KeyCalls
 from comity.federation.key_fetcher import KeyFetcher
 from comity.federation.known_keys import KnownKeys
 from comity.ports import Clock, Offload
@@ -52,7 +52,7 @@ class Keyring:
     def __init__(
         self,
         database: Database,
-        calls: Calls,
+        calls: KeyCalls,
         clock: Clock,
         offload: Offload,
         server_name: str,

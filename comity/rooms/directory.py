@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comity.federation.calls import Calls
+from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.errors import FederationError
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
@@ -20,7 +20,7 @@ class Directory:
     """Aliases and where they lead."""
 
     def __init__(
-        self, database: Database, rooms: Rooms, merger: Merger, calls: Calls, server_name: str
+        self, database: Database, rooms: Rooms, merger: Merger, calls: DirectoryCalls, server_name: str
     ) -> None:
         self._database = database
         self._rooms = rooms

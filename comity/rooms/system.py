@@ -8,11 +8,9 @@ from typing import Any
 from comity.bus import Bus
 from comity.config import Config
 from comity.federation.calls import Calls
-from comity.federation.errors import FederationError
+from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.keyring import Keyring
 from comity.ports import Ports
-from comity.protocol.errors import MatrixError, not_found
-from comity.protocol.identifiers import server_of
 from comity.protocol.signing import SigningKey
 from comity.rooms.backfill import Backfill
 from comity.rooms.commit import Commits
@@ -52,6 +50,7 @@ class RoomSystem:
         states: States,
         events: Events,
         calls: Calls,
+        directory_calls: DirectoryCalls,
         keyring: Keyring,
         key: SigningKey,
         *,
@@ -105,21 +104,10 @@ class RoomSystem:
             leaver=leaver, restricted=restricted, fetcher=fetcher, calls=calls, server_name=name,
             member_content=member_content,
         )  # fmt: skip
-        self.directory = Directory(database, rooms, merger, calls, name)
+        self.directory = Directory(database, rooms, merger, directory_calls, name)
         self.portraits = Portraits(database, rooms, merger, writer, self.memberships)
         self.reader = Reader(
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
             fill_gap=backfill.fill,
         )  # fmt: skip
         backfill.on_history = self.reader.history_came
-        self._calls = calls
-
-    async def ask_profile(self, user_id: str, field: str | None) -> Mapping[str, Any]:
-        """Another server's user's profile. Raises 404 M_NOT_FOUND, 502 M_UNKNOWN."""
-        server = server_of(user_id)
-        try:
-            return await self._calls.query_profile(server, user_id, field)
-        except FederationError as error:
-            if error.status == 404:
-                raise not_found("There is no such profile") from None
-            raise MatrixError(502, "M_UNKNOWN", f"{server} could not be asked", detail=str(error)) from None

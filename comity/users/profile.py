@@ -13,8 +13,10 @@ from typing import Any
 
 import orjson
 
+from comity.federation.errors import FederationError
+from comity.federation.user_calls import UserCalls
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, missing_param, not_found
-from comity.protocol.identifiers import is_namespaced, is_server_name, split_user_id
+from comity.protocol.identifiers import is_namespaced, is_server_name, server_of, split_user_id
 from comity.store import accounts as stored
 from comity.store.database import Database, Tx, WriteTx
 from comity.users.accounts import Accounts
@@ -36,8 +38,6 @@ MAX_AVATAR_BYTES = 1_024
 
 #: Carries a profile into the joined rooms of a user: (user id, profile) -> when it is done.
 Propagate = Callable[[str, Mapping[str, Any]], Awaitable[None]]
-#: Asks another server: (user id, field or None) -> its answer. Raises MatrixError.
-AskRemote = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
 
 
 def check_key(key: str) -> None:
@@ -96,13 +96,13 @@ class Profiles:
         accounts: Accounts,
         limits: RateLimits,
         propagate: Propagate,
-        ask_remote: AskRemote,
+        calls: UserCalls,
     ) -> None:
         self._database = database
         self._accounts = accounts
         self._limits = limits
         self._propagate = propagate
-        self._ask_remote = ask_remote
+        self._calls = calls
         #: Held while a user's profile is carried into their rooms.
         self._carrying: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -130,8 +130,17 @@ class Profiles:
             return await self.answer(user_id, field)
         if not may_ask:
             raise forbidden("Only users of this server may look up profiles of other servers")
-        found = await self._ask_remote(user_id, field)
-        return _checked_remote(found, field)
+        return _checked_remote(await self._ask(user_id, field), field)
+
+    async def _ask(self, user_id: str, field: str | None) -> Mapping[str, Any]:
+        """Another server's user's profile. Raises 404 M_NOT_FOUND, 502 M_UNKNOWN."""
+        server = server_of(user_id)
+        try:
+            return await self._calls.query_profile(server, user_id, field)
+        except FederationError as error:
+            if error.status == 404:
+                raise not_found("There is no such profile") from None
+            raise MatrixError(502, "M_UNKNOWN", f"{server} could not be asked", detail=str(error)) from None
 
     async def answer(self, user_id: str, field: str | None) -> dict[str, Any]:
         """The profile of a user of ours, or one field: also the answer of `GET /query/profile`.

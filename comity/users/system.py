@@ -7,6 +7,7 @@ from typing import Any
 
 from comity.bus import Bus
 from comity.config import Config
+from comity.federation.user_calls import UserCalls
 from comity.ports import Ports
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database
@@ -20,7 +21,7 @@ from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import LeaveAll, Management
 from comity.users.passwords import Passwords
-from comity.users.profile import AskRemote, Profiles, Propagate, member_content
+from comity.users.profile import Profiles, Propagate, member_content
 from comity.users.push import PushRules
 from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
@@ -33,7 +34,7 @@ from comity.users.to_device import ToDevice
 class UserSystem:
     """Everything about users; others take from it the parts that they name."""
 
-    def __init__(self, config: Config, ports: Ports, database: Database, bus: Bus) -> None:
+    def __init__(self, config: Config, ports: Ports, database: Database, bus: Bus, calls: UserCalls) -> None:
         clock, entropy = ports.clock, ports.entropy
         self.limits = RateLimits(clock, enabled=config.rate_limits.enabled)
         self.accounts = Accounts(
@@ -49,7 +50,7 @@ class UserSystem:
         self.shared_secret = SharedSecret(
             config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
         )
-        self.profiles = Profiles(database, self.accounts, self.limits, self._propagate, self._ask)
+        self.profiles = Profiles(database, self.accounts, self.limits, self._propagate, calls)
         self.devices = Devices(database, self.sessions, proof)
         self.management = Management(self.accounts, self.sessions, proof, self._leave)
         self.account_data = AccountData(database, bus)
@@ -61,13 +62,13 @@ class UserSystem:
         self.to_device = ToDevice(database, bus, clock, self.accounts)
         self.sessions.when_device_goes(self.keys.device_gone)
         self.sessions.when_device_goes(self.to_device.device_gone)
-        self._connected: tuple[Propagate, AskRemote, LeaveAll] | None = None
+        self._connected: tuple[Propagate, LeaveAll] | None = None
 
-    def connect(self, propagate: Propagate, ask: AskRemote, leave_all: LeaveAll) -> None:
+    def connect(self, propagate: Propagate, leave_all: LeaveAll) -> None:
         """What users need of rooms, which are built later."""
-        self._connected = (propagate, ask, leave_all)
+        self._connected = (propagate, leave_all)
 
-    def _rooms(self) -> tuple[Propagate, AskRemote, LeaveAll]:
+    def _rooms(self) -> tuple[Propagate, LeaveAll]:
         if self._connected is None:
             raise MatrixError(503, "M_UNKNOWN", "The server is starting")
         return self._connected
@@ -75,11 +76,8 @@ class UserSystem:
     async def _propagate(self, user_id: str, profile: Mapping[str, Any]) -> None:
         await self._rooms()[0](user_id, profile)
 
-    async def _ask(self, user_id: str, field: str | None) -> Mapping[str, Any]:
-        return await self._rooms()[1](user_id, field)
-
     async def _leave(self, user_id: str) -> None:
-        await self._rooms()[2](user_id)
+        await self._rooms()[1](user_id)
 
     async def member_content(self, user_id: str) -> Mapping[str, Any]:
         """What a membership of a local user carries of their profile."""

@@ -12,8 +12,11 @@ import pytest
 from comity.federation.availability import Availability
 from comity.federation.calls import Calls
 from comity.federation.client import FederationClient
+from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.discoverer import Discoverer
+from comity.federation.key_calls import KeyCalls
 from comity.federation.keyring import Keyring
+from comity.federation.user_calls import UserCalls
 from comity.net.http_client import HttpsTransport
 from comity.net.system import ThreadOffload
 from comity.protocol.signing import SigningKey
@@ -110,6 +113,9 @@ class Side:
     availability: Availability
     client: FederationClient
     calls: Calls
+    keys: KeyCalls
+    users: UserCalls
+    directory: DirectoryCalls
 
 
 @pytest.fixture
@@ -118,11 +124,13 @@ def side(transport: HttpsTransport, clock: ManualClock, own_key: SigningKey) -> 
     availability = Availability(clock, entropy)
     discoverer = Discoverer(transport, TableResolver(), clock, entropy)
     client = FederationClient(discoverer, transport, clock, OWN_NAME, own_key, availability)
-    return Side(availability, client, Calls(client))
+    return Side(
+        availability, client, Calls(client), KeyCalls(client), UserCalls(client), DirectoryCalls(client)
+    )
 
 
 @pytest.fixture
 def keyring(
     side: Side, database: Database, clock: ManualClock, offload: ThreadOffload, own_key: SigningKey
 ) -> Keyring:
-    return Keyring(database, side.calls, clock, offload, OWN_NAME, [own_key], [])
+    return Keyring(database, side.keys, clock, offload, OWN_NAME, [own_key], [])

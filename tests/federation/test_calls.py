@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comity.federation import calls as calls_module
+from comity.federation import answers
 from comity.federation.calls import Calls
 from comity.federation.client import FederationError, path
 from comity.protocol.event import Event
@@ -31,10 +31,10 @@ def a_join(version: str = "10") -> Event:
     return Room(version).join(ALICE)
 
 
-async def test_version_and_keys_are_asked_without_signature(calls: Calls, peer: PeerServer) -> None:
+async def test_version_and_keys_are_asked_without_signature(side: Side, peer: PeerServer) -> None:
     peer.on("GET", f"{V1}/version", 200, {"server": {"name": "Other", "version": "1"}})
-    assert await calls.version(peer.name) == {"name": "Other", "version": "1"}
-    assert await calls.server_keys(peer.name) == peer.key_document()
+    assert await side.keys.version(peer.name) == {"name": "Other", "version": "1"}
+    assert await side.keys.server_keys(peer.name) == peer.key_document()
     assert not any("authorization" in request.headers for request in peer.received)
 
 
@@ -154,13 +154,13 @@ async def test_fetching_events(calls: Calls, peer: PeerServer, own_key: SigningK
     assert all(request.is_signed_by(own_key.public, peer.name) for request in peer.received)
 
 
-async def test_queries(calls: Calls, peer: PeerServer) -> None:
+async def test_queries(side: Side, peer: PeerServer) -> None:
     peer.on("GET", f"{V1}/query/profile", 200, {"displayname": "Bob"})
-    assert await calls.query_profile(peer.name, "@b:x", None) == {"displayname": "Bob"}
-    assert await calls.query_profile(peer.name, "@b:x", "displayname") == {"displayname": "Bob"}
+    assert await side.users.query_profile(peer.name, "@b:x", None) == {"displayname": "Bob"}
+    assert await side.users.query_profile(peer.name, "@b:x", "displayname") == {"displayname": "Bob"}
     assert peer.received[1].target.endswith("?user_id=%40b%3Ax&field=displayname")
     peer.on("GET", f"{V1}/query/directory", 200, {"room_id": ROOM, "servers": ["a.example", 5, "b.example"]})
-    found = await calls.query_directory(peer.name, "#ü:x")
+    found = await side.directory.query_directory(peer.name, "#ü:x")
     assert (found.room_id, found.servers) == (ROOM, ["a.example", "b.example"])
     assert peer.received[2].target.endswith("?room_alias=%23%C3%BC%3Ax")
 
@@ -171,19 +171,19 @@ async def test_send_transaction(calls: Calls, peer: PeerServer, own_key: Signing
     assert peer.received[0].is_signed_by(own_key.public, peer.name)
 
 
-Ask = Callable[[Calls, str], Awaitable[object]]
+Ask = Callable[[Side, str], Awaitable[object]]
 
 MAKE = f"{V1}/make_join/%21r%3Aa/%40u%3Ab"
 EVENT, IDS, STATE = f"{V1}/event/%24a", f"{V1}/state_ids/r", f"{V1}/state/r"
 BACKFILL, DIRECTORY, PROFILE = f"{V1}/backfill/r", f"{V1}/query/directory", f"{V1}/query/profile"
 ASK: dict[str, Ask] = {
-    MAKE: lambda calls, server: calls.make_join(server, "!r:a", "@u:b", []),
-    EVENT: lambda calls, server: calls.get_event(server, "$a"),
-    IDS: lambda calls, server: calls.state_ids(server, "r", "$a"),
-    STATE: lambda calls, server: calls.state(server, "r", "$a"),
-    BACKFILL: lambda calls, server: calls.backfill(server, "r", [], 5),
-    DIRECTORY: lambda calls, server: calls.query_directory(server, "#a:b"),
-    PROFILE: lambda calls, server: calls.query_profile(server, "@a:b", None),
+    MAKE: lambda side, server: side.calls.make_join(server, "!r:a", "@u:b", []),
+    EVENT: lambda side, server: side.calls.get_event(server, "$a"),
+    IDS: lambda side, server: side.calls.state_ids(server, "r", "$a"),
+    STATE: lambda side, server: side.calls.state(server, "r", "$a"),
+    BACKFILL: lambda side, server: side.calls.backfill(server, "r", [], 5),
+    DIRECTORY: lambda side, server: side.directory.query_directory(server, "#a:b"),
+    PROFILE: lambda side, server: side.users.query_profile(server, "@a:b", None),
 }
 MALFORMED: list[tuple[str, object]] = [
     (MAKE, {"event": []}),
@@ -209,12 +209,10 @@ MALFORMED: list[tuple[str, object]] = [
 
 
 @pytest.mark.parametrize(("where", "answer"), MALFORMED)
-async def test_malformed_answers_are_errors(
-    calls: Calls, peer: PeerServer, where: str, answer: object
-) -> None:
+async def test_malformed_answers_are_errors(side: Side, peer: PeerServer, where: str, answer: object) -> None:
     peer.on("GET", where, 200, answer)
     with pytest.raises(FederationError) as caught:
-        await ASK[where](calls, peer.name)
+        await ASK[where](side, peer.name)
     assert caught.value.reached and caught.value.status is None
     assert len(peer.received) == 1
 
@@ -222,7 +220,7 @@ async def test_malformed_answers_are_errors(
 async def test_a_state_of_too_many_events_is_refused(
     calls: Calls, peer: PeerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "MAX_STATE_EVENTS", 10)
+    monkeypatch.setattr(answers, "MAX_STATE_EVENTS", 10)
     body = json.dumps({"pdus": [{}] * 11, "auth_chain": []}).encode()
     peer.on("GET", f"{V1}/state/r", 200, body)
     with pytest.raises(FederationError):

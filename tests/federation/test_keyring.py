@@ -77,7 +77,7 @@ async def test_keys_outlive_a_restart(
     event = an_event(peer, clock.now_ms())
     for _ in range(2):
         database = open_database(database_file, offload)
-        keyring = Keyring(database, side.calls, clock, offload, OWN_NAME, [own_key], [])
+        keyring = Keyring(database, side.keys, clock, offload, OWN_NAME, [own_key], [])
         assert await keyring.verify_events([event]) == [frozenset({peer.name})]
         await database.close()
     assert len(peer.requests(KEYS)) == 1
@@ -165,7 +165,7 @@ async def a_keyring_with_notary(
     side: Side, database: Database, clock: ManualClock, offload: ThreadOffload, notary: PeerServer
 ) -> Keyring:
     own = SigningKey("own", b"\0" * 32)
-    return Keyring(database, side.calls, clock, offload, OWN_NAME, [own], [notary.name])
+    return Keyring(database, side.keys, clock, offload, OWN_NAME, [own], [notary.name])
 
 
 @pytest.mark.parametrize("honest", [True, False])
