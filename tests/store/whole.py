@@ -26,8 +26,26 @@ INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES (
 INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('two', 5, 0, 1800000000000);
 INSERT INTO gaps (room_num, line, next_line, missing) VALUES (1, 5, 4, '["$long:ago"]');
 UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1
-WHERE server = 'b.example'
+WHERE server = 'b.example';
+INSERT INTO position_times (position, at) VALUES (1, 1700000000000);
+INSERT INTO refused_events (event_num, server, error, at) VALUES (1, 'b.example', 'no', 1700000000000);
+INSERT INTO partial_rooms (room_num, join_num, server, servers, since)
+VALUES (900, 901, 'b.example', '["b.example"]', 1700000000000);
+INSERT INTO outbound_to_device (server, position, content) VALUES ('b.example', 1, '{"type": "m.x"}');
+INSERT INTO received_to_device (origin, message_id, at) VALUES ('b.example', 'id', 1700000000000);
+INSERT INTO device_changes (user_id, device_id, position, previous) VALUES ('@a:a.example', 'D', 2, 1);
+INSERT INTO cross_signing_keys (user_id, usage, json, position) VALUES ('@a:a.example', 'master', '{}', 2);
+INSERT INTO remote_devices (user_id, device_id, json, display_name) VALUES ('@b:b.example', 'D', NULL, 'x');
+INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES ('@b:b.example', 3, 0, 1)
 """
+#: Likewise, with bytes in them.
+_BYTES_BY_HAND = (
+    ("INSERT INTO openid_tokens (token_hash, user_id, expires_at) VALUES (?, '@a:a.example', 1)", b"\0\xff"),
+    (
+        "INSERT INTO key_documents (server, document, valid_until, fetched_at) VALUES ('b.example', ?, 1, 1)",
+        b"{}",
+    ),
+)
 
 
 async def make(folder: Path) -> tuple[list[str], str]:
@@ -39,6 +57,8 @@ async def make(folder: Path) -> tuple[list[str], str]:
         await settle()
     async with a_place(folder) as place:
         place.database.driver.write_now(lambda tx: tx.script(_BY_HAND))
+        for statement, value in _BYTES_BY_HAND:
+            place.database.driver.write_now(lambda tx, s=statement, v=value: tx.run(s, (v,)))  # type: ignore[misc]
     return rooms, alice.token
 
 
