@@ -6,7 +6,11 @@ It is never an answer to a client: `rooms` and `api` turn it into one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+#: Where it went wrong: it was not found out where the server is; its certificate does not hold; nothing
+#: answered; or it answered, but not as it should.
+FailureKind = Literal["discovery", "tls", "connection", "answer"]
 
 
 class FederationError(Exception):
@@ -23,13 +27,14 @@ class FederationError(Exception):
         reached: bool = False,
         temporary: bool = False,
         retry_after_ms: int = 0,
+        kind: FailureKind = "answer",
     ) -> None:
         """`server` is who was asked, `text` what happened.
 
         `status` is the HTTP status if there was an answer, `code` its `errcode` and `body` its
         JSON object (empty if it had none). `reached` says whether the request may have been
         received; `temporary` whether the same request may well succeed later; `retry_after_ms`
-        is the pause that the server asked for (0 if it did not).
+        is the pause that the server asked for (0 if it did not). `kind` says where it went wrong.
         """
         super().__init__(f"{server}: {text}")
         self.server = server
@@ -40,3 +45,4 @@ class FederationError(Exception):
         self.reached = reached
         self.temporary = temporary
         self.retry_after_ms = retry_after_ms
+        self.kind: FailureKind = kind

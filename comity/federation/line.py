@@ -33,6 +33,7 @@ class Line:
     __slots__ = (
         "batch",
         "delivered",
+        "failure",
         "limit",
         "loaded",
         "looked",
@@ -56,6 +57,8 @@ class Line:
         self.delivered = 0
         self.looked = 0
         self.retry: Retry | None = None
+        #: What the last failure was: in words, and its kind.
+        self.failure: tuple[str, str] | None = None
         #: What failed and must be sent again as it was; before a restart, its last position.
         self.batch: Batch | None = None
         self.sending_upto: int | None = None
@@ -78,7 +81,7 @@ class Line:
 
     def succeeded(self, upto: int) -> None:
         """The transaction arrived: everything up to a position is delivered."""
-        self.batch = self.retry = None
+        self.batch = self.retry = self.failure = None
         self.spoke_at, self.spoke_pause = 0, SPOKE_PAUSE_MS
         self.delivered = self.looked = max(self.looked, upto)
 
@@ -88,6 +91,8 @@ class Line:
         self.delivered = self.looked = stored.delivered
         self.sending_upto = stored.sending_upto
         self.retry = stored_retry(stored)
+        if stored.failure is not None:
+            self.failure = (stored.failure, stored.failure_kind or "")
 
     def to_store(self) -> Destination:
         """What is to be stored."""
@@ -99,6 +104,7 @@ class Line:
             None if retry is None else retry.retry_at_ms,
             None if retry is None else retry.interval_ms,
             batch.last_position if batch is not None else self.sending_upto,
+            *(self.failure or (None, None)),
         )
 
 

@@ -15,7 +15,7 @@ import asyncio
 import collections
 import heapq
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 from comity.federation import transactions
@@ -23,20 +23,20 @@ from comity.federation.availability import Availability
 from comity.federation.calls import Calls
 from comity.federation.client import FederationError
 from comity.federation.line import Line, State, stored_retry
+from comity.federation.progress import MAX_ERROR_TEXT, UNAVAILABLE_SECONDS, Progress
 from comity.federation.transactions import MAX_PDUS, Batch
+from comity.federation.whispers import Whispers
 from comity.ports import Clock, Entropy
 from comity.protocol import pacing
-from comity.store import queues
+from comity.store import edus, queues
 from comity.store.cache import Bounded
 from comity.store.database import (
     Database,
     StoreFailedError,
-    StoreOverloadedError,
     StoreUnavailableError,
     Tx,
-    WriteTx,
 )
-from comity.store.events import Events
+from comity.store.events import Events, StoredEvent
 from comity.store.queues import Destination
 
 _log = logging.getLogger(__name__)
@@ -52,18 +52,10 @@ MAX_IN_A_ROW = 20
 MAX_IDLE_LINES = 50_000
 #: Seconds after which the timer looks again at the latest: the wall clock may have been set.
 MAX_TIMER_SECONDS = 300.0
-#: Seconds between two prunings of what everybody has.
-PRUNE_SECONDS = 600.0
-#: Destinations looked at in one go, before other tasks have a turn.
-PAGE = 100
-#: A destination that has failed for a week does not hold back the pruning any more.
-DEAD_AFTER_MS = 7 * 24 * 3_600_000
 #: Seconds that transactions under way are given at the end.
 STOP_SECONDS = 5.0
-#: Seconds between two looks at a database that does not answer.
-UNAVAILABLE_SECONDS = 2.0
-#: Characters kept of what a server says about an event that it refuses.
-_MAX_ERROR_TEXT = 300
+#: Seconds for which what passes, and receipts, are gathered before a server is told.
+EDU_PAUSE_SECONDS = 0.1
 
 
 class Outbox:
@@ -99,16 +91,22 @@ class Outbox:
         self._timers: list[tuple[int, str]] = []
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = 0
-        self._changed: dict[str, Destination] = {}
-        self._on_its_way: dict[str, Destination] = {}
-        self._storing: asyncio.Future[None] | None = None
+        self.progress = Progress(database, events, clock)
+        self._whispers = Whispers()
+        self._passed = 0
+        #: Servers to wake a little later, together.
+        self._soon: set[str] = set()
+        self._soon_timer: asyncio.Task[None] | None = None
         self._running = False
 
     async def start(self) -> None:
         """Begin, and take up what was left undone; returns before all of it has been looked at."""
         self._running = True
         self._availability.on_back.append(self._try_now)
-        for coroutine in (self._resume(), self._prune_now_and_then()):
+        self._last_edu = max(
+            self._database.last_committed, await self.progress.read_patiently(edus.last_position)
+        )
+        for coroutine in (self._resume(), self.progress.prune_now_and_then()):
             task = asyncio.create_task(coroutine)
             self._helpers.add(task)
             task.add_done_callback(self._helpers.discard)
@@ -118,7 +116,7 @@ class Outbox:
         self._running = False
         if self._try_now in self._availability.on_back:
             self._availability.on_back.remove(self._try_now)
-        helpers = [*self._helpers, *([self._timer] if self._timer is not None else [])]
+        helpers = [*self._helpers, *(task for task in (self._timer, self._soon_timer) if task is not None)]
         for task in helpers:
             task.cancel()
         senders = list(self._senders)
@@ -127,8 +125,7 @@ class Outbox:
             for task in senders:
                 task.cancel()
         await asyncio.gather(*helpers, *senders, return_exceptions=True)
-        if self._storing is not None:
-            await asyncio.gather(self._storing, return_exceptions=True)
+        await self.progress.settle()
 
     # -- news
 
@@ -144,6 +141,31 @@ class Outbox:
             elif server != self._server_name:
                 self._make_ready(self._idle.get(server) or Line(server))
         self._dispatch()
+
+    def wake_soon(self, servers: Collection[str]) -> None:
+        """These servers are owed EDUs that last and are on disk; what comes a little later goes along."""
+        self._soon.update(servers)
+        if self._soon and self._running and (self._soon_timer is None or self._soon_timer.done()):
+            self._soon_timer = asyncio.get_running_loop().create_task(self._wake_those())
+
+    def whisper(self, servers: Collection[str], edu_type: str, key: str, content: bytes) -> None:
+        """Tell these servers what is true now; the newest of a type and key counts. `content` is JSON.
+
+        Of presence it is one entry of `push`. A server that is away is not told.
+        """
+        if not self._running:
+            return
+        there = [server for server in servers if self._availability.may_try(server)]
+        self._whispers.put(there, edu_type, key, content)
+        self._soon.update(there)
+        if self._soon and (self._soon_timer is None or self._soon_timer.done()):
+            self._soon_timer = asyncio.get_running_loop().create_task(self._wake_those())
+
+    async def _wake_those(self) -> None:
+        await self._clock.sleep(EDU_PAUSE_SECONDS)
+        self._soon_timer = None
+        servers, self._soon = frozenset(self._soon), set()
+        self.wake(servers)
 
     def spoke(self, server: str) -> None:
         """The server made a request to us: if it was away, it may be back."""
@@ -201,15 +223,17 @@ class Outbox:
                 if not self._running:
                     return
                 batch = await self._next_batch(line)
-                if batch is None:
+                passing = self._whispers.take(line.server)
+                if batch is None and not passing:
                     if line.woken:
                         # It is owed something that was stored while that was read.
                         continue
                     self._rest(line)
                     return
+                batch = batch or self._only_passing(line)
                 try:
                     answer = await self._calls.send_transaction(
-                        line.server, batch.transaction_id, await self._body(batch)
+                        line.server, batch.transaction_id, await self._body(batch, passing)
                     )
                 except FederationError as error:
                     self._failed(line, batch, error)
@@ -269,21 +293,27 @@ class Outbox:
             line.looked = max(line.looked, committed)
         return batch
 
-    async def _body(self, batch: Batch) -> bytes:
-        stored = await self._database.read(lambda tx: transactions.load(tx, self._events, batch))
-        return transactions.body(self._server_name, batch, stored)
+    def _only_passing(self, line: Line) -> Batch:
+        """A transaction of nothing that lasts, after which as much is owed as before."""
+        self._passed += 1
+        now = self._clock.now_ms()
+        return Batch(f"p{now}.{self._passed}", (), line.delivered, line.delivered, now)
+
+    async def _body(self, batch: Batch, passing: Sequence[bytes]) -> bytes:
+        stored: list[StoredEvent] = []
+        if batch.numbers:
+            stored = await self._database.read(lambda tx: transactions.load(tx, self._events, batch))
+        return transactions.body(self._server_name, batch, stored, passing)
 
     async def _delivered(self, line: Line, batch: Batch, answer: dict[str, Any]) -> None:
         if line.retry is not None:
             _log.info("%s takes events again", line.server)
+        failed_before = line.retry is not None
         line.succeeded(batch.upto)
-        results = answer.get("pdus")
-        if isinstance(results, dict):
-            for event_id, result in list(results.items())[:MAX_PDUS]:
-                if isinstance(result, dict) and "error" in result:
-                    text = str(result["error"])[:_MAX_ERROR_TEXT]
-                    _log.warning("%s refused the event %s: %s", line.server, event_id[:255], text)
-        storing = self._store(line)
+        self.progress.note_refusals(line.server, batch, answer.get("pdus"))
+        if not batch.numbers and not batch.edus and not failed_before:
+            return
+        storing = self.progress.store(line)
         if storing is not None:
             try:
                 await asyncio.shield(storing)
@@ -293,17 +323,19 @@ class Outbox:
 
     def _failed(self, line: Line, batch: Batch, error: FederationError) -> None:
         """Whatever it was, the events stay: a refusal may be a mistake that somebody corrects."""
+        self._whispers.drop(line.server)
+        line.failure = (error.text[:MAX_ERROR_TEXT], error.kind)
         if error.status == 413 and len(batch.numbers) > 1:
             # The same would be refused for ever; this ends at single events.
             line.limit, line.batch = len(batch.numbers) // 2, None
-        else:
+        elif batch.numbers or batch.edus:
             line.batch = batch
         level = logging.WARNING if line.retry is None and error.status is not None else logging.INFO
         self._wait(line, at_least_ms=error.retry_after_ms)
         retry = line.retry
         seconds = 0 if retry is None else (retry.retry_at_ms - self._clock.now_ms()) // 1000
         _log.log(level, "events could not be sent to %s; next try in %d s", error, seconds)
-        self._store(line)
+        self.progress.store(line)
 
     # -- waiting
 
@@ -362,36 +394,16 @@ class Outbox:
         self._dispatch()
         self._arm()
 
-    # -- what is stored
-
-    def _store(self, line: Line) -> asyncio.Future[None] | None:
-        """Store how far a line is, along with all others that changed until the writer comes to it."""
-        self._changed[line.server] = line.to_store()
-        if self._storing is not None and self._storing.done():
-            # It never began: no transaction could be opened for its group.
-            self._storing = None
-        if self._storing is None:
-            try:
-                self._storing = self._database.submit(self._write_changed)
-            except (StoreFailedError, StoreOverloadedError, StoreUnavailableError) as error:
-                _log.warning("how far %s has come was not stored: %s", line.server, error)
-        return self._storing
-
-    def _write_changed(self, tx: WriteTx) -> None:
-        # What is on its way to the disk stays here until it is there: this may be run again.
-        self._on_its_way.update(self._changed)
-        self._changed, self._storing = {}, None
-        queues.put_destinations(tx, self._on_its_way.values())
-        tx.after_commit(self._on_its_way.clear)
+    # -- at the start
 
     async def _resume(self) -> None:
         """Look at every destination once: who fails, and who is owed something."""
-        async for page in self._pages():
+        async for page in self.progress.pages():
             for stored in page:
                 retry = stored_retry(stored)
                 if retry is not None and not self._is_newer_known(stored.server):
                     self._availability.remember(stored.server, retry)
-            for stored in await self._read_patiently(lambda tx: self._owed(tx, page)):  # noqa: B023
+            for stored in await self.progress.read_patiently(lambda tx: self._owed(tx, page)):  # noqa: B023
                 if not self._is_newer_known(stored.server):
                     self._take_up(stored)
             self._dispatch()
@@ -401,11 +413,13 @@ class Outbox:
         return server in self._lines or self._idle.get(server) is not None
 
     def _owed(self, tx: Tx, page: Iterable[Destination]) -> list[Destination]:
-        return [
-            stored
-            for stored in page
-            if stored.server != self._server_name and queues.due(tx, stored.server, stored.delivered, 1)
-        ]
+        return [stored for stored in page if stored.server != self._server_name and self._is_owed(tx, stored)]
+
+    def _is_owed(self, tx: Tx, stored: Destination) -> bool:
+        return bool(
+            queues.due(tx, stored.server, stored.delivered, 1)
+            or edus.due(tx, stored.server, stored.delivered, self._database.last_committed, 1)[0]
+        )
 
     def _take_up(self, stored: Destination) -> None:
         line = Line(stored.server)
@@ -415,45 +429,3 @@ class Outbox:
             self._make_ready(line)
         else:
             self._wait_for_retry(line)
-
-    async def _read_patiently(self, function: Callable[[Tx], T]) -> T:
-        """Read for a task that nobody waits for: it waits for an engine that does not answer."""
-        while True:
-            try:
-                return await self._database.read(function)
-            except StoreUnavailableError as error:
-                _log.warning("the destinations cannot be read at present: %s", error)
-                await self._clock.sleep(UNAVAILABLE_SECONDS)
-
-    async def _pages(self) -> AsyncIterator[list[Destination]]:
-        after = ""
-        while True:
-            page = await self._read_patiently(lambda tx: queues.destinations(tx, after, PAGE))  # noqa: B023
-            if not page:
-                return
-            yield page
-            after = page[-1].server
-            await asyncio.sleep(0)
-
-    async def _prune_now_and_then(self) -> None:
-        while True:
-            await self._clock.sleep(PRUNE_SECONDS)
-            try:
-                await self.prune()
-            except (StoreFailedError, StoreOverloadedError, StoreUnavailableError) as error:
-                _log.warning("what everybody has was not pruned: %s", error)
-
-    async def prune(self) -> int:
-        """Forget what nobody waits for any more; the number of rows that went."""
-        async for page in self._pages():
-            behind = [item.server for item in page if item.delivered < self._database.last_committed]
-            if behind:
-                await self._database.write(lambda tx: self._advance(tx, behind))  # noqa: B023
-        total = 0
-        dead_since = self._clock.now_ms() - DEAD_AFTER_MS
-        while gone := await self._database.write(lambda tx: queues.prune_outbound(tx, dead_since)):
-            total += gone
-        return total
-
-    def _advance(self, tx: WriteTx, servers: Iterable[str]) -> None:
-        queues.advance_idle(tx, servers, self._database.last_position)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from comity.bus import Bus
+from comity.ports import Clock
 from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch, Decided, MemberChange
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
 from comity.store import events as stored_events
-from comity.store import heads, queues, resolutions
+from comity.store import deliveries, heads, queues, resolutions
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Database, EarlierWriteError, StoreFailedError, Tx, WriteTx
@@ -25,17 +26,23 @@ from comity.store.events import NewEvent, live_line
 from comity.store.rooms import Gap, Member
 
 _log = logging.getLogger(__name__)
+#: How exactly it can be told later when something was stored.
+TIMES_EVERY_MS = 1_000
 
 
 class Commits:
     """Stores batches, then tells the bus and whoever sends to other servers."""
 
-    def __init__(self, database: Database, rooms: Rooms, merger: Merger, bus: Bus, server_name: str) -> None:
+    def __init__(
+        self, database: Database, rooms: Rooms, merger: Merger, bus: Bus, server_name: str, clock: Clock
+    ) -> None:
         self._database = database
         self._rooms = rooms
         self._merger = merger
         self._bus = bus
         self._server_name = server_name
+        self._clock = clock
+        self._noted_at = 0
         #: Called with a room and its servers when something was stored that they are owed.
         self.on_outbound: list[Callable[[frozenset[str]], None]] = []
 
@@ -59,6 +66,8 @@ class Commits:
                     position = storing.run() or position
                 if also is not None:
                     also(tx)
+                if position:
+                    self._note_time(tx, position)
             except EarlierWriteError:
                 # Somebody else's write failed; this one is run again.
                 raise
@@ -85,6 +94,13 @@ class Commits:
             batch.room.last_write = future
         future.add_done_callback(lambda done: self._finish(done, batches))
         return future
+
+    def _note_time(self, tx: WriteTx, position: int) -> None:
+        """Note when positions are given, once a second at most."""
+        now = self._clock.now_ms()
+        if not 0 <= now - self._noted_at < TIMES_EVERY_MS:
+            self._noted_at = now
+            deliveries.note_time(tx, position, now)
 
     def _finish(self, done: asyncio.Future[int], batches: Sequence[Batch]) -> None:
         for batch in batches:

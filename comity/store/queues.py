@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from comity.store import compression
+from comity.store import compression, edus
 from comity.store.database import Tx
 from comity.store.lists import parts
 
@@ -129,9 +129,14 @@ class Destination:
     interval_ms: int | None = None
     #: The last position in a transaction that failed and is to be sent again as it was.
     sending_upto: int | None = None
+    #: What the last failure was, in words, and its kind (`federation.errors.FailureKind`).
+    failure: str | None = None
+    failure_kind: str | None = None
 
 
-_DESTINATION = "server, delivered, failing_since, retry_at, interval_ms, sending_upto"
+_DESTINATION = (
+    "server, delivered, failing_since, retry_at, interval_ms, sending_upto, failure, failure_kind"
+)
 
 
 def destinations(tx: Tx, after: str, limit: int) -> list[Destination]:
@@ -152,12 +157,13 @@ def destination(tx: Tx, server: str) -> Destination | None:
 def put_destinations(tx: Tx, changed: Iterable[Destination]) -> None:
     """Store how far destinations have come and how they fail."""
     tx.many(
-        f"INSERT INTO destinations ({_DESTINATION}) VALUES (?, ?, ?, ?, ?, ?) "
+        f"INSERT INTO destinations ({_DESTINATION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (server) DO UPDATE SET delivered = "
         "CASE WHEN excluded.delivered > destinations.delivered THEN excluded.delivered "
         "ELSE destinations.delivered END, failing_since = excluded.failing_since, "
         "retry_at = excluded.retry_at, interval_ms = excluded.interval_ms, "
-        "sending_upto = excluded.sending_upto",
+        "sending_upto = excluded.sending_upto, failure = excluded.failure, "
+        "failure_kind = excluded.failure_kind",
         [
             (
                 item.server,
@@ -166,6 +172,8 @@ def put_destinations(tx: Tx, changed: Iterable[Destination]) -> None:
                 item.retry_at,
                 item.interval_ms,
                 item.sending_upto,
+                item.failure,
+                item.failure_kind,
             )
             for item in changed
         ],
@@ -187,7 +195,9 @@ def advance_idle(tx: Tx, servers: Iterable[str], upto: int) -> None:
     """
     for server in servers:
         at = destination(tx, server)
-        if at is not None and at.delivered < upto and not due(tx, server, at.delivered, 1):
+        if at is None or at.delivered >= upto or due(tx, server, at.delivered, 1):
+            continue
+        if not edus.due(tx, server, at.delivered, upto, 1)[0]:
             tx.run("UPDATE destinations SET delivered = ? WHERE server = ?", (upto, server))
 
 

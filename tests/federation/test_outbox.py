@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comity.federation import outbox as outbox_module
-from comity.federation import transactions
+from comity.federation import progress, transactions
 from comity.federation.outbox import Outbox
 from comity.net.system import ThreadOffload
 from comity.protocol import pacing
@@ -425,20 +425,20 @@ async def test_old_rows_are_pruned_and_the_long_dead_hold_back_little(
         outbox.wake(frozenset({lively.name, dead.name}))
     await until_delivered(rooms.database, lively.name, rooms.database.last_committed)
     await until(lambda: stored(rooms.database, dead.name).retry_at is not None)
-    assert await outbox.prune() == 0
+    assert await outbox.progress.prune() == 0
     assert rows() == 20
     # Nothing is owed to the quiet one, so it holds nothing back.
     assert stored(rooms.database, "quiet.invalid:1").delivered == rooms.database.last_committed
-    clock.advance(outbox_module.DEAD_AFTER_MS / 1000 + 1)
+    clock.advance(progress.DEAD_AFTER_MS / 1000 + 1)
     await until(lambda: len(clock.sleeps()) >= 2)
-    await outbox.prune()
+    await outbox.progress.prune()
     assert rows() == 2
     await dead.up()
     outbox.spoke(dead.name)
     await dead.until(lambda: len(dead.pdus()) == 2 or texts(dead)[-2:] == ["18", "19"])
     assert texts(dead)[-2:] == ["18", "19"]
     await until_delivered(rooms.database, dead.name, rooms.database.last_committed)
-    await outbox.prune()
+    await outbox.progress.prune()
     assert rows() == 0
 
 

@@ -106,5 +106,7 @@ CREATE TABLE key_documents (
     fetched_at BIGINT NOT NULL
 );
 
+CREATE INDEX outbound_to_device_by_position ON outbound_to_device (position);
+
 -- What finds receipts to be told to a server.
 CREATE INDEX receipts_by_log ON receipts (position)
