@@ -17,20 +17,24 @@ from comity.api.auth import optional_user_guard, user_guard
 from comity.api.router import Router
 from comity.api.server_auth import OriginGuard
 from comity.bus import Bus
-from comity.config import Config, signing_key
+from comity.config import Config, published_certificate, signing_key
 from comity.federation.availability import Availability
 from comity.federation.calls import Calls
+from comity.federation.certificates import ClientCertificates
 from comity.federation.client import FederationClient
 from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.discoverer import Discoverer
 from comity.federation.key_calls import KeyCalls
 from comity.federation.keyring import Keyring
+from comity.federation.notary import Notary
+from comity.federation.origin_limits import OriginLimits
 from comity.federation.outbox import Outbox
+from comity.federation.server_lists import ServerLists
 from comity.federation.user_calls import UserCalls
 from comity.ports import Ports, Request, Response
 from comity.protocol.signing import SigningKey
 from comity.rooms.system import RoomSystem
-from comity.store import queues
+from comity.store import deliveries, queues
 from comity.store.database import Database, StoreFailedError, StoreOverloadedError, last_position
 from comity.store.engines import open_migrated
 from comity.store.events import Events
@@ -53,7 +57,10 @@ class Federation:
     users: UserCalls
     directory: DirectoryCalls
     keyring: Keyring
+    notary: Notary
+    certificates: ClientCertificates
     outbox: Outbox
+    lists: ServerLists
 
 
 class App:
@@ -82,6 +89,9 @@ class App:
         if self.config.federation.enabled:
             await self._federation.outbox.start()
             await self._rooms.staging.start()
+            await self._rooms.gaps.start()
+            await self._rooms.extremities.start()
+            await self._rooms.completer.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -98,6 +108,9 @@ class App:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self._rooms.completer.stop()
+        await self._rooms.extremities.stop()
+        await self._rooms.gaps.stop()
         await self._rooms.staging.stop()
         await self._federation.outbox.stop()
         await self._users.close()
@@ -108,6 +121,9 @@ class App:
             horizon = self._ports.clock.now_ms() - REMEMBER_TRANSACTIONS_MS
             try:
                 gone = await self._database.write(lambda tx: queues.forget_before(tx, horizon))  # noqa: B023
+                old = self._ports.clock.now_ms() - deliveries.KEEP_MS
+                await self._database.write(lambda tx: deliveries.forget_before(tx, old))  # noqa: B023
+                await self._users.to_device.forget_received()
             except (StoreFailedError, StoreOverloadedError) as error:
                 _log.warning("old transactions were not forgotten: %s", error)
             else:
@@ -121,19 +137,28 @@ def _federation(
 ) -> Federation:
     availability = Availability(ports.clock, ports.entropy)
     discoverer = Discoverer(ports.transport, ports.resolver, ports.clock, ports.entropy)
-    client = FederationClient(discoverer, ports.transport, ports.clock, config.server_name, key, availability)
-    calls = Calls(client)
+    lists = ServerLists(config.federation.allow_servers, config.federation.deny_servers)
+    client = FederationClient(
+        discoverer, ports.transport, ports.clock, config.server_name, key, availability, lists
+    )
+    calls, key_calls = Calls(client), KeyCalls(client)
     keyring = Keyring(
         database,
-        KeyCalls(client),
+        key_calls,
         ports.clock,
         ports.offload,
         config.server_name,
         [key],
         config.federation.trusted_key_servers,
+        old_keys=signing_key.read_old(config.old_keys_file),
+        certificate=published_certificate.read(config),
     )
+    notary = Notary(database, keyring, ports.clock, config.server_name)
+    certificates = ClientCertificates(key_calls, ports.clock)
     outbox = Outbox(database, events, calls, ports.clock, ports.entropy, config.server_name, availability)
-    return Federation(calls, UserCalls(client), DirectoryCalls(client), keyring, outbox)
+    return Federation(
+        calls, UserCalls(client), DirectoryCalls(client), keyring, notary, certificates, outbox, lists
+    )  # fmt: skip
 
 
 def build(config: Config, ports: Ports) -> App:
@@ -153,13 +178,13 @@ def build(config: Config, ports: Ports) -> App:
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     federation = _federation(config, ports, database, events, key)
-    users = UserSystem(config, ports, database, bus, federation.users)
+    users = UserSystem(config, ports, database, bus, federation.users, federation.outbox)
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
         federation.keyring, key,
         member_content=users.member_content,
     )  # fmt: skip
-    users.connect(rooms.portraits.propagate, rooms.portraits.leave_all)
+    users.connect(rooms.portraits.propagate, rooms.portraits.leave_all, rooms.intake.admits)
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work
@@ -170,8 +195,18 @@ def build(config: Config, ports: Ports) -> App:
     health.routes(router, database.check)
     client_routes.add(router, guard, anybody, config, users, rooms, sync)
     if config.federation.enabled:
-        origin = OriginGuard(federation.keyring, config.server_name, federation.outbox.spoke)
-        server_routes.add(router, origin, config, ports.clock, users, rooms, federation.keyring, __version__)
+        limits = OriginLimits(
+            ports.clock, per_second=config.federation.requests_per_second,
+            burst=config.federation.request_burst, enabled=config.rate_limits.enabled,
+        )  # fmt: skip
+        origin = OriginGuard(
+            federation.keyring, config.server_name, federation.outbox.spoke, federation.certificates,
+            federation.lists, limits,
+        )  # fmt: skip
+        server_routes.add(
+            router, origin, config, ports.clock, users, rooms, federation.keyring, federation.notary,
+            __version__,
+        )  # fmt: skip
     return App(
         router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users,
         federation=federation, config=config,

@@ -61,22 +61,28 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer to a request of ours. Header names are lower case."""
+    """An HTTP answer to a request of ours. Header names are lower case.
+
+    `peer_certificate` is the DER of the certificate that the connection was made with.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    peer_certificate: bytes | None = None
 
 
 class TransportError(Exception):
     """No HTTP answer: refused, timed out, TLS failed, too large, address not allowed.
 
-    `reached` says whether the request may have been received by the peer.
+    `reached` says whether the request may have been received by the peer, `tls` whether it was the
+    certificate or the handshake that failed.
     """
 
-    def __init__(self, text: str, *, reached: bool = False) -> None:
+    def __init__(self, text: str, *, reached: bool = False, tls: bool = False) -> None:
         super().__init__(text)
         self.reached = reached
+        self.tls = tls
 
 
 class Transport(Protocol):
@@ -124,8 +130,9 @@ class Resolver(Protocol):
     """DNS records beyond addresses (addresses are the transport's own affair)."""
 
     async def srv(self, name: str) -> list[SrvRecord]:
-        """The SRV records of `name`, ordered by priority then weighted chance.
+        """The SRV records of `name`, in no particular order.
 
+        A record whose target is "." says that the service is decidedly not offered (RFC 2782).
         Empty when the name does not exist or has none. Raises ResolverError.
         """
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.size.rooms import OURS, Branch
 from bench.size.stored import Stored, checkpoint
 from comity.bus import Bus
+from comity.net.system import SystemClock
 from comity.protocol.admission import Outcome
 from comity.protocol.event import Event
 from comity.protocol.identifiers import server_of
@@ -86,7 +87,7 @@ class Changer:
         events.know_room(1, stored.version)
         self._rooms = Rooms(self._database, self._states, events, driver.read_now(load_numbers))
         self._merger = Merger(self._states, events)
-        self._commits = Commits(self._database, self._rooms, self._merger, Bus(), OURS)
+        self._commits = Commits(self._database, self._rooms, self._merger, Bus(), OURS, SystemClock())
 
     async def run(self, changes: Sequence[Event], costs: Costs) -> None:
         """Decide and store changes, some at a time."""

@@ -11,6 +11,7 @@ from comity.api.client import (
     filters,
     keys,
     login,
+    openid,
     presence,
     profile,
     push_rules,
@@ -25,6 +26,8 @@ from comity.api.client import sync as sync_routes
 from comity.api.client.directory import DirectoryApi
 from comity.api.client.events import EventsApi
 from comity.api.client.rooms import RoomsApi
+from comity.api.client.rooms_by_time import ByTimeApi
+from comity.api.client.spaces import SpacesApi
 from comity.api.router import Guard, Router
 from comity.config import Config
 from comity.rooms.read.tokens import SyncToken
@@ -61,12 +64,18 @@ def add(
     receipts.routes(router, guard, users.receipts)
     typing.routes(router, guard, users.ephemeral)
     presence.routes(router, guard, users.ephemeral)
-    keys.routes(router, guard, users.keys, users.to_device, _position)
+    keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
+    openid.routes(router, guard, users.openid)
     services.routes(router, guard)
-    RoomsApi(rooms.creator, rooms.memberships, rooms.directory, users.profiles, users.limits).routes(
-        router, guard
-    )
+    RoomsApi(
+        rooms.creator, rooms.memberships, rooms.knocks, rooms.directory, users.profiles, users.limits
+    ).routes(router, guard)
     EventsApi(rooms.writer, rooms.directory, users.limits).routes(router, guard)
-    DirectoryApi(rooms.directory).routes(router, guard)
+    DirectoryApi(
+        rooms.directory, rooms.public_rooms, users.limits,
+        publish_without_account=config.rooms.publish_without_account,
+    ).routes(router, guard, anybody)  # fmt: skip
+    ByTimeApi(rooms.timestamps, users.limits).routes(router, guard)
+    SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)
     sync_routes.routes(router, guard, sync, users.filters)

@@ -68,6 +68,8 @@ class Call:
     parameters: Mapping[str, str]
     user: Requester | None = None
     server: str = ""
+    #: Called once the request is answered, well or not: what the guard began ends with it.
+    at_end: Callable[[], None] | None = None
     _query: dict[str, list[str]] | None = None
     _json: object = field(default=None)
 
@@ -284,6 +286,10 @@ class Router:
         except UnicodeDecodeError:
             raise invalid_param("The path is not valid UTF-8") from None
         call = Call(request, dict(zip(names, decoded, strict=True)))
-        if guard is not None:
-            await guard(call)
-        return await handler(call)
+        try:
+            if guard is not None:
+                await guard(call)
+            return await handler(call)
+        finally:
+            if call.at_end is not None:
+                call.at_end()

@@ -18,7 +18,10 @@ COMMANDS = {
     "init": "comity.cli.init",
     "user": "comity.cli.user",
     "token": "comity.cli.token",
+    "key": "comity.cli.key",
     "database": "comity.cli.database",
+    "check": "comity.cli.check",
+    "trace": "comity.cli.trace",
     "explain": "comity.cli.explain",
     "demo": "comity.cli.demo",
 }

@@ -1,4 +1,4 @@
-"""The files that commands make: never over another one, and private where they must be."""
+"""The files that commands make: over another one only where that is meant, and private where they must be."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def write_new(path: Path, data: bytes, *, private: bool) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes, *, private: bool) -> None:
+    """Put a new file in the place of one that may be there, whole or not at all. Raises OSError."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    write_new(new, data, private=private)
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def make_private_folder(path: Path) -> None:

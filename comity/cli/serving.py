@@ -16,10 +16,10 @@ from pathlib import Path
 from comity import __version__
 from comity.app import build
 from comity.cli.files import CannotRun, ensure_signing_key, make_private_folder
-from comity.config import Config
+from comity.config import Config, Listener
 from comity.net.dns import DnsResolver
 from comity.net.http_client import HttpsTransport
-from comity.net.http_server import HttpServer, server_ssl_context
+from comity.net.http_server import HttpServer, TlsContext, server_ssl_context
 from comity.net.pausing import GreenletPausing
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.ports import Ports
@@ -42,25 +42,16 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     entropy, taken_over = SystemEntropy(), list[str]()
     with alone(config.data_dir):
         ensure_signing_key(config, entropy)
-        tls_context = None
-        if config.tls is not None and any(listener.tls for listener in config.listeners):
-            with _explained(f"[tls] {config.tls.certificate} and {config.tls.private_key} cannot be used"):
-                tls_context = server_ssl_context(config.tls.certificate, config.tls.private_key)
-        authorities = ", ".join(map(str, config.federation.trusted_ca))
-        transport = HttpsTransport(
-            trusted_ca=config.federation.trusted_ca,
-            verify_certificates=config.federation.verify_certificates,
-            allow_ranges=config.federation.allow_ranges,
-            user_agent=USER_AGENT,
-        )
+        tls_contexts = [_tls_context(config, listener) for listener in config.listeners]
+        transport = _transport(config)
         # Closed in the opposite order: first the sockets, so that what is under way can finish.
         async with AsyncExitStack() as stack:
             offload = ThreadOffload()
             stack.push_async_callback(offload.close)
-            with _explained(f"federation.trusted_ca ({authorities}) cannot be used"):
+            with _explained(f"{_certificate_files(config)} cannot be used"):
                 await transport.open()
             stack.push_async_callback(transport.close)
-            ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload, GreenletPausing())
+            ports = Ports(SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing())
             app = build(config, ports)
 
             def end(why: str) -> None:
@@ -73,9 +64,8 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
             _calm_the_collector()
             server = HttpServer(app.handle, max_body_bytes=MAX_BODY_BYTES)
             stack.push_async_callback(server.close, GRACE_SECONDS)
-            for listener in config.listeners:
+            for listener, context in zip(config.listeners, tls_contexts, strict=True):
                 with _explained(f"cannot listen on {listener.bind}"):
-                    context = tls_context if listener.tls else None
                     await server.listen(listener.bind, listener.serves, context)
             await told_to_end.wait()
             logger.info("finishing what is under way")
@@ -83,6 +73,48 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     if taken_over:
         raise CannotRun(taken_over[0])
     logger.info("ended")
+
+
+def _tls_context(config: Config, listener: Listener) -> TlsContext | None:
+    """What a listener speaks TLS with; None if it does not. Raises CannotRun."""
+    if config.tls is None or not listener.tls:
+        return None
+    files = f"[tls] {config.tls.certificate} and {config.tls.private_key}"
+    if listener.client_certificates:
+        files += f", or federation.trusted_ca ({_authorities(config)})"
+    with _explained(f"{files} cannot be used"):
+        return server_ssl_context(
+            config.tls.certificate,
+            config.tls.private_key,
+            listener.client_certificates,
+            config.federation.trusted_ca,
+        )
+
+
+def _transport(config: Config) -> HttpsTransport:
+    federation = config.federation
+    client_certificate = None
+    if federation.client_certificate is not None and federation.client_private_key is not None:
+        client_certificate = federation.client_certificate, federation.client_private_key
+    return HttpsTransport(
+        trusted_ca=federation.trusted_ca,
+        verify_certificates=federation.verify_certificates,
+        allow_ranges=federation.allow_ranges,
+        user_agent=USER_AGENT,
+        client_certificate=client_certificate,
+    )
+
+
+def _authorities(config: Config) -> str:
+    return ", ".join(map(str, config.federation.trusted_ca))
+
+
+def _certificate_files(config: Config) -> str:
+    """The files that connections to other servers are made with, for a sentence."""
+    text = f"federation.trusted_ca ({_authorities(config)})"
+    if config.federation.client_certificate is not None:
+        text += f" or federation.client_certificate ({config.federation.client_certificate}) with its key"
+    return text
 
 
 def _calm_the_collector() -> None:

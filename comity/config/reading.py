@@ -162,6 +162,10 @@ def _contradictions(config: Config) -> list[str]:
     ]
     if config.tls is None and any(listener.tls for listener in config.listeners):
         problems.append("listeners.tls: true needs a [tls] section with certificate and private_key")
+    if any(listener.client_certificates and not listener.tls for listener in config.listeners):
+        problems.append("listeners.client_certificates: true needs tls = true beside it")
+    if (config.federation.client_certificate is None) != (config.federation.client_private_key is None):
+        problems.append("federation.client_certificate and federation.client_private_key need each other")
     return problems
 
 

@@ -34,6 +34,12 @@ class Listener:
         False,
         "Whether to speak TLS with the certificate of [tls]. Leave it off behind a reverse proxy.",
     )
+    client_certificates: bool = key(
+        values.flag,
+        False,
+        "Whether to ask other servers for a TLS certificate of their own. They need not have one; one that "
+        "they show must be theirs. Needs tls.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +94,15 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """How new rooms are made."""
+    """How new rooms are made, and who is shown those that are published."""
 
     default_version: str = key(
         values.one_of(*ROOM_VERSIONS), "12", "The room version of a new room if its maker names none."
+    )
+    publish_without_account: bool = key(
+        values.flag,
+        False,
+        "Whether whoever has no account is shown this server's published rooms.",
     )
 
 
@@ -125,6 +136,67 @@ class Federation:
         values.list_of(values.server_name),
         ["matrix.org"],
         "Servers to ask for the keys of servers that do not answer.",
+    )
+    client_certificate: Path | None = key(
+        values.path,
+        None,
+        "A certificate with its chain (PEM) to show to other servers that ask for one.",
+        example="client.pem",
+    )
+    client_private_key: Path | None = key(
+        values.path, None, "The private key of client_certificate, PEM.", example="client_key.pem"
+    )
+    tls_certificate: Path | None = key(
+        values.path,
+        None,
+        "The certificate (PEM) with which other servers reach this one, where a reverse proxy speaks TLS. "
+        "It is published for servers that look for it at /_matrix/key/v1.",
+        example="fullchain.pem",
+    )
+    publish_rooms: bool = key(
+        values.flag, False, "Whether other servers' users are shown this server's published rooms."
+    )
+    allow_servers: tuple[str, ...] = key(
+        values.list_of(values.text),
+        [],
+        "The only servers to talk to, if any are named; * and ? stand for any characters. A name without a "
+        "port is meant for every port.",
+    )
+    deny_servers: tuple[str, ...] = key(
+        values.list_of(values.text),
+        [],
+        "Servers not to talk to, even where allow_servers names them: what they ask is refused, and they "
+        "are asked nothing.",
+    )
+    requests_per_second: int = key(
+        values.whole_number(1, 1_000_000),
+        100,
+        "How much one server may ask for in the long run, in requests; dear ones (a room's whole state) "
+        "count for up to 20, each event sent here for a twentieth. rate_limits.enabled turns it off.",
+    )
+    request_burst: int = key(values.whole_number(1, 1_000_000), 2000, "And how much at once, after a pause.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A policy server for rooms: servers show it each event of such a room before they send it."""
+
+    enabled: bool = key(
+        values.flag,
+        False,
+        "Whether this server is a policy server. A room uses it once a user of this server is in it and its "
+        "m.room.policy names this server, with the key from /.well-known/matrix/policy_server.",
+    )
+    deny_servers: tuple[str, ...] = key(
+        values.list_of(values.text),
+        [],
+        "Servers whose users may not write; * and ? stand for any characters.",
+    )
+    deny_users: tuple[str, ...] = key(
+        values.list_of(values.text), [], "Users who may not write; * and ? stand for any characters."
+    )
+    deny_words: tuple[str, ...] = key(
+        values.list_of(values.text), [], "Texts that no event may hold, in letters small or capital."
     )
 
 
@@ -183,6 +255,7 @@ class Config:
     rooms: Rooms = section(Rooms)
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
+    policy: Policy = section(Policy)
     public: Public = section(Public)
     log: Log = section(Log)
     caches: Caches = section(Caches)
@@ -196,3 +269,8 @@ class Config:
     def signing_key_file(self) -> Path:
         """The file of the key that signs this server's events and requests."""
         return self.data_dir / "signing.key"
+
+    @property
+    def old_keys_file(self) -> Path:
+        """The file of the keys that signed before, without their private halves."""
+        return self.data_dir / "signing.old"

@@ -17,6 +17,8 @@ from comity.protocol import canonical_json
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
 KEYS = "/_matrix/key/v2"
+#: As it was in 2014.
+KEYS_V1 = "/_matrix/key/v1"
 
 #: Seconds. A server may work for long on a transaction or a join to a large room.
 QUICK_SECONDS = 15.0
@@ -40,6 +42,8 @@ STATE_BYTES = 256 * 1024 * 1024
 MAX_STATE_EVENTS = 300_000
 #: Events that one answer to `backfill` or `get_missing_events` may hold, whatever was asked for.
 MAX_EVENTS = 500
+#: Events by which the answer to a knock shows what the room is; honest ones give about ten.
+MAX_SHOWN_EVENTS = 100
 #: Servers that an alias, or an answer to a join, may name.
 MAX_SERVERS = 20_000
 MAX_ALIAS_SERVERS = 500

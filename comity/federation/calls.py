@@ -19,6 +19,7 @@ from comity.federation.answers import (
     JOIN_SECONDS,
     MAX_EVENTS,
     MAX_SERVERS,
+    MAX_SHOWN_EVENTS,
     MAX_STATE_EVENTS,
     QUICK_SECONDS,
     SMALL_BYTES,
@@ -109,6 +110,12 @@ class Calls:
         """GET make_join; `versions` are the room versions that we know."""
         return await self._make(server, "make_join", room_id, user_id, [("ver", name) for name in versions])
 
+    async def make_knock(
+        self, server: str, room_id: str, user_id: str, versions: Sequence[str]
+    ) -> MakeAnswer:
+        """GET make_knock (server-server §Knocking upon a room)."""
+        return await self._make(server, "make_knock", room_id, user_id, [("ver", name) for name in versions])
+
     async def make_leave(self, server: str, room_id: str, user_id: str) -> MakeAnswer:
         """GET make_leave."""
         return await self._make(server, "make_leave", room_id, user_id, [])
@@ -160,6 +167,11 @@ class Calls:
                 raise
             await self._send_membership(server, V1, "send_leave", room_id, event)
 
+    async def send_knock(self, server: str, room_id: str, event: Event) -> list[dict[str, Any]]:
+        """PUT send_knock: the state events that the knocking user is shown of the room."""
+        data = await self._send_membership(server, V1, "send_knock", room_id, event)
+        return json_objects(server, json_object(server, data).get("knock_room_state"), MAX_SHOWN_EVENTS)
+
     async def _send_membership(
         self, server: str, version: str, what: str, room_id: str, event: Event
     ) -> bytes:
@@ -168,6 +180,7 @@ class Calls:
             server,
             "PUT",
             path(f"{version}/{what}", room_id, event.event_id),
+            query=[("omit_members", "true")] if large and version == V2 else (),
             content_bytes=event.encoded,
             timeout=JOIN_SECONDS if large else EVENTS_SECONDS,
             max_bytes=STATE_BYTES if large else EVENT_BYTES,
@@ -218,6 +231,30 @@ class Calls:
             even_if_backing_off=True,
         )
 
+    async def exchange_third_party_invite(self, server: str, room_id: str, event: dict[str, Any]) -> None:
+        """PUT exchange_third_party_invite: have the inviting server invite a user of ours."""
+        await self._client.request(
+            server,
+            "PUT",
+            path(f"{V1}/exchange_third_party_invite", room_id),
+            content=event,
+            timeout=EVENTS_SECONDS,
+            max_bytes=SMALL_BYTES,
+            even_if_backing_off=True,
+        )
+
+    async def policy_signature(self, server: str, event: Event) -> dict[str, Any]:
+        """POST sign: the signatures of a policy server on an event (server-server §Policy Servers)."""
+        data = await self._client.request(
+            server,
+            "POST",
+            "/_matrix/policy/v1/sign",
+            content_bytes=event.encoded,
+            timeout=QUICK_SECONDS,
+            max_bytes=SMALL_BYTES,
+        )
+        return json_object(server, data)
+
     # -- events (server-server §Retrieving events, §Backfilling and retrieving missing events)
 
     async def get_event(self, server: str, event_id: str) -> dict[str, Any]:
@@ -229,6 +266,24 @@ class Calls:
         if not events:
             raise malformed(server, "the event was answered without an event")
         return events[0]
+
+    async def timestamp_to_event(
+        self, server: str, room_id: str, at_ms: int, *, forwards: bool
+    ) -> tuple[str, int]:
+        """GET timestamp_to_event: the id and the time (ms) of the event closest to a time."""
+        data = await self._client.request(
+            server,
+            "GET",
+            path(f"{V1}/timestamp_to_event", room_id),
+            query=[("ts", str(at_ms)), ("dir", "f" if forwards else "b")],
+            timeout=QUICK_SECONDS,
+            max_bytes=SMALL_BYTES,
+        )
+        answer = json_object(server, data)
+        event_id, at = answer.get("event_id"), answer.get("origin_server_ts")
+        if not identifiers.is_event_id(event_id) or type(at) is not int:
+            raise malformed(server, "the time was answered without an event and its time")
+        return str(event_id), at
 
     async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]:
         """GET state_ids: the ids of the state before an event, and of its auth chain."""
@@ -262,6 +317,23 @@ class Calls:
         )
         answer = decoded(server, data, _State)
         return await event_objects(server, answer.pdus), await event_objects(server, answer.auth_chain)
+
+    async def raw_state(
+        self, server: str, room_id: str, event_id: str
+    ) -> tuple[list[msgspec.Raw], list[msgspec.Raw]]:
+        """As `state`, but each event is left as the bytes that came: of a large room, they are many."""
+        data = await self._client.request(
+            server,
+            "GET",
+            path(f"{V1}/state", room_id),
+            query=[("event_id", event_id)],
+            timeout=JOIN_SECONDS,
+            max_bytes=STATE_BYTES,
+        )
+        answer = decoded(server, data, _State)
+        if len(answer.pdus) > MAX_STATE_EVENTS or len(answer.auth_chain) > MAX_STATE_EVENTS:
+            raise malformed(server, f"more than {MAX_STATE_EVENTS} events")
+        return answer.pdus, answer.auth_chain
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[dict[str, Any]]:
         """GET event_auth: the auth chain of an event."""

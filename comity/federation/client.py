@@ -17,7 +17,9 @@ import orjson
 
 from comity.federation.availability import Availability
 from comity.federation.discoverer import Discoverer
+from comity.federation.errors import FailureKind
 from comity.federation.errors import FederationError as FederationError
+from comity.federation.server_lists import ServerLists
 from comity.ports import Answer, Clock, Endpoint, Transport, TransportError
 from comity.protocol import canonical_json, identifiers
 from comity.protocol.signing import SigningKey
@@ -71,8 +73,10 @@ class FederationClient:
         server_name: str,
         key: SigningKey,
         availability: Availability,
+        lists: ServerLists | None = None,
     ) -> None:
-        """`server_name` and `key` are ours."""
+        """`server_name` and `key` are ours; `lists` say whom we talk to (None: everybody)."""
+        self._lists = lists or ServerLists()
         self._discoverer = discoverer
         self._transport = transport
         self._clock = clock
@@ -95,7 +99,28 @@ class FederationClient:
         max_bytes: int = DEFAULT_MAX_BYTES,
         even_if_backing_off: bool = False,
     ) -> bytes:
-        """The body of a successful (2xx) answer. Raises FederationError for everything else.
+        """The body of a successful (2xx) answer. Raises FederationError for everything else. See `ask`."""
+        answer = await self.ask(
+            server, method, path, query=query, content=content, content_bytes=content_bytes, signed=signed,
+            timeout=timeout, max_bytes=max_bytes, even_if_backing_off=even_if_backing_off,
+        )  # fmt: skip
+        return answer.body
+
+    async def ask(
+        self,
+        server: str,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        content: dict[str, Any] | None = None,
+        content_bytes: bytes | None = None,
+        signed: bool = True,
+        timeout: float = DEFAULT_SECONDS,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        even_if_backing_off: bool = False,
+    ) -> Answer:
+        """The whole of a successful (2xx) answer. Raises FederationError for everything else.
 
         `path` is percent-encoded (`path()` does that). The body is `content`, or `content_bytes`,
         which must be canonical JSON already: the signature covers exactly those bytes. `timeout`
@@ -106,6 +131,7 @@ class FederationClient:
             raise FederationError(server, "this is our own server name")
         if not identifiers.is_server_name(server):
             raise FederationError(server[: identifiers.MAX_IDENTIFIER_BYTES], "this is not a server name")
+        self._lists.check_asked(server)
         if not even_if_backing_off and not self._availability.may_try(server):
             raise FederationError(server, "the server did not answer lately", temporary=True)
         target = f"{path}?{urlencode(query, quote_via=quote, safe='')}" if query else path
@@ -118,7 +144,7 @@ class FederationClient:
         else:
             self._availability.succeeded(server)
         if 200 <= answer.status < 300:
-            return answer.body
+            return answer
         raise _refusal(server, answer)
 
     @asynccontextmanager
@@ -154,7 +180,10 @@ class FederationClient:
                 return await self._discoverer.endpoints(server)
         except TimeoutError:
             raise FederationError(
-                server, f"it was not found out within {seconds:g} s where the server is", temporary=True
+                server,
+                f"it was not found out within {seconds:g} s where the server is",
+                temporary=True,
+                kind="discovery",
             ) from None
 
     async def _ask(
@@ -189,7 +218,7 @@ class FederationClient:
             if seconds <= 0:
                 break
             try:
-                return await self._transport.request(
+                answer = await self._transport.request(
                     method,
                     endpoint,
                     target,
@@ -198,7 +227,11 @@ class FederationClient:
                     timeout=seconds,
                     max_bytes=max_bytes,
                 )
+                self._discoverer.connected(endpoint)
+                return answer
             except TransportError as error:
+                if not error.reached:
+                    self._discoverer.not_connected(endpoint)
                 failure = error
                 reached = reached or error.reached
                 if error.reached and method != "GET":
@@ -207,7 +240,8 @@ class FederationClient:
         if not reached:
             self._discoverer.doubt(server)
         text = str(failure) if failure is not None else "the time was over before it could be asked"
-        raise FederationError(server, text, reached=reached, temporary=True)
+        kind: FailureKind = "tls" if failure is not None and failure.tls else "connection"
+        raise FederationError(server, text, reached=reached, temporary=True, kind=kind)
 
     def _authorization(self, destination: str, method: str, target: str, body: bytes | None) -> str:
         """The X-Matrix header (server-server §Request Authentication); the body is not parsed for it."""

@@ -1,12 +1,14 @@
 """Where servers are: drives `protocol.discovery` through the doors and remembers the results.
 
-Owns the cache, its bounds, and that one server is looked up once at a time. The steps and the
-lifetimes are the protocol's (server-server §Resolving server names).
+Owns the cache, its bounds, that one server is looked up once at a time, and that places which
+could not be connected to are tried last for a while. The steps, the lifetimes and the drawing
+of an order are the protocol's (server-server §Resolving server names).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from comity.federation.errors import FederationError
@@ -17,8 +19,11 @@ from comity.protocol.discovery import (
     Found,
     LookUpWellKnown,
     SrvAnswer,
+    SrvPlace,
+    Target,
     Unreachable,
     WellKnownAnswer,
+    draw,
 )
 from comity.store.cache import Bounded
 
@@ -36,13 +41,20 @@ MAX_WAITING_DISCOVERIES = 5_000
 LIFETIME_SPREAD = 0.1
 #: A result that led to no connection is looked up anew, but not within this time of its making.
 MIN_AGE_TO_DOUBT_SECONDS = 300.0
+#: A place that could not be connected to is tried after all others of its server for so long: requests
+#: do not wait for it one by one, and it is found again soon after it has come back.
+DEAD_PLACE_SECONDS = 120.0
+#: Dead places that are remembered.
+MAX_DEAD_PLACES = 10_000
+#: Places that one request is offered: trying more would only delay the failure.
+MAX_OFFERED_PLACES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A result: where to connect, or why there is nowhere. Times are of the monotonic clock."""
 
-    endpoints: tuple[Endpoint, ...]
+    targets: tuple[Target, ...]
     reason: str
     made_at: float
     good_until: float
@@ -58,17 +70,41 @@ class Discoverer:
         self._clock = clock
         self._entropy = entropy
         self._known: Bounded[str, _Known] = Bounded(MAX_REMEMBERED_SERVERS)
+        #: (host, port) -> until when it is tried last, by the monotonic clock.
+        self._dead: Bounded[tuple[str, int], float] = Bounded(MAX_DEAD_PLACES)
         self._running: dict[str, asyncio.Task[_Known]] = {}
         self._places = asyncio.Semaphore(MAX_CONCURRENT_DISCOVERIES)
 
     async def endpoints(self, server: str) -> tuple[Endpoint, ...]:
-        """Where to connect for `server`, in this order; never empty. Raises FederationError."""
+        """Where to connect for `server`, in this order; never empty. Raises FederationError.
+
+        Of several SRV records the order is drawn anew each time (RFC 2782).
+        """
         known = self._known.get(server)
         if known is None or self._clock.monotonic() >= known.good_until:
             known = await self._look_up(server, 0 if known is None else known.errors)
-        if not known.endpoints:
-            raise FederationError(server, known.reason, temporary=True)
-        return known.endpoints
+        if not known.targets:
+            raise FederationError(server, known.reason, temporary=True, kind="discovery")
+        targets: Sequence[Target] = known.targets
+        if len(targets) > 1:
+            # The sort is stable: among the living, and among the dead, the drawn order stands.
+            targets = sorted(draw(targets, self._entropy.random), key=self._is_dead)[:MAX_OFFERED_PLACES]
+        return tuple(
+            Endpoint(target.host, target.port, target.tls_name, target.host_header) for target in targets
+        )
+
+    def not_connected(self, endpoint: Endpoint) -> None:
+        """No connection could be made there."""
+        until = self._clock.monotonic() + DEAD_PLACE_SECONDS
+        self._dead.put((endpoint.host, endpoint.port), until)
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """Something answered there."""
+        self._dead.drop((endpoint.host, endpoint.port))
+
+    def _is_dead(self, target: Target) -> bool:
+        until = self._dead.get((target.host, target.port))
+        return until is not None and self._clock.monotonic() < until
 
     def doubt(self, server: str) -> None:
         """Nothing answered where the server should be: it may have moved, so look again next time."""
@@ -80,7 +116,9 @@ class Discoverer:
         task = self._running.get(server)
         if task is None:
             if len(self._running) >= MAX_WAITING_DISCOVERIES:
-                raise FederationError(server, "too many servers are being looked up", temporary=True)
+                raise FederationError(
+                    server, "too many servers are being looked up", temporary=True, kind="discovery"
+                )
             task = asyncio.get_running_loop().create_task(self._discover(server, errors_before))
             self._running[server] = task
             task.add_done_callback(lambda _: self._running.pop(server, None))
@@ -100,16 +138,8 @@ class Discoverer:
                     step = discovery.next()
         now = self._clock.monotonic()
         lifetime = step.cache_ms / 1000 * (1 - LIFETIME_SPREAD * self._entropy.random())
-        endpoints: tuple[Endpoint, ...] = ()
-        reason = ""
-        if isinstance(step, Found):
-            endpoints = tuple(
-                Endpoint(target.host, target.port, target.tls_name, target.host_header)
-                for target in step.targets
-            )
-        else:
-            reason = step.reason
-        known = _Known(endpoints, reason, now, now + lifetime, step.errors)
+        targets, reason = (step.targets, "") if isinstance(step, Found) else ((), step.reason)
+        known = _Known(targets, reason, now, now + lifetime, step.errors)
         self._known.put(server, known)
         return known
 
@@ -127,4 +157,6 @@ class Discoverer:
             records = await self._resolver.srv(name)
         except ResolverError:
             return SrvAnswer(failed=True)
-        return SrvAnswer(tuple((record.target, record.port) for record in records))
+        return SrvAnswer(
+            tuple(SrvPlace(record.target, record.port, record.priority, record.weight) for record in records)
+        )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 #: Where it went wrong: it was not found out where the server is; its certificate does not hold; nothing
-#: answered; or it answered, but not as it should.
-FailureKind = Literal["discovery", "tls", "connection", "answer"]
+#: answered; it answered, but not as it should; or our operator does not let us talk to it.
+FailureKind = Literal["discovery", "tls", "connection", "answer", "unwelcome"]
 
 
 class FederationError(Exception):

@@ -9,6 +9,7 @@ from comity.federation.answers import (
     EVENTS_BYTES,
     KEY_SECONDS,
     KEYS,
+    KEYS_V1,
     MAX_KEY_DOCUMENTS,
     NOTARY_SECONDS,
     QUICK_SECONDS,
@@ -16,6 +17,7 @@ from comity.federation.answers import (
     V1,
     json_object,
     json_objects,
+    malformed,
 )
 from comity.federation.client import FederationClient
 
@@ -46,6 +48,23 @@ class KeyCalls:
             even_if_backing_off=even_if_backing_off,
         )
         return json_object(server, data)
+
+    async def server_keys_v1(
+        self, server: str, *, even_if_backing_off: bool = False
+    ) -> tuple[dict[str, Any], bytes]:
+        """GET /_matrix/key/v1, of 2014: the document, unchecked, and the connection's certificate (DER)."""
+        answer = await self._client.ask(
+            server,
+            "GET",
+            KEYS_V1,
+            signed=False,
+            timeout=KEY_SECONDS,
+            max_bytes=SMALL_BYTES,
+            even_if_backing_off=even_if_backing_off,
+        )
+        if answer.peer_certificate is None:
+            raise malformed(server, "there is no certificate to hold its keys against")
+        return json_object(server, answer.body), answer.peer_certificate
 
     async def query_keys(self, notary: str, wanted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
         """POST /_matrix/key/v2/query: key documents, their signatures unchecked.

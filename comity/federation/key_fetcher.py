@@ -2,23 +2,28 @@
 server keys).
 
 Owns who is asked, in what order and how often; one server is asked once at a time, and one that
-does not answer is left alone for a while. What is fetched goes to `KnownKeys`.
+does not answer is left alone for a while. One that knows the endpoint of 2014 alone is asked
+there. What is fetched goes to `KnownKeys`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from comity.federation.answers import is_unknown_endpoint
 from comity.federation.client import FederationError
 from comity.federation.key_calls import KeyCalls
 from comity.federation.known_keys import KnownKeys
 from comity.ports import Clock
-from comity.protocol import identifiers
-from comity.protocol.signing import parse_key_document, verify_json
+from comity.protocol import canonical_json, identifiers
+from comity.protocol.pacing import Bucket, Rate, take
+from comity.protocol.signing import PublishedKey, parse_key_document, parse_key_document_v1, verify_json
 from comity.store.cache import Bounded
+from comity.store.keys import KeyDocument
 
 _log = logging.getLogger(__name__)
 #: Servers asked for their keys at once; the others wait.
@@ -39,6 +44,15 @@ MAX_REMEMBERED = 50_000
 PAUSE_MS = 60_000
 #: And for the sake of a request of its own, for then it is alive: after this time.
 REQUEST_PAUSE_MS = 5_000
+
+#: How long a key of a document of 2014 counts, which does not say: as long as a common document of today.
+V1_VALIDITY_MS = 24 * 3600 * 1000
+#: Bytes of a key document that is kept for others: one with 30 keys. Ordinary ones have 500.
+MAX_KEPT_DOCUMENT_BYTES = 8 * 1024
+#: Servers being asked because somebody wants their keys from us as a notary: anybody may want that.
+MAX_FETCHES_FOR_OTHERS = 128
+#: And how many in the long run: whoever has a domain can invent servers, and each is a row on our disk.
+FETCHES_FOR_OTHERS = Rate(per_second=1, burst=1_000)
 
 #: server -> key id -> the time (ms since the epoch) at which the key must still sign.
 Wanted = Mapping[str, Mapping[str, int]]
@@ -70,6 +84,8 @@ class KeyFetcher:
         self._fetched: Bounded[str, _Fetched] = Bounded(MAX_REMEMBERED)
         self._asked_notary: Bounded[str, int] = Bounded(MAX_REMEMBERED)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._for_others = 0
+        self._for_others_bucket: Bucket | None = None
         self._places = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._queries = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
 
@@ -94,6 +110,37 @@ class KeyFetcher:
         if tasks:
             # Those who give up leave the fetch to the others who wait for it.
             await asyncio.gather(*map(asyncio.shield, tasks))
+
+    async def refresh(self, servers: Iterable[str]) -> None:
+        """Ask the servers themselves, for somebody who asks us as a notary; the store has what they say.
+
+        Those that were asked lately are not asked, nor any while too many are being asked.
+        """
+        tasks = []
+        for server in servers:
+            if server == self._server_name or not self._may_ask(server, by_request=False):
+                continue
+            task = self._running.get(server)
+            if task is None:
+                if self._for_others >= MAX_FETCHES_FOR_OTHERS or not self._may_ask_for_others():
+                    continue
+                task = self._start(server, {}, by_request=False)
+                if task is None:
+                    continue
+                self._for_others += 1
+                task.add_done_callback(self._one_less)
+            tasks.append(task)
+        if tasks:
+            await asyncio.gather(*map(asyncio.shield, tasks))
+
+    def _may_ask_for_others(self) -> bool:
+        self._for_others_bucket, wait_ms = take(
+            FETCHES_FOR_OTHERS, self._for_others_bucket, self._clock.now_ms()
+        )
+        return wait_ms == 0
+
+    def _one_less(self, _: asyncio.Task[None]) -> None:
+        self._for_others -= 1
 
     def _start(self, server: str, keys: Mapping[str, int], *, by_request: bool) -> asyncio.Task[None] | None:
         task = self._running.get(server)
@@ -126,24 +173,49 @@ class KeyFetcher:
     async def _lacking(self, wanted: Wanted) -> dict[str, dict[str, int]]:
         """What of `wanted` is not known, or not for long enough."""
         lacking: dict[str, dict[str, int]] = {}
+        known = await self._keys.of_all(wanted)
         for server, keys in wanted.items():
-            known = await self._keys.of(server)
             for key_id, until in keys.items():
-                key = known.get(key_id)
+                key = known[server].get(key_id)
                 if key is None or key.good_until < until:
                     lacking.setdefault(server, {})[key_id] = until
         return lacking
 
     async def _ask_itself(self, server: str, by_request: bool) -> None:
+        kept: KeyDocument | None = None
         try:
-            document = await self._calls.server_keys(server, even_if_backing_off=by_request)
-            published = parse_key_document(document, server)
+            try:
+                document = await self._calls.server_keys(server, even_if_backing_off=by_request)
+            except FederationError as error:
+                if not is_unknown_endpoint(error):
+                    raise
+                published = await self._keys_of_2014(server, by_request)
+            else:
+                published = parse_key_document(document, server)
+                kept = self._to_be_kept(document, self._clock.now_ms())
         except (FederationError, ValueError) as error:
             _log.info("no keys from %s: %s", server, error)
             self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=False))
             return
         self._fetched.put(server, _Fetched(self._clock.now_ms(), succeeded=True))
-        await self._keys.learn(server, published)
+        await self._keys.learn(server, published, document=kept)
+
+    async def _keys_of_2014(self, server: str, by_request: bool) -> list[PublishedKey]:
+        """The keys of a server that knows /_matrix/key/v1 alone. Raises FederationError, ValueError."""
+        document, certificate = await self._calls.server_keys_v1(server, even_if_backing_off=by_request)
+        keys = parse_key_document_v1(document, server, certificate)
+        until = self._clock.now_ms() + V1_VALIDITY_MS
+        return [PublishedKey(key_id, public, until, expired=False) for key_id, public in keys.items()]
+
+    def _to_be_kept(self, document: dict[str, Any], fetched_at: int) -> KeyDocument | None:
+        """A document that was found right, for those who ask us as a notary; None if it is too large.
+
+        `fetched_at` is 0 for one that a notary gave.
+        """
+        encoded = canonical_json.encode(document)
+        if len(encoded) > MAX_KEPT_DOCUMENT_BYTES:
+            return None
+        return KeyDocument(encoded, document["valid_until_ts"], fetched_at)
 
     async def _ask_notaries(self, wanted: Wanted) -> None:
         for notary in self._notaries:
@@ -189,7 +261,8 @@ class KeyFetcher:
             except ValueError as error:
                 _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, error)
             else:
-                await self._keys.learn(name, published, from_notary=True)
+                kept = self._to_be_kept(document, fetched_at=0)
+                await self._keys.learn(name, published, from_notary=True, document=kept)
 
     async def _notary_keys(self, notary: str) -> dict[str, bytes]:
         """The keys with which a notary may sign now."""

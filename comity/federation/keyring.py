@@ -1,4 +1,4 @@
-"""The keyring: whose signatures hold, of events and of requests; and our own published keys.
+"""The keyring: whose signatures hold, of events and of requests.
 
 Owns which key counts when (server-server §Validating hashes and signatures; rooms/v5 §Signing key
 validity period). The arithmetic is done in threads; fetching is `key_fetcher`'s.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from comity.federation.key_calls import KeyCalls
 from comity.federation.key_fetcher import KeyFetcher
-from comity.federation.known_keys import KnownKeys
+from comity.federation.known_keys import KnownKey, KnownKeys
+from comity.federation.own_keys import OwnKeys
 from comity.ports import Clock, Offload
 from comity.protocol import canonical_json
 from comity.protocol.errors import unauthorized
-from comity.protocol.event import Event, decode_base64
+from comity.protocol.event import Event
 from comity.protocol.signing import (
     Authorization,
+    PublishedKey,
     SigningKey,
-    build_key_document,
     required_signers,
     verify,
     verify_batch,
@@ -38,10 +39,10 @@ VERIFIED_ON_THE_SPOT = 2
 LARGE_MESSAGE_BYTES = 64 * 1024
 #: Signatures of one server on one event that are looked at; honest ones have one.
 MAX_SIGNATURES_PER_SERVER = 4
-#: How long our own key document says that it holds.
-DOCUMENT_VALIDITY_MS = 24 * 3600 * 1000
 
 _Check = tuple[bytes, bytes, str]
+#: server -> key id -> key, as `KnownKeys.of_all` gives it.
+_Known = Mapping[str, Mapping[str, KnownKey]]
 #: A job under way, and for each of its signatures the index of the event and whose it is.
 _Job = tuple[asyncio.Task[list[bool]], list[tuple[int, str]]]
 
@@ -58,17 +59,22 @@ class Keyring:
         server_name: str,
         own_keys: Sequence[SigningKey],
         trusted_key_servers: Sequence[str],
+        *,
+        old_keys: Sequence[PublishedKey] = (),
+        certificate: bytes | None = None,
     ) -> None:
-        """`own_keys` are those we sign with now, the first before all; `trusted_key_servers` the notaries."""
+        """`own_keys` are those we sign with now, the first before all; `trusted_key_servers` the notaries.
+
+        `old_keys` are those we signed with before; `certificate` is the DER of the TLS certificate
+        that others reach us with, where that is known.
+        """
         self._clock = clock
         self._offload = offload
         self._server_name = server_name
         self._own_keys = list(own_keys)
-        self._own_public = {key.key_id: decode_base64(key.public) for key in own_keys}
         self._keys = KnownKeys(database, clock)
         self._fetcher = KeyFetcher(self._keys, calls, clock, server_name, trusted_key_servers)
-        self._document = b""
-        self._document_made_at = 0
+        self._own = OwnKeys(server_name, self._own_keys, old_keys, certificate, clock)
 
     # -- events
 
@@ -79,18 +85,21 @@ class Keyring:
         (rooms/v5); keys that are not known, or not for long enough, are fetched first.
         """
         signers = [required_signers(event) for event in events]
+        others = set[str]().union(*signers) - {self._server_name}
+        known = await self._keys.of_all(others)
         wanted: dict[str, dict[str, int]] = {}
         for event, servers in zip(events, signers, strict=True):
-            await self._collect_wanted(event, servers, wanted)
+            self._collect_wanted(event, servers, known, wanted)
         if wanted:
             await self._fetcher.fetch(wanted)
+            known.update(await self._keys.of_all(wanted))
         valid: list[set[str]] = [set() for _ in events]
         checks: list[_Check] = []
         owners: list[tuple[int, str]] = []
         under_way: collections.deque[_Job] = collections.deque()
         try:
             for index, (event, servers) in enumerate(zip(events, signers, strict=True)):
-                for server, check in await self._checks(event, servers):
+                for server, check in self._checks(event, servers, known):
                     checks.append(check)
                     owners.append((index, server))
                 if len(checks) >= SIGNATURES_PER_JOB:
@@ -109,13 +118,30 @@ class Keyring:
                 valid[index].add(server)
         return [frozenset(servers) for servers in valid]
 
+    async def prepare(self, wanted: Mapping[str, Mapping[str, int]]) -> None:
+        """Have keys at hand that `verify_events` will need, fetched all at once.
+
+        `wanted` is server -> key id -> the time (ms) at which the key must have been valid.
+        """
+        lacking: dict[str, dict[str, int]] = {}
+        known = await self._keys.of_all(wanted)
+        for server, keys in wanted.items():
+            if server == self._server_name:
+                continue
+            for key_id, until in keys.items():
+                key = known[server].get(key_id)
+                if key is None or (key.good_until < until and not key.key.expired):
+                    lacking.setdefault(server, {})[key_id] = until
+        if lacking:
+            await self._fetcher.fetch(lacking)
+
     async def _verify_batch(self, checks: list[_Check]) -> list[bool]:
         if len(checks) <= VERIFIED_ON_THE_SPOT:
             return verify_batch(checks)
         return await self._offload.run(verify_batch, checks)
 
-    async def _collect_wanted(
-        self, event: Event, servers: frozenset[str], wanted: dict[str, dict[str, int]]
+    def _collect_wanted(
+        self, event: Event, servers: frozenset[str], known: _Known, wanted: dict[str, dict[str, int]]
     ) -> None:
         """Add the keys that the event needs and that are not known, or not for its time."""
         for server in servers:
@@ -124,10 +150,9 @@ class Keyring:
             signatures = _signatures(event, server)
             if not signatures:
                 continue
-            known = await self._keys.of(server)
             lacking = {}
             for key_id, _ in signatures:
-                key = known.get(key_id)
+                key = known[server].get(key_id)
                 if key is None:
                     lacking[key_id] = event.origin_server_ts if event.version.enforces_key_validity else 0
                 elif key.signs_event(event.version, event.origin_server_ts):
@@ -139,18 +164,16 @@ class Keyring:
                     keys = wanted.setdefault(server, {})
                     keys[key_id] = max(until, keys.get(key_id, 0))
 
-    async def _checks(self, event: Event, servers: frozenset[str]) -> list[tuple[str, _Check]]:
+    def _checks(self, event: Event, servers: frozenset[str], known: _Known) -> list[tuple[str, _Check]]:
         """(server, what to verify) for each signature under a key that counts."""
         found: list[tuple[str, _Check]] = []
         message: bytes | None = None
         for server in servers:
-            own = server == self._server_name
-            known = {} if own else await self._keys.of(server)
             for key_id, signature in _signatures(event, server):
                 public: bytes | None = None
-                if own:
-                    public = self._own_public.get(key_id)
-                elif (key := known.get(key_id)) is not None and key.signs_event(
+                if server == self._server_name:
+                    public = self._own.that_signs(event, key_id)
+                elif (key := known[server].get(key_id)) is not None and key.signs_event(
                     event.version, event.origin_server_ts
                 ):
                     public = key.key.public
@@ -208,16 +231,25 @@ class Keyring:
             raise unauthorized(f"The key {key_id} of {origin} has expired")
         return known.key.public
 
+    # -- as a notary
+
+    async def refresh(self, servers: Iterable[str]) -> None:
+        """Have the servers' key documents in the store as they are now, if those answer. See KeyFetcher."""
+        await self._fetcher.refresh(servers)
+
+    def countersigned(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Another server's key document with our signature beside its own."""
+        return self._own.sign(document)
+
     # -- ours
 
     async def key_document(self) -> bytes:
         """Our answer to GET /_matrix/key/v2/server: signed, and valid for half a day at least."""
-        now = self._clock.now_ms()
-        if not self._document or not 0 <= now - self._document_made_at < DOCUMENT_VALIDITY_MS // 2:
-            document = build_key_document(self._server_name, self._own_keys, {}, now + DOCUMENT_VALIDITY_MS)
-            self._document = canonical_json.encode(document)
-            self._document_made_at = now
-        return self._document
+        return self._own.document()
+
+    def key_document_v1(self) -> bytes:
+        """Our answer to GET /_matrix/key/v1, of 2014. Raises MatrixError 404 without a certificate."""
+        return self._own.document_v1()
 
 
 def _signatures(event: Event, server: str) -> list[tuple[str, str]]:

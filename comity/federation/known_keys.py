@@ -21,6 +21,8 @@ from comity.store.database import (
     StoreUnavailableError,
     WriteTx,
 )
+from comity.store.keys import KeyDocument
+from comity.store.lists import MAX_LIST
 
 _log = logging.getLogger(__name__)
 #: Servers whose keys are in memory, about 500 bytes each.
@@ -63,23 +65,44 @@ class KnownKeys:
 
     async def of(self, server: str) -> Mapping[str, KnownKey]:
         """key id -> key."""
-        known = self._cache.get(server)
-        if known is None:
-            rows = await self._database.look_up(lambda tx: stored_keys.load(tx, server))
-            newer = self._cache.get(server)
-            if newer is not None:
-                # It was learnt meanwhile.
-                return newer
-            known = {key.key_id: KnownKey(key, fetched_at) for key, fetched_at in rows}
-            self._cache.put(server, known)
-        return known
+        return (await self.of_all([server]))[server]
+
+    async def of_all(self, servers: Iterable[str]) -> dict[str, Mapping[str, KnownKey]]:
+        """server -> key id -> key, for every one of the servers: what is not in memory in one read."""
+        found: dict[str, Mapping[str, KnownKey]] = {}
+        missing: list[str] = []
+        for server in servers:
+            known = self._cache.get(server)
+            if known is None:
+                missing.append(server)
+            else:
+                found[server] = known
+        if not missing:
+            return found
+        if len(missing) <= MAX_LIST:
+            rows = await self._database.look_up(lambda tx: stored_keys.load(tx, missing))
+        else:
+            rows = await self._database.read(lambda tx: stored_keys.load(tx, missing))
+        for server in missing:
+            known = self._cache.get(server)
+            if known is None:  # else it was learnt meanwhile
+                known = {key.key_id: KnownKey(key, fetched_at) for key, fetched_at in rows.get(server, ())}
+                self._cache.put(server, known)
+            found[server] = known
+        return found
 
     async def learn(
-        self, server: str, published: Iterable[PublishedKey], *, from_notary: bool = False
+        self,
+        server: str,
+        published: Iterable[PublishedKey],
+        *,
+        from_notary: bool = False,
+        document: KeyDocument | None = None,
     ) -> None:
         """Take up what the server publishes now, or what a notary says that it published.
 
-        A notary's word may be old: it never shortens what the server told us itself.
+        A notary's word may be old: it never shortens what the server told us itself. `document`
+        is where the server itself published it, to be kept for those who ask us as a notary.
         """
         known = dict(await self.of(server))
         now = self._clock.now_ms()
@@ -94,11 +117,14 @@ class KnownKeys:
             known[key.key_id] = KnownKey(key, now)
             changed.append(key)
         self._cache.put(server, known)
-        if not changed:
+        if not changed and document is None:
             return
 
         def store(tx: WriteTx) -> None:
-            stored_keys.put(tx, server, changed, now)
+            if changed:
+                stored_keys.put(tx, server, changed, now)
+            if document is not None:
+                stored_keys.put_document(tx, server, document)
 
         try:
             # Nobody waits for it: a key that is lost is fetched again.

@@ -103,9 +103,6 @@ class Outbox:
         """Begin, and take up what was left undone; returns before all of it has been looked at."""
         self._running = True
         self._availability.on_back.append(self._try_now)
-        self._last_edu = max(
-            self._database.last_committed, await self.progress.read_patiently(edus.last_position)
-        )
         for coroutine in (self._resume(), self.progress.prune_now_and_then()):
             task = asyncio.create_task(coroutine)
             self._helpers.add(task)

@@ -1,15 +1,14 @@
 """SRV records from the system's name servers: `ports.Resolver`.
 
-Owns the difference between "there is none" and "nobody answered", and the order in which
-records are tried (RFC 2782). Never resolves addresses (`http_client` does, through the
-system's resolver, so that a hosts file counts) and knows nothing of server discovery.
+Owns the difference between "there is none" and "nobody answered". Never resolves addresses
+(`http_client` does, through the system's resolver, so that a hosts file counts), and knows
+nothing of server discovery, nor of the order in which records are tried.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import dns.asyncresolver
@@ -19,7 +18,7 @@ import dns.rdatatype
 import dns.resolver
 from dns.rdtypes.IN.SRV import SRV
 
-from comity.ports import Entropy, ResolverError, SrvRecord
+from comity.ports import ResolverError, SrvRecord
 
 #: Where the system names its name servers.
 SYSTEM_CONFIGURATION = Path("/etc/resolv.conf")
@@ -37,8 +36,7 @@ MAX_CONCURRENT_LOOKUPS = 64
 #: Answers remembered for as long as their own time to live says, "there is none" included.
 MAX_CACHED_ANSWERS = 10_000
 
-#: Records of one name that are used. An answer over TCP could hold thousands, and each
-#: would cost a connection attempt.
+#: Records of one name that are used, the first by priority. An answer over TCP could hold thousands.
 MAX_SRV_RECORDS = 32
 
 
@@ -47,7 +45,6 @@ class DnsResolver:
 
     def __init__(
         self,
-        entropy: Entropy,
         *,
         nameservers: Sequence[str] | None = None,
         port: int = 53,
@@ -55,7 +52,6 @@ class DnsResolver:
         configuration: Path = SYSTEM_CONFIGURATION,
     ) -> None:
         """Ask `nameservers` (IP literals) on `port`; without them, those that `configuration` names."""
-        self._entropy = entropy
         self._nameservers = None if nameservers is None else list(nameservers)
         self._port = port
         self._lookup_seconds = lookup_seconds
@@ -64,10 +60,10 @@ class DnsResolver:
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     async def srv(self, name: str) -> list[SrvRecord]:
-        """The SRV records of `name`, in the order to try them; [] if there are none.
+        """The SRV records of `name`; [] if there are none.
 
-        Records whose target is "." (RFC 2782: decidedly no service) or no host name are
-        left out. Raises ResolverError when no name server gave an answer in time.
+        Records whose target is no host name are left out; "." is one (RFC 2782: decidedly no
+        service). Raises ResolverError when no name server gave an answer in time.
         """
         try:
             absolute = dns.name.from_text(name)
@@ -90,7 +86,7 @@ class DnsResolver:
             raise ResolverError(f"all name servers failed for SRV {name}") from error
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise ResolverError(f"the lookup of SRV {name} failed: {type(error).__name__}") from error
-        return order_srv(_records(answer), self._entropy)
+        return _records(answer)[:MAX_SRV_RECORDS]
 
     def _configured(self) -> dns.asyncresolver.Resolver:
         """The resolver; made on first use, and tried anew while the system has no name server."""
@@ -113,45 +109,13 @@ class DnsResolver:
 def _records(answer: dns.resolver.Answer) -> list[SrvRecord]:
     records = []
     for data in answer.rrset or ():
-        if not isinstance(data, SRV) or data.port == 0:
+        if not isinstance(data, SRV):
             continue
         target = data.target.to_text(omit_final_dot=True)
-        # Bytes outside host names are shown as \DDD; they would be trouble later.
-        if target in ("", ".", "@") or "\\" in target:
+        if target in ("", ".", "@"):
+            target = "."
+        elif data.port == 0 or "\\" in target:
+            # Bytes outside host names are shown as \DDD; they would be trouble later.
             continue
         records.append(SrvRecord(data.priority, data.weight, data.port, target.lower()))
-    return records
-
-
-def order_srv(records: Sequence[SrvRecord], entropy: Entropy) -> list[SrvRecord]:
-    """Order records by priority, and within one priority by weighted chance (RFC 2782)."""
-    ordered: list[SrvRecord] = []
-    for _, group in groupby(sorted(records, key=_by_priority_and_weight), key=_priority):
-        waiting = list(group)  # those of weight 0 first, as the RFC asks
-        total = sum(record.weight for record in waiting)
-        while waiting:
-            record = waiting.pop(_choose(waiting, total, entropy.random()))
-            total -= record.weight
-            ordered.append(record)
-    return ordered[:MAX_SRV_RECORDS]
-
-
-def _choose(waiting: Sequence[SrvRecord], total: int, chance: float) -> int:
-    """The index of the record that `chance`, in [0, 1), falls on; `total` is their weight."""
-    if total == 0:
-        return int(chance * len(waiting))  # the RFC leaves the order open: share the load
-    threshold = int(chance * (total + 1))
-    running = 0
-    for index, record in enumerate(waiting):
-        running += record.weight
-        if running >= threshold:
-            return index
-    raise AssertionError("the weights do not add up to their total")
-
-
-def _priority(record: SrvRecord) -> int:
-    return record.priority
-
-
-def _by_priority_and_weight(record: SrvRecord) -> tuple[int, bool]:
-    return (record.priority, record.weight > 0)
+    return sorted(records, key=lambda record: record.priority)

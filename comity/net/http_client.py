@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.abc import AbstractResolver
+from aiohttp.connector import Connection
 from yarl import URL
 
 from comity.net.addresses import AddressGuard
@@ -45,6 +47,10 @@ KEEPALIVE_SECONDS = 30.0
 
 #: Seconds for TCP and TLS to one address, before the next address of the name is tried.
 CONNECT_SECONDS = 15.0
+
+#: And of the time that a request has, this share at most: so that something is left for the
+#: server's next place where the first does not answer at all.
+CONNECT_SHARE = 0.5
 
 #: Seconds before a second address (IPv4 beside IPv6) is tried along with the first (RFC 8305).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -90,15 +96,36 @@ class _Exchange:
     headers: Mapping[str, str]
     body: bytes | None
     max_bytes: int
+    connect_seconds: float = CONNECT_SECONDS
     reached: bool = False
     reused: bool = False
+    #: The DER of what the peer proved itself with, once there is a connection.
+    peer_certificate: bytes | None = None
 
     @property
     def where(self) -> str:
         return _where(self.url.raw_host or "", self.url.port or 443)
 
-    def failed(self, text: str) -> TransportError:
-        return TransportError(text, reached=self.reached)
+    def failed(self, text: str, *, tls: bool = False) -> TransportError:
+        return TransportError(text, reached=self.reached, tls=tls)
+
+
+#: The exchange that a task is at, for `_Request`.
+_current: ContextVar[_Exchange] = ContextVar("_current")
+
+
+class _Request(ClientRequest):
+    """aiohttp's request, which notes the certificate of the connection that it is sent on.
+
+    The answer does not know its connection any more once it has come whole.
+    """
+
+    async def send(self, conn: Connection) -> ClientResponse:
+        transport = conn.transport
+        tls = None if transport is None else transport.get_extra_info("ssl_object")
+        if isinstance(tls, ssl.SSLObject | ssl.SSLSocket):
+            _current.get().peer_certificate = tls.getpeercert(binary_form=True)
+        return await super().send(conn)
 
 
 class _Broken(Exception):
@@ -172,8 +199,9 @@ class HttpsTransport:
         except ValueError as error:
             raise TransportError(f"{where} is no address to connect to") from error
         exchange = _Exchange(
-            method, url, endpoint.tls_name, {**headers, "Host": endpoint.host_header}, body, max_bytes
-        )
+            method, url, endpoint.tls_name, {**headers, "Host": endpoint.host_header}, body, max_bytes,
+            connect_seconds=min(CONNECT_SECONDS, CONNECT_SHARE * timeout),
+        )  # fmt: skip
         try:
             async with asyncio.timeout(timeout):
                 return await self._attempt(exchange)
@@ -217,7 +245,8 @@ class HttpsTransport:
         except _Broken as broken:
             raise exchange.failed(explain(broken.args[0], exchange.where, exchange.tls_name)) from broken
         except (aiohttp.ClientError, ssl.SSLError, ConnectionError) as error:
-            raise exchange.failed(explain(error, exchange.where, exchange.tls_name)) from error
+            tls = isinstance(error, aiohttp.ClientSSLError | ssl.SSLError)
+            raise exchange.failed(explain(error, exchange.where, exchange.tls_name), tls=tls) from error
         except (ValueError, RuntimeError) as error:
             # A header the library refuses to send, or the transport being closed meanwhile.
             logger.debug("an exchange with %s could not be held", exchange.where, exc_info=True)
@@ -229,6 +258,7 @@ class HttpsTransport:
         trace.on_request_headers_sent.append(_on_headers_sent)
         return aiohttp.ClientSession(
             connector=connector,
+            request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             # Identity: what others compress costs us time, and may be small only on the wire.
             # A server that compresses all the same is read, within `max_bytes` of plain text.
@@ -272,6 +302,8 @@ class HttpsTransport:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.hostname_checks_common_name = False
         context.set_alpn_protocols(["http/1.1"])
+        # What the operator names is trusted, also where it is no authority but a server's certificate.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         for authority in self._trusted_ca:
             context.load_verify_locations(authority)
         if self._client_certificate is not None:
@@ -286,6 +318,7 @@ async def _perform(session: aiohttp.ClientSession, exchange: _Exchange) -> Answe
     data: bytes | io.BytesIO | None = exchange.body
     if isinstance(data, bytes) and len(data) > _WHOLE_BODY_BYTES:
         data = io.BytesIO(data)
+    _current.set(exchange)
     async with session.request(
         exchange.method,
         exchange.url,
@@ -294,6 +327,7 @@ async def _perform(session: aiohttp.ClientSession, exchange: _Exchange) -> Answe
         allow_redirects=False,
         # Part of the pool's key (since aiohttp 3.14.1): no name is served by another's connection.
         server_hostname=exchange.tls_name,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=exchange.connect_seconds),
         trace_request_ctx=exchange,
     ) as response:
         body = await _bounded(response, exchange)
@@ -301,7 +335,7 @@ async def _perform(session: aiohttp.ClientSession, exchange: _Exchange) -> Answe
         for name, value in response.headers.items():
             name = name.lower()
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return Answer(response.status, headers, body)
+        return Answer(response.status, headers, body, exchange.peer_certificate)
 
 
 async def _bounded(response: ClientResponse, exchange: _Exchange) -> bytes:

@@ -25,6 +25,8 @@ from comity.ports import Request, Response, request_id
 logger = logging.getLogger(__name__)
 
 Handle = Callable[[Request], Awaitable[Response]]
+#: What a listener speaks TLS with.
+TlsContext = ssl.SSLContext
 
 #: Seconds a connection may be idle, and in which the head of its next request must have come.
 #: More than the 60 s that common reverse proxies keep theirs, so that they close first.
@@ -248,8 +250,8 @@ def server_ssl_context(
 
     With `request_client_certificate` a client may present a certificate (server-server
     §Client TLS Certificates) and need not; one it presents must be signed by the system's
-    authorities or one of `client_authorities`, or the handshake fails. Calling
-    `load_cert_chain` on the context renews the certificate for new connections.
+    authorities or one of `client_authorities`, or be one of those itself, or the handshake
+    fails. Calling `load_cert_chain` on the context renews the certificate for new connections.
     Raises OSError (ssl.SSLError is one) when a file cannot be read or does not fit.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -258,6 +260,7 @@ def server_ssl_context(
     context.load_cert_chain(certificate_path, private_key_path)
     if request_client_certificate:
         context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         for authority in client_authorities:
             context.load_verify_locations(authority)

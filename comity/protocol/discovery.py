@@ -7,10 +7,12 @@ knows no time. How long to remember the result comes with the result; rememberin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import groupby
+from typing import NamedTuple
 
 from comity.protocol import canonical_json, identifiers
 
@@ -18,8 +20,10 @@ from comity.protocol import canonical_json, identifiers
 DEFAULT_PORT = 8448
 #: A well-known document is one short property; a larger answer is not one.
 MAX_WELL_KNOWN_BYTES = 51_200
-#: As many places of an SRV answer are kept: trying more would only delay the failure.
-MAX_TARGETS = 8
+#: As many places of an SRV answer are kept. An answer over TCP could hold thousands.
+MAX_TARGETS = 32
+#: The weight that a record of weight 0 counts with beside others: RFC 2782 wants "a very small chance".
+ALMOST_NO_WEIGHT = 0.01
 
 HOUR_MS = 3_600_000
 #: How long a result is good for when no header says (recommended: 24 hours).
@@ -43,13 +47,16 @@ class Target:
     """One place to connect to.
 
     `host` is a DNS name or a bare IP literal (no brackets); `tls_name` is what the certificate
-    must be valid for (likewise bare); `host_header` is the value of `Host`.
+    must be valid for (likewise bare); `host_header` is the value of `Host`. `priority` and `weight`
+    are the SRV record's (RFC 2782); `draw` makes an order of them.
     """
 
     host: str
     port: int
     tls_name: str
     host_header: str
+    priority: int = 0
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class LookUpSrv:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where to connect, in this order, and for how long to remember it.
+    """Where to connect (`draw` says in which order), and for how long to remember it.
 
     `errors` is how many discoveries in a row, this one included, met an error on the way:
     hand it to the next Discovery of the same server as `errors_before`.
@@ -106,14 +113,23 @@ class WellKnownAnswer:
     received_ms: int | None = None
 
 
+class SrvPlace(NamedTuple):
+    """One SRV record: where, and how it is ranked (RFC 2782)."""
+
+    host: str
+    port: int
+    priority: int = 0
+    weight: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SrvAnswer:
-    """(host, port) of each record, in the order to try them; none if there is no record.
+    """Every record; none if there is no record.
 
     `failed` says that the name servers gave no answer, which is not the same.
     """
 
-    records: tuple[tuple[str, int], ...] = ()
+    records: tuple[SrvPlace, ...] = ()
     failed: bool = False
 
 
@@ -189,9 +205,9 @@ class Discovery:
         host = _bare(self._host)
         if answer.records and not answer.failed:
             targets = tuple(
-                Target(_bare(name), port, host, self._host_header)
-                for name, port in answer.records
-                if 0 < port < 65536 and _is_dns_name(name)
+                Target(_bare(place.host), place.port, host, self._host_header, place.priority, place.weight)
+                for place in answer.records
+                if 0 < place.port < 65536 and _is_dns_name(place.host)
             )
             if targets:
                 return self._found(targets[:MAX_TARGETS])
@@ -212,6 +228,37 @@ class Discovery:
 
     def _unreachable(self, reason: str) -> Unreachable:
         return Unreachable(reason, error_cache_ms(self._errors_before), self._errors_before + 1)
+
+
+def draw(targets: Sequence[Target], chance: Callable[[], float]) -> list[Target]:
+    """An order to try the targets in: by priority, and within one priority by weighted chance (RFC 2782).
+
+    `chance` gives numbers in [0, 1). Drawn anew for each request, the load is shared as the weights say.
+    """
+    drawn: list[Target] = []
+    for _, group in groupby(sorted(targets, key=_priority), key=_priority):
+        waiting = list(group)
+        while len(waiting) > 1:
+            drawn.append(waiting.pop(_chosen(waiting, chance())))
+        drawn += waiting
+    return drawn
+
+
+def _priority(target: Target) -> int:
+    return target.priority
+
+
+def _chosen(waiting: Sequence[Target], chance: float) -> int:
+    """The index of the target that `chance` falls on."""
+    if not any(target.weight for target in waiting):
+        return int(chance * len(waiting))  # the RFC leaves the order open: share the load
+    shares = [target.weight or ALMOST_NO_WEIGHT for target in waiting]
+    left = chance * sum(shares)
+    for index, share in enumerate(shares):
+        left -= share
+        if left < 0:
+            return index
+    return len(waiting) - 1  # rounding
 
 
 def error_cache_ms(errors_before: int) -> int:

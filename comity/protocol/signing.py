@@ -6,6 +6,8 @@ Pure arithmetic over Ed25519 (appendices §Signing JSON; server-server §Request
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,11 @@ MAX_KEYS_IN_DOCUMENT = 64
 _KEY_ID = re.compile(r"ed25519:[0-9A-Za-z_]{1,250}", re.ASCII)
 
 
+def is_key_id(text: str) -> bool:
+    """Whether that is the id of an Ed25519 key (appendices §Key identifiers)."""
+    return _KEY_ID.fullmatch(text) is not None
+
+
 class SigningKey:
     """A private signing key and its id, `ed25519:version`."""
 
@@ -49,6 +56,11 @@ class SigningKey:
     def sign(self, message: bytes) -> str:
         """The signature of `message` in unpadded Base64."""
         return encode_base64(self._key.sign(message).signature)
+
+    def derived(self, purpose: str) -> SigningKey:
+        """Another key, which only whoever has this one can know: the same for the same purpose."""
+        seed = hmac.new(bytes(self._key), purpose.encode(), hashlib.sha256).digest()
+        return SigningKey(purpose, seed)
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.key_id}>"
@@ -235,6 +247,46 @@ def build_key_document(
     for key in signing:
         document = sign_json(document, server, key)
     return document
+
+
+def build_key_document_v1(server: str, keys: Iterable[SigningKey], certificate: bytes) -> dict[str, Any]:
+    """Our answer to GET /_matrix/key/v1, as servers of 2014 ask it (§Retrieving Server Keys of then).
+
+    `certificate` is the DER of the TLS certificate that we are reached with.
+    """
+    signing = list(keys)
+    document: dict[str, Any] = {
+        "server_name": server,
+        "tls_certificate": encode_base64(certificate),
+        "verify_keys": {key.key_id: key.public for key in signing},
+    }
+    for key in signing:
+        document = sign_json(document, server, key)
+    return document
+
+
+def parse_key_document_v1(document: object, server: str, certificate: bytes) -> dict[str, bytes]:
+    """The keys (key id -> 32 bytes) in a key document of 2014 that is by and for `server`.
+
+    It must name exactly the `certificate` (DER) of the connection that it came by, and one of the
+    keys in it must have signed it. Raises ValueError.
+    """
+    if not isinstance(document, dict) or document.get("server_name") != server:
+        raise ValueError("The key document is not that server's")
+    canonical_json.check_values(document)
+    told, current = document.get("tls_certificate"), document.get("verify_keys")
+    if not isinstance(told, str) or not isinstance(current, dict):
+        raise ValueError("The key document lacks tls_certificate or verify_keys")
+    if decode_base64(told) != certificate:
+        raise ValueError("The key document names another certificate than that of the connection")
+    if len(current) > MAX_KEYS_IN_DOCUMENT:
+        raise ValueError("The key document holds too many keys")
+    keys = {
+        key_id: _public_key({"key": text}) for key_id, text in current.items() if _KEY_ID.fullmatch(key_id)
+    }
+    if not verify_json(document, server, keys):
+        raise ValueError("The key document is not signed by a key it publishes")
+    return keys
 
 
 def parse_key_document(document: object, server: str) -> list[PublishedKey]:

@@ -1,4 +1,4 @@
-"""Backfill: history that is missing, fetched when a client pages there.
+"""Backfill: history that is missing, fetched when a client pages there, or by `comity.rooms.gaps`.
 
 server-server §Backfilling. Asks the room's servers in turn, joins what they send below the
 event before which it was missing, and moves or closes the gap.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
+from comity.protocol.errors import MatrixError
 from comity.protocol.event import Event
 from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.graft import Cutting, Grafter
-from comity.rooms.merge import Merger
+from comity.rooms.neighbours import Neighbours
 from comity.rooms.room import Room, Rooms
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
@@ -41,45 +42,61 @@ class Backfill:
         *,
         database: Database,
         rooms: Rooms,
-        merger: Merger,
         decisions: Decisions,
         grafter: Grafter,
         fetcher: Fetcher,
         calls: Calls,
-        server_name: str,
+        whole: Callable[[str], Awaitable[None]],
+        neighbours: Neighbours,
     ) -> None:
+        """`whole` waits until a room that was joined just now has all of its state."""
+        self._whole = whole
         self._database = database
         self._rooms = rooms
-        self._merger = merger
         self._decisions = decisions
         self._grafter = grafter
         self._fetcher = fetcher
         self._calls = calls
-        self._server_name = server_name
+        self._neighbours = neighbours
         #: Called with a room's id when history of it is on disk, however long that took.
         self.on_history: Callable[[str], None] = lambda _: None
-        self._running: dict[str, asyncio.Task[bool]] = {}
+        #: What is under way in each room: at which line, and the task.
+        self._running: dict[str, tuple[int, asyncio.Task[bool]]] = {}
 
     async def fill(self, room_id: str, line: int, limit: int) -> bool:
         """Fetch history into the newest gap at or below `line`; False if nothing came.
 
-        Requests for one room are answered together, and wait a bounded time.
+        Requests for one place are answered together, those for one room one by one; all wait a
+        bounded time.
         """
-        task = self._running.get(room_id)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._fill(room_id, line, limit))
-            self._running[room_id] = task
-            task.add_done_callback(lambda _: self._running.pop(room_id, None))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await asyncio.shield(task)
+                while True:
+                    running = self._running.get(room_id)
+                    if running is None:
+                        return await asyncio.shield(self._begin(room_id, line, limit))
+                    if running[0] == line:
+                        return await asyncio.shield(running[1])
+                    # What it comes to is told to those who asked for it.
+                    await asyncio.wait([running[1]])
         except TimeoutError:
             return False
+        except MatrixError as error:
+            _log.info("no history of %s yet: %s", room_id, error)
+            return False
+
+    def _begin(self, room_id: str, line: int, limit: int) -> asyncio.Task[bool]:
+        task = asyncio.get_running_loop().create_task(self._fill(room_id, line, limit))
+        self._running[room_id] = (line, task)
+        task.add_done_callback(lambda _: self._running.pop(room_id, None))
+        return task
 
     async def _fill(self, room_id: str, line: int, limit: int) -> bool:
         room = await self._rooms.get(room_id)
         if room is None or not room.resident:
             return False
+        # What was before a join cannot be placed before the state at the join is known.
+        await self._whole(room_id)
         gaps = await self._database.read(lambda tx: stored_rooms.gaps(tx, room.number, after=0, upto=line))
         if not gaps:
             return False
@@ -93,26 +110,15 @@ class Backfill:
         return False
 
     async def _servers(self, room: Room, gap: Gap) -> list[str]:
-        """Whom to ask: first the server that told us of what is missing, then the admins' servers."""
+        """Whom to ask: first the server that told us of what is missing."""
 
-        def order(tx: Tx) -> list[str]:
+        def above(tx: Tx) -> list[str]:
             first = self._rooms.events.timeline(
                 tx, room.number, after=gap.line - 1, upto=gap.line, limit=1, backwards=True
             )
-            senders = [server_of(stored.event.sender) for stored in first]
-            find = self._merger.lookup(tx, room, room.state)
-            levels = find(("m.room.power_levels", ""))
-            users = levels.content.get("users") if levels is not None else None
-            admins = sorted(users, key=lambda user: -_level(users[user])) if isinstance(users, dict) else []
-            create = find(("m.room.create", ""))
-            creator = [server_of(create.sender)] if create is not None else []
-            return senders + creator + [server_of(user) for user in admins]
+            return [server_of(stored.event.sender) for stored in first]
 
-        present = room.servers
-        wanted = dict.fromkeys([*await self._database.read(order), *sorted(present)])
-        return [server for server in wanted if server in present and server != self._server_name][
-            :MAX_SERVERS
-        ]
+        return await self._neighbours.to_ask(room, await self._database.read(above), MAX_SERVERS)
 
     async def _fill_from(self, server: str, room: Room, gap: Gap, limit: int) -> bool:
         values = await self._calls.backfill(server, room.room_id, list(gap.missing), limit)
@@ -169,7 +175,12 @@ class Backfill:
         batch.also.append(lambda tx: tx.after_commit(lambda: self.on_history(room_id)))
         batch.room.missing.update(missing)
         if missing:
-            moved = Gap(first if decided else gap.line, first if decided else gap.next_line, tuple(missing))
+            moved = Gap(
+                first if decided else gap.line,
+                first if decided else gap.next_line,
+                tuple(missing),
+                gap.rounds,
+            )
             batch.also.append(lambda tx: stored_rooms.put_gap(tx, number, moved))
             if moved.line != gap.line:
                 batch.also.append(lambda tx: stored_rooms.close_gap(tx, number, gap.line))
@@ -177,7 +188,3 @@ class Backfill:
             batch.also.append(lambda tx: stored_rooms.close_gap(tx, number, gap.line))
         batch.apply_awaited(tx, decided)
         return bool(decided) or not missing
-
-
-def _level(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -8,7 +8,7 @@ the verdict itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from comity.protocol.admission import Outcome, redaction_applies
@@ -82,6 +82,8 @@ class Batch:
         self.redactions: list[Redaction] = []
         self.awaited: list[tuple[str, int]] = []
         self.unstaged: list[str] = []
+        #: Events whose states and verdicts are stored anew.
+        self.restated: list[StoredEvent] = []
         #: Anything else that is to be stored with it.
         self.also: list[Callable[[WriteTx], None]] = []
         #: The members and the extremities are replaced whole: we (re)join the room.
@@ -93,7 +95,7 @@ class Batch:
         self._states = rooms.states
         self._events = rooms.events
         self.state_before_all = room.state
-        self._before = (room.version, room.state, dict(room.extremities), room.next_slot)
+        self._before = (room.version, room.state, dict(room.extremities), room.next_slot, room.partial)
         self._missing_before = frozenset(room.missing)
         self.extremities_before = frozenset(extremity.number for extremity in room.extremities.values())
         #: The state and the extremities that are stored with the batch.
@@ -115,7 +117,7 @@ class Batch:
         """
         room = self.room
         self.replaces_head = True
-        room.extremities, room.state = {}, b""
+        room.extremities, room.state, room.partial = {}, b"", None
         if room.version is not version:
             room.version = version
             self._events.know_room(room.number, version)
@@ -124,13 +126,15 @@ class Batch:
     def undo(self) -> None:
         """Take everything back: nothing of the batch was or will be stored."""
         room = self.room
-        room.version, room.state, room.extremities, room.next_slot = self._before
+        room.version, room.state, room.extremities, room.next_slot, room.partial = self._before
         room.missing = set(self._missing_before)
         self._events.know_room(room.number, room.version)
         for new in self.new_events():
             self._events.release(new.number)
         for number, _ in self.placed:
             self._events.release(number)
+        for stored in self.restated:
+            self._events.release(stored.number)
         self._states.forget(self.pages)
         self._states.forget_slots(room.number, self.slots)
         self._merger.forget()
@@ -168,10 +172,19 @@ class Batch:
 
     def with_events(self, tx: Tx, root: bytes, entries: Sequence[tuple[Event, int]]) -> bytes:
         """The state with many entries set."""
+        return self.with_entries(tx, root, {event.key: number for event, number in entries})
+
+    def with_entries(self, tx: Tx, root: bytes, entries: Mapping[StateKey, int]) -> bytes:
+        """The state with many entries set, given by their keys and event numbers."""
         changes = {
-            self._merger.slot_for(tx, self.room, event.key, self.slots): number for event, number in entries
+            self._merger.slot_for(tx, self.room, key, self.slots): number for key, number in entries.items()
         }
         return self._states.replace(tx, root, changes, self.pages)
+
+    def restate(self, tx: Tx, stored: StoredEvent) -> None:
+        """Have an event's verdict and states stored anew; what is decided from now on stands on them."""
+        self._events.hold(stored, self._events.auth(tx, stored.number) if stored.event.is_state else ())
+        self.restated.append(stored)
 
     # -- events
 

@@ -17,8 +17,8 @@ from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch, Decided, MemberChange
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
-from comity.store import events as stored_events
 from comity.store import deliveries, heads, queues, resolutions
+from comity.store import events as stored_events
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Database, EarlierWriteError, StoreFailedError, Tx, WriteTx
@@ -130,12 +130,14 @@ class Commits:
             events.settle(new.number)
         for number, _ in batch.placed:
             events.settle(number)
+        for stored in batch.restated:
+            events.settle(stored.number)
 
     def _publish(self, batch: Batch, servers: frozenset[str] | None) -> None:
         """The batch is on disk: the world may know. `servers` are the room's, if they changed."""
         room, events = batch.room, self._rooms.events
         commits = self._database.commits
-        if batch.placed:
+        if batch.placed or batch.restated:
             events.note_change(commits)
         for redaction in batch.redactions:
             events.redact(redaction.target_number, redaction.redacted, redaction.by, commits)
@@ -203,6 +205,8 @@ class _Storing:
             stored_events.replace_with_redacted(tx, redaction.target_number, redaction.redacted, redaction.by)
         for redacts, number in batch.awaited:
             stored_rooms.await_redaction(tx, redacts, number)
+        if batch.restated:
+            stored_events.restate(tx, batch.restated)
         if batch.unstaged:
             queues.unstage(tx, batch.unstaged)
         for write in batch.also:
@@ -269,11 +273,17 @@ class _Storing:
             tx, room.number, [change.user_id for change in changes if change.membership is None]
         )
         servers = {server_of(change.user_id) for change in changes}
+        # While members are missing, the word of who let us in says which servers are in the room.
+        named = room.partial.servers if room.partial is not None else frozenset()
+        if self._batch.replaces_head:
+            servers |= named
         others_change = self._batch.replaces_head or servers != {self._server_name}
         if others_change:
             room.has_audience = None
         for server in servers:
             joined = stored_rooms.has_joined_members(tx, room.number, server)
+            if server != self._server_name and server in named:
+                joined = True
             if server == self._server_name:
                 room.resident = joined
             elif joined and not stored_rooms.is_staying(tx, server, room.number):

@@ -9,6 +9,7 @@ from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_fo
 from comity.protocol.identifiers import split_alias
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
+from comity.store import published as stored_published
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
@@ -88,6 +89,27 @@ class Directory:
             return joined and levels.user(user_id) >= levels.required("m.room.canonical_alias", is_state=True)
 
         return await self._database.read(read)
+
+    async def is_published(self, room_id: str) -> bool:
+        """Whether a room is in our published directory. Raises 404 M_NOT_FOUND."""
+        room = await self._rooms.get(room_id)
+        if room is None:
+            raise not_found("There is no such room here")
+        return await self._database.read(lambda tx: stored_published.is_published(tx, room.number))
+
+    async def publish(self, user_id: str, room_id: str, *, published: bool, admin: bool) -> None:
+        """Put a room into our published directory, or take it out.
+
+        Who may set the room's canonical alias may, and server admins. Raises 403, 404.
+        """
+        room = await self._rooms.get(room_id)
+        if room is None or not room.resident:
+            raise not_found("There is no such room here")
+        if not admin and not await self._may_curate(room, user_id):
+            raise forbidden("You may not decide whether this room is published")
+        await self._database.write(
+            lambda tx: stored_rooms.set_published(tx, room.number, published=published)
+        )
 
     async def aliases(self, user_id: str, room_id: str) -> list[str]:
         """The local aliases of a room, for its members. Raises 403 M_FORBIDDEN, 404 M_NOT_FOUND."""

@@ -14,6 +14,7 @@ from comity.protocol.auth.rules import check_auth_events, rule_on
 from comity.protocol.auth.ruling import Allowed, Ruling
 from comity.protocol.auth.selection import CREATE_KEY, StateLookup
 from comity.protocol.event import Event
+from comity.protocol.policy import POLICY, is_recommended, policy_server
 from comity.protocol.state_resolution.trace import Watched
 from comity.rooms.explain_state import Told, tell
 from comity.rooms.merge import Merger
@@ -172,8 +173,20 @@ class Explainer:
                 yield f"The room had been created already, by {create.event_id}: a room is created once."
             else:
                 yield "It was rejected when it came, though it would be allowed by what is held now."
+        if stored.verdict == SOFT_FAILED and not failed:
+            yield self._why_soft_failed(tx, room, stored.event)
         if stored.verdict == ACCEPTED and failed:
             yield "It was accepted when it came, though it would not be by what is held now."
+
+    def _why_soft_failed(self, tx: Tx, room: Room, event: Event) -> str:
+        policy = self._merger.lookup(tx, room, room.state)((POLICY, ""))
+        server = policy_server(policy.content) if policy is not None else None
+        if server is not None and not is_recommended(event, server):
+            return (
+                f"The room's policy server, {server.name}, has not recommended it "
+                "(server-server §Validating Policy Server signatures)."
+            )
+        return "It was soft-failed when it came, though it would be accepted by what is held now."
 
 
 def _received(stored: StoredEvent) -> Check:

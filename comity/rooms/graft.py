@@ -81,6 +81,9 @@ class Grafter:
         for event in cutting.events:
             unknown = await self._database.read(lambda tx: self._unknown_prev(tx, room, event))  # noqa: B023
             if any(prev not in events for prev in unknown):
+                if room.partial is not None:
+                    # Its state would be all that is being fetched already.
+                    raise FederationError(server, "The room's state is not whole yet", temporary=True)
                 if len(cutting.states) >= MAX_UNROOTED:
                     raise FederationError(server, "Too much of the room's history is missing")
                 await self._fetch_state(server, room, event, events, cutting)

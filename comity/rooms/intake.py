@@ -25,6 +25,7 @@ from comity.rooms.commit import Commits
 from comity.rooms.fetch import Fetcher
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
+from comity.rooms.policy import Policies
 from comity.rooms.room import Room, Rooms
 from comity.rooms.strangers import Strangers
 from comity.store import queues
@@ -82,6 +83,7 @@ class Intake:
         fetcher: Fetcher,
         arrivals: Arrivals,
         strangers: Strangers,
+        policies: Policies,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -92,6 +94,7 @@ class Intake:
         self._fetcher = fetcher
         self._arrivals = arrivals
         self._strangers = strangers
+        self._policies = policies
         self._clock = clock
         self._in_flight: dict[tuple[str, str], asyncio.Future[bytes]] = {}
         #: Called with a room id when something was staged there.
@@ -208,9 +211,10 @@ class Intake:
                 event_id = self._id_of(room, value)
                 if event_id is not None and event_id not in checked:
                     results[event_id] = {"error": "The event is malformed or not validly signed"}
-            by_room[room_id] = [
+            welcome = [
                 event for event in checked.values() if await self._sender_may_take_part(room, event, results)
             ]
+            by_room[room_id] = await self._policies.recommended(room, welcome)
         return by_room
 
     @staticmethod
@@ -225,6 +229,16 @@ class Intake:
             event_id = self._id_of(room, value)
             if event_id is not None:
                 results[event_id] = {"error": text}
+
+    async def has_answered(self, origin: str, transaction_id: str) -> bool:
+        """Whether a transaction was answered before, and is on disk."""
+        known = await self._database.look_up(lambda tx: queues.received_answer(tx, origin, transaction_id))
+        return known is not None
+
+    async def admits(self, room_id: str, server: str) -> bool:
+        """Whether a server may take part in a room that is known here."""
+        room = await self._rooms.get(room_id)
+        return room is not None and await self.may_take_part(room, server)
 
     async def may_take_part(self, room: Room, server: str) -> bool:
         """server-server §Server ACLs, in the room's current state."""

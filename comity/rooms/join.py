@@ -17,19 +17,22 @@ from comity.ports import Clock, Entropy
 from comity.protocol import canonical_json
 from comity.protocol.admission import Outcome
 from comity.protocol.auth.rules import authorize
-from comity.protocol.errors import EventFormatError, MatrixError, not_found
+from comity.protocol.errors import EventFormatError, MatrixError, forbidden, not_found
 from comity.protocol.event import Event, parse
 from comity.protocol.room_versions import ROOM_VERSIONS, EventIds, room_version
 from comity.protocol.signing import SigningKey, sign_event
 from comity.protocol.snapshot import Snapshot, SnapshotError, judge
 from comity.rooms.batch import Batch
+from comity.rooms.complete import Completer
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.intake import Arrivals
 from comity.rooms.room import Room
 from comity.rooms.strangers import Strangers
 from comity.rooms.write import ASSIGNED_ID_LENGTH
+from comity.store import partial as stored_partial
 from comity.store.database import Tx
+from comity.store.partial import Partial
 
 _log = logging.getLogger(__name__)
 #: Errors of another server that the user is told as they are.
@@ -38,6 +41,8 @@ _TOLD = {"M_FORBIDDEN", "M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", 
 
 def tell(error: FederationError) -> MatrixError:
     """What a user is told of another server's refusal."""
+    if error.kind == "unwelcome":
+        return forbidden(f"The operator of this server does not let it talk to {error.server}")
     if error.code in _TOLD and error.status is not None:
         return MatrixError(error.status, str(error.code), f"{error.server} refused: {error.text}")
     if error.status == 404:
@@ -110,7 +115,11 @@ class Joiner:
         templates: Templates,
         fetcher: Fetcher,
         calls: Calls,
+        completer: Completer,
+        clock: Clock,
     ) -> None:
+        self._completer = completer
+        self._clock = clock
         self._decisions = decisions
         self._strangers = strangers
         self._arrivals = arrivals
@@ -156,7 +165,9 @@ class Joiner:
         sent = await self._calls.send_join(server, room_id, event)
         event = await self._signed_by_resident(event, sent)
         snapshot = await self._judge(server, room_id, event, sent)
-        await self._store(event, snapshot)
+        await self._store(server, event, snapshot, sent)
+        if sent.members_omitted:
+            self._completer.begin(room_id)
 
     async def _signed_by_resident(self, event: Event, sent: SendJoinAnswer) -> Event:
         """Take the resident's signatures over, if it returned the very same event."""
@@ -166,8 +177,8 @@ class Joiner:
         return event.with_signatures(returned.source["signatures"]) if returned is not None else event
 
     async def _judge(self, server: str, room_id: str, event: Event, sent: SendJoinAnswer) -> Snapshot:
-        if sent.members_omitted:
-            raise FederationError(server, "the answer omits members, which was not asked for")
+        if sent.members_omitted and not sent.servers_in_room:
+            raise FederationError(server, "the answer omits members and does not say which servers are there")
         version = event.version
         state = await self._fetcher.check(version, sent.state, room_id)
         chain = await self._fetcher.check(version, sent.auth_chain, room_id)
@@ -179,6 +190,13 @@ class Joiner:
             raise FederationError(server, f"the answer to the join cannot be believed: {error}") from None
         for event_id, reason in snapshot.rejected.items():
             _log.info("event %s of the state of %s was rejected: %s", event_id, room_id, reason)
+        if sent.members_omitted:
+            # Of the members, those are told that the join's own auth events name: an invite, who vouches.
+            usable = {held.event_id: held for held in snapshot.ordered}
+            for auth_id in event.auth_event_ids:
+                member = usable.get(auth_id)
+                if member is not None and member.is_state and auth_id not in snapshot.rejected:
+                    snapshot.state.setdefault(member.key, member)
         denied = authorize(event, snapshot.state.get)
         if denied is not None:
             raise FederationError(
@@ -186,19 +204,28 @@ class Joiner:
             )
         return snapshot
 
-    async def _store(self, event: Event, snapshot: Snapshot) -> None:
-        creator = snapshot.state["m.room.create", ""].sender
-        await self._decisions.make(
-            lambda: self._strangers.head(event.room_id, event.version),
-            lambda tx, batch: self._decide(tx, batch, event, snapshot, creator),
-        )
+    async def _store(self, server: str, event: Event, snapshot: Snapshot, sent: SendJoinAnswer) -> None:
+        now = self._clock.now_ms()
+        servers = frozenset({server, *sent.servers_in_room}) if sent.members_omitted else None
+
+        def decide(tx: Tx, batch: Batch) -> None:
+            self._decide(tx, batch, event, snapshot)
+            if servers is not None:
+                number = batch.all_decided()[-1].new.number
+                partial = Partial(batch.room.number, number, server, servers, now)
+                batch.room.partial = partial
+                batch.also.append(lambda end: stored_partial.put(end, partial))
+            else:
+                batch.also.append(lambda end: stored_partial.delete(end, batch.room.number))
+
+        await self._decisions.make(lambda: self._strangers.head(event.room_id, event.version), decide)
 
     @staticmethod
-    def _decide(tx: Tx, batch: Batch, event: Event, snapshot: Snapshot, creator: str) -> None:
+    def _decide(tx: Tx, batch: Batch, event: Event, snapshot: Snapshot) -> None:
         known = batch.standing(tx, ("m.room.create", ""))
         if known is not None and known.event_id != snapshot.state["m.room.create", ""].event_id:
             raise MatrixError(502, "M_UNKNOWN", "The room is not the one that was known by this id")
-        batch.room_creator = creator
+        batch.room_creator = snapshot.state["m.room.create", ""].sender
         batch.begin_anew(event.version)
         numbers: dict[str, int] = {}
         for held in snapshot.ordered:

@@ -19,9 +19,12 @@ from comity.protocol.admission import (
     StateBefore,
     Verdict,
 )
-from comity.protocol.event import Event
+from comity.protocol.auth.rules import StateLookup
+from comity.protocol.event import Event, StateKey
+from comity.protocol.policy import is_exempt, is_recommended
 from comity.rooms.batch import Batch
 from comity.rooms.merge import Merger
+from comity.rooms.policy import in_force
 from comity.store.database import Tx
 from comity.store.events import REJECTED, Events
 
@@ -58,12 +61,14 @@ class Judge:
         state_before: bytes | None = None,
         check_current: bool = True,
         just_built: bool = False,
+        recommended: bool = False,
     ) -> Judged | Missing:
         """Checks 4 to 6 for an event whose format, signatures and hash are checked.
 
         `state_before` is given when it is known from elsewhere (a gap, a join); without
         `check_current` (events of the past) check 6 is left out. `just_built` tells an event
-        whose auth events were selected from the head under this very lock.
+        whose auth events were selected from the head under this very lock, `recommended` one whose
+        recommendation by the room's policy server is the caller's affair.
         """
         room = batch.room
         if event.type == "m.room.create" and room.extremities:
@@ -76,6 +81,8 @@ class Judge:
         while True:
             step = admission.next()
             if isinstance(step, Verdict):
+                if check_current and not recommended:
+                    step = self._by_policy(tx, batch, event, step)
                 return Judged(step, root if root is not None else b"")
             if isinstance(step, NeedAuthEvents):
                 answer = self._auth_events(tx, batch, event)
@@ -93,11 +100,40 @@ class Judge:
                 if root is None:
                     return Missing(prev_event_ids=self._unknown(tx, batch, event.prev_event_ids))
                 is_current = not check_current or root == room.state
-                admission.feed_state_before(StateBefore(self._merger.lookup(tx, room, root), is_current))
+                admission.feed_state_before(StateBefore(self._lookup(tx, batch, root, event), is_current))
             elif isinstance(step, NeedCurrentState):
-                admission.feed_current_state(self._merger.lookup(tx, room, room.state))
+                admission.feed_current_state(self._lookup(tx, batch, room.state, event))
             elif isinstance(step, NeedSignatures):
                 raise RuntimeError("Signatures are checked before an event comes to a room")
+
+    def _lookup(self, tx: Tx, batch: Batch, root: bytes, event: Event) -> StateLookup:
+        """Read a state on which the event is judged.
+
+        While the room's members are not all here, those that are missing are believed as the event's
+        auth events have them, which allow it (check 4); it is judged again when the state is whole.
+        """
+        find = self._merger.lookup(tx, batch.room, root)
+        if batch.room.partial is None:
+            return find
+        told: dict[StateKey, Event] = {}
+        for event_id in event.auth_event_ids:
+            stored = self._events.by_id(tx, event_id)
+            if stored is not None and stored.verdict != REJECTED and stored.event.type == "m.room.member":
+                told[stored.event.key] = stored.event
+
+        def find_or_believe(key: StateKey) -> Event | None:
+            return find(key) or told.get(key)
+
+        return find_or_believe
+
+    def _by_policy(self, tx: Tx, batch: Batch, event: Event, verdict: Verdict) -> Verdict:
+        """server-server §Validating Policy Server signatures: without a valid one an event soft-fails."""
+        if verdict.outcome is not Outcome.ACCEPT or is_exempt(event.type, event.state_key):
+            return verdict
+        server = in_force(tx, self._merger, batch.room)
+        if server is None or is_recommended(event, server):
+            return verdict
+        return Verdict(Outcome.SOFT_FAIL, event, "The room's policy server does not recommend the event")
 
     def judge_outlier(self, tx: Tx, batch: Batch, event: Event) -> Outcome | Missing:
         """Check 4 alone, for an event that is held for authorization only."""

@@ -24,23 +24,16 @@ from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.join import Joiner, Leaver
 from comity.rooms.merge import Merger
+from comity.rooms.policy import Policies
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Room, Rooms
+from comity.rooms.strangers import shown_state
+from comity.rooms.vouching import Vouching
 from comity.rooms.write import Writer
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
 _log = logging.getLogger(__name__)
-#: State that an invite shows of a room, beside the create event (client-server §Stripped state).
-INVITE_STATE = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
 
@@ -67,12 +60,17 @@ class Memberships:
         joiner: Joiner,
         leaver: Leaver,
         restricted: Restricted,
+        vouching: Vouching,
+        policies: Policies,
         fetcher: Fetcher,
         calls: Calls,
         server_name: str,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
+        whole: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`member_content` gives a local user's displayname and avatar_url for their memberships."""
+        """`member_content` gives a local user's displayname and avatar_url for their memberships;
+        `whole` waits until a room that was joined just now has all of its state."""
+        self._whole = whole
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -81,6 +79,8 @@ class Memberships:
         self._joiner = joiner
         self._leaver = leaver
         self._restricted = restricted
+        self._vouching = vouching
+        self._policies = policies
         self._fetcher = fetcher
         self._calls = calls
         self._server_name = server_name
@@ -113,45 +113,50 @@ class Memberships:
             content["third_party_invite"] = {"signed": third_party_signed}
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:
+            if await self.membership(room, user_id) != "join":
+                # A ban may be in what is not here yet.
+                await self._whole(room_id)
             authoriser = await self._restricted.local_authoriser(room, user_id)
             if authoriser is not None:
                 content["join_authorised_via_users_server"] = authoriser
             if authoriser is not None or not await self._restricted.applies(room, user_id):
                 await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
                 return room_id
-        candidates = await self._candidates(user_id, room_id, via)
+            vouchers = await self._restricted.vouchers(room, user_id)
+            await finish(self._vouching.join(user_id, room, vouchers[:MAX_CANDIDATES], content))
+            return room_id
+        candidates = await self.candidates(user_id, room_id, via)
         if not candidates:
-            if room is not None and room.resident:
-                raise forbidden("You are not allowed to join this room")
             raise not_found("No server is known through which the room could be joined")
         await finish(self._joiner.join(user_id, room_id, candidates, content))
         return room_id
 
-    async def _candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
-        """Servers to join through: those named, the inviter's, the room id's."""
+    async def candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
+        """Servers to come in through: those named, the inviter's, the room id's."""
         named = [server for server in via if identifiers.is_server_name(server)]
-        inviter = await self._inviter(user_id, room_id)
-        wanted = [*named, server_of(inviter) if inviter else "", server_of(room_id)]
-        room = await self._rooms.get(room_id)
-        if room is not None and room.resident:
-            wanted.extend(sorted(room.servers))
+        inviter = await self._told_by(user_id, room_id)
+        wanted = [*named, inviter or "", server_of(room_id)]
         return [server for server in dict.fromkeys(wanted) if server and server != self._server_name][
             :MAX_CANDIDATES
         ]
 
-    async def _inviter(self, user_id: str, room_id: str) -> str | None:
+    async def _told_by(self, user_id: str, room_id: str) -> str | None:
+        """The server that an invite of the user came from, or that took their knock."""
+
         def read(tx: Tx) -> str | None:
             room = stored_rooms.by_id(tx, room_id)
             last = stored_rooms.last_local_membership(tx, user_id, room.room_num) if room else None
             if last is None or last.membership not in ("invite", "knock"):
                 return None
+            if last.through is not None:
+                return last.through
             event = self._rooms.events.get(tx, last.event_num)
-            return event.event.sender if event is not None else None
+            return server_of(event.event.sender) if event is not None else None
 
         return await self._database.read(read)
 
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
-        """Leave a room, or reject its invite. Leaving twice is no error."""
+        """Leave a room, reject its invite or take a knock back. Leaving twice is no error."""
         room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("No such room is known here")
@@ -166,10 +171,10 @@ class Memberships:
                 return
             await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
             return
-        inviter = await self._inviter(user_id, room_id)
-        if inviter is None:
+        server = await self._told_by(user_id, room_id)
+        if server is None:
             raise forbidden("You are not in the room")
-        await finish(self._leaver.leave(user_id, room, server_of(inviter), content))
+        await finish(self._leaver.leave(user_id, room, server, content))
 
     async def forget(self, user_id: str, room_id: str) -> None:
         """client-server §Leaving Rooms: only a room that the user is not in can be forgotten."""
@@ -209,6 +214,7 @@ class Memberships:
         if not identifiers.is_user_id(target):
             raise invalid_param("user_id is not a user id")
         room = await self._writer.resident_room(room_id)
+        await self._whole(room_id)
         if from_any_of is not None and await self.membership(room, target) not in from_any_of:
             raise forbidden(
                 "The user is not in the room" if "ban" not in from_any_of else "The user is not banned"
@@ -226,6 +232,7 @@ class Memberships:
         """Invite a user of any server. Raises MatrixError."""
         if not identifiers.is_user_id(target):
             raise invalid_param("user_id is not a user id")
+        await self._whole(room_id)
         content: dict[str, Any] = {"membership": "invite"}
         if server_of(target) == self._server_name:
             content = {**await self._member_content(target), **content}
@@ -237,18 +244,24 @@ class Memberships:
         if server_of(target) == self._server_name:
             await self._writer.send(room_id, draft)
         else:
-            await finish(self._invite_remote(room_id, draft, server_of(target)))
+            await finish(self.invite_remote(room_id, draft, server_of(target)))
 
-    async def _invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
-        """server-server §Inviting to a room: the invited server signs before it is stored."""
+    async def invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
+        """Invite a user of another server, which signs the invite before it is stored. Raises MatrixError.
+
+        server-server §Inviting to a room.
+        """
         room = await self._writer.resident_room(room_id)
         # Only drafted: the lock is not held while the other server is asked.
         event = await self._decisions.draft(room, lambda tx, batch: self._draft_invite(tx, batch, draft))
+        event = await self._policies.signed(room, event)
         try:
             answer = await self._calls.invite(
                 server, room_id, event, room.version.identifier, await self.invite_state(room)
             )
         except FederationError as error:
+            if error.kind == "unwelcome":
+                raise forbidden(f"The operator of this server does not let it talk to {server}") from None
             if error.status == 403:
                 raise MatrixError(
                     403, error.code or "M_FORBIDDEN", "The invited user's server refused"
@@ -278,10 +291,4 @@ class Memberships:
 
     async def invite_state(self, room: Room) -> list[Event]:
         """The state events that an invite to the room carries."""
-
-        def read(tx: Tx) -> list[Event]:
-            find = self._state(tx, room)
-            found = [find((event_type, "")) for event_type in INVITE_STATE]
-            return [event for event in found if event is not None]
-
-        return await self._database.read(read)
+        return await self._database.read(lambda tx: shown_state(self._state(tx, room)))

@@ -20,12 +20,14 @@ from comity.protocol.signing import SigningKey, add_signature
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
+from comity.rooms.join_answer import join_answer
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
+from comity.rooms.policy import Policies
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Room, Rooms
 from comity.rooms.serve import Server, splice
-from comity.rooms.strangers import MAX_STRIPPED, Strangers
+from comity.rooms.strangers import MAX_STRIPPED, Strangers, shown_state
 from comity.rooms.write import Writer
 from comity.store.database import Database, Tx
 from comity.store.events import ACCEPTED
@@ -46,6 +48,7 @@ class Resident:
         server: Server,
         restricted: Restricted,
         strangers: Strangers,
+        policies: Policies,
         fetcher: Fetcher,
         server_name: str,
         key: SigningKey,
@@ -59,6 +62,7 @@ class Resident:
         self._server = server
         self._restricted = restricted
         self._strangers = strangers
+        self._policies = policies
         self._fetcher = fetcher
         self._server_name = server_name
         self._key = key
@@ -68,17 +72,19 @@ class Resident:
     async def make(
         self, origin: str, room_id: str, user_id: str, membership: str, versions: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The answer to make_join and make_leave. Raises MatrixError."""
+        """The answer to make_join, make_knock and make_leave. Raises MatrixError."""
         if split_user_id(user_id) is None or server_of(user_id) != origin:
             raise forbidden("The user is not of your server")
         room = await self._server.room_for(room_id, origin, must_be_in=False)
-        if membership == "join" and room.version.identifier not in (versions or ("1",)):
+        if membership != "leave" and room.version.identifier not in (versions or ("1",)):
             raise MatrixError(
                 400,
                 "M_INCOMPATIBLE_ROOM_VERSION",
                 "Your server does not support the version of the room",
                 extra={"room_version": room.version.identifier},
             )
+        if membership != "leave":
+            self._server.check_whole(room)
         content: dict[str, Any] = {"membership": membership}
         if membership == "join":
             authoriser = await self._restricted.authorise_for(room, user_id)
@@ -105,7 +111,7 @@ class Resident:
     async def _signed(
         self, origin: str, room: Room, event_id: str, value: Mapping[str, Any], membership: str
     ) -> Event:
-        """The event of a send_join or send_leave, its format, origin and signatures checked."""
+        """The event of a send_join, send_knock or send_leave, its format, origin and signatures checked."""
         # Where a user of ours vouches for a restricted join, our signature is one of those that are
         # checked. It is added once the room's conditions are met; what is malformed is refused below.
         signed_value = await self._with_own_signature(room, value)
@@ -119,7 +125,7 @@ class Resident:
             raise invalid_param(f"The event is not a membership of {membership}")
         if event.state_key != event.sender or server_of(event.sender) != origin:
             raise invalid_param("The event is not a membership of one of your users by themselves")
-        return event
+        return (await self._policies.recommended(room, [event]))[0]
 
     async def _with_own_signature(self, room: Room, value: Mapping[str, Any]) -> Mapping[str, Any]:
         content = value.get("content")
@@ -138,35 +144,51 @@ class Resident:
             # Malformed: the check that follows says so.
             return value
 
-    async def send_join(self, origin: str, room_id: str, event_id: str, value: Mapping[str, Any]) -> bytes:
-        """The answer to send_join (v2), once the join is on disk. Raises MatrixError."""
+    async def send_join(
+        self,
+        origin: str,
+        room_id: str,
+        event_id: str,
+        value: Mapping[str, Any],
+        *,
+        omit_members: bool = False,
+    ) -> bytes:
+        """The answer to send_join (v2), once the join is on disk. Raises MatrixError.
+
+        `omit_members` is what the joining server can do with.
+        """
         room = await self._server.room_for(room_id, origin, must_be_in=False)
+        self._server.check_whole(room)
         event = await self._signed(origin, room, event_id, value, "join")
         state = await self._append(room, event, origin)
 
-        def read(tx: Tx) -> tuple[list[bytes], list[bytes]]:
-            numbers = [number for _, number in self._rooms.states.items(tx, state)]
-            return self._server.state_bytes(tx, numbers)
+        def read(tx: Tx) -> bytes:
+            return join_answer(
+                tx, self._rooms.events, self._rooms.states, room, event, state,
+                own=self._server_name, omit=omit_members,
+            )  # fmt: skip
 
-        events, chain = await self._database.read(read)
-        origin_json = b'"' + self._server_name.encode() + b'"'
-        return (
-            b'{"origin":'
-            + origin_json
-            + b',"members_omitted":false,"event":'
-            + event.encoded
-            + b',"state":'
-            + splice(events)
-            + b',"auth_chain":'
-            + splice(chain)
-            + b"}"
-        )
+        return await self._database.read(read)
 
     async def send_leave(self, origin: str, room_id: str, event_id: str, value: Mapping[str, Any]) -> None:
         """Take a leave by another server's user. Raises MatrixError."""
         room = await self._server.room_for(room_id, origin, must_be_in=False)
         event = await self._signed(origin, room, event_id, value, "leave")
         await self._append(room, event, origin)
+
+    async def send_knock(self, origin: str, room_id: str, event_id: str, value: Mapping[str, Any]) -> bytes:
+        """Take a knock by another server's user; the answer to send_knock, once it is on disk.
+
+        server-server §Knocking upon a room. Raises MatrixError.
+        """
+        room = await self._server.room_for(room_id, origin, must_be_in=False)
+        event = await self._signed(origin, room, event_id, value, "knock")
+        state = await self._append(room, event, origin)
+
+        def read(tx: Tx) -> list[bytes]:
+            return [shown.encoded for shown in shown_state(self._merger.lookup(tx, room, state))]
+
+        return b'{"knock_room_state":' + splice(await self._database.read(read)) + b"}"
 
     async def _append(self, room: Room, event: Event, origin: str) -> bytes:
         """Judge and store the event, and pass it on; the state before it."""
@@ -223,6 +245,7 @@ class Resident:
             raise invalid_param("invite_room_state is not a list of events")
         if len(shown) > MAX_STRIPPED:
             raise invalid_param(f"invite_room_state has more than {MAX_STRIPPED} events")
+        shown = await self._strangers.believable(version, room_id, shown)
         signed = add_signature(event, self._server_name, self._key)
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:

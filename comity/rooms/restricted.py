@@ -10,12 +10,15 @@ from comity.protocol.auth.rules import StateLookup
 from comity.protocol.errors import MatrixError, forbidden
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
+from comity.store import partial as stored_partial
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
 _RESTRICTED = ("restricted", "knock_restricted")
 #: Conditions of one join rule that are looked at.
 MAX_CONDITIONS = 100
+#: Users of one server that are looked at for one who may invite.
+MAX_INVITERS = 1_000
 
 
 class Restricted:
@@ -52,6 +55,31 @@ class Restricted:
             if not self._applies(find, room, user_id) or not self._meets(tx, find, user_id)[0]:
                 return None
             return self._authoriser(tx, find, room)
+
+        return await self._database.read(read)
+
+    async def vouchers(self, room: Room, user_id: str) -> list[str]:
+        """Other servers that may vouch for a local user's join, where we cannot; those most likely first.
+
+        Raises 403 M_FORBIDDEN when it is known here that no condition is met: nobody else's word
+        would be any better.
+        """
+
+        def read(tx: Tx) -> list[str]:
+            find = self._lookup(tx, room)
+            met, unknown = self._meets(tx, find, user_id)
+            if not met and not unknown:
+                raise forbidden("None of the room's conditions for joining is met")
+            levels = PowerLevels(room.version, find(("m.room.create", "")), find(("m.room.power_levels", "")))
+            able: list[str] = []
+            for server in sorted(room.servers):
+                members = stored_rooms.members_of_server(tx, room.number, server)
+                if any(
+                    member.membership == "join" and levels.user(member.user_id) >= levels.invite
+                    for member in members[:MAX_INVITERS]
+                ):
+                    able.append(server)
+            return able
 
         return await self._database.read(read)
 
@@ -97,6 +125,8 @@ class Restricted:
             member = stored_rooms.member(tx, other.room_num, user_id)
             if member is not None and member.membership == "join":
                 return True, unknown
+            # Of a room whose members are not all here yet, a member's absence says nothing.
+            unknown = unknown or (member is None and stored_partial.get(tx, other.room_num) is not None)
         return False, unknown
 
     def _authoriser(self, tx: Tx, find: StateLookup, room: Room) -> str | None:

@@ -14,9 +14,11 @@ from comity.protocol.build import Reference, reference_to
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion, room_version
 from comity.store import events as stored_events
+from comity.store import partial as stored_partial
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 from comity.store.events import Events
+from comity.store.partial import Partial
 from comity.store.state import States, next_slot
 
 #: Rooms whose heads are in memory: a few kilobytes each.
@@ -63,6 +65,8 @@ class Room:
     has_audience: bool | None = None
     #: Servers with joined users, as of the last commit.
     servers: frozenset[str] = frozenset()
+    #: Members are missing from the state (a fast join); None once it is whole.
+    partial: Partial | None = None
 
 
 class Numbers:
@@ -171,6 +175,7 @@ class Rooms:
         room = Room(row.room_num, room_id, version, row.state, extremities, row.resident, slot)
         room.missing = stored_rooms.missing(tx, room.number)
         room.servers = frozenset(stored_rooms.servers(tx, room.number))
+        room.partial = stored_partial.get(tx, room.number)
         return room
 
 

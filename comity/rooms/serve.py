@@ -61,6 +61,12 @@ class Server:
             raise forbidden("Your server is not in the room")
         return room
 
+    @staticmethod
+    def check_whole(room: Room) -> None:
+        """Raises 404 M_NOT_FOUND for a room whose state we have not got whole ourselves."""
+        if room.partial is not None:
+            raise not_found("This server has just joined the room and does not know its whole state yet")
+
     # -- visibility
 
     def _visible(self, tx: Tx, room: Room, origin: str, stored: StoredEvent) -> Event:
@@ -83,6 +89,10 @@ class Server:
             own |= stored.event.type == "m.room.member" and stored.event.state_key == member.user_id
         view = ServerView(joined=joined, invited=invited, joined_later=True, is_own_membership=own)
         return stored.event if server_may_see(history, view) else stored.event.redacted()
+
+    def may_see(self, tx: Tx, room: Room, origin: str, stored: StoredEvent) -> bool:
+        """Whether a server that is in the room may see an event of it whole."""
+        return self._visible(tx, room, origin, stored) is stored.event
 
     # -- single events
 
@@ -111,6 +121,7 @@ class Server:
         stored = self._events.by_id(tx, event_id)
         if stored is None or stored.state_before is None or stored.room_num != room.number:
             raise not_found("The state at that event is not known here")
+        self.check_whole(room)
         return [number for _, number in self._states.items(tx, stored.state_before)]
 
     async def state_ids(self, room: Room, event_id: str) -> tuple[list[str], list[str]]:

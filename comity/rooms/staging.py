@@ -2,25 +2,30 @@
 
 One task per room that has any; it asks the server that sent the event first for the events
 between (server-server §get_missing_events), then for the state where the past cannot be had.
-An unmet need leaves the event staged.
+Where that server does not help, others of the room are asked. An unmet need leaves the event
+staged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
 from comity.ports import Clock
 from comity.protocol import canonical_json
 from comity.protocol.event import Event
+from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.graft import Cutting, Grafter
 from comity.rooms.intake import Intake
 from comity.rooms.judge import Missing
+from comity.rooms.neighbours import Neighbours
+from comity.rooms.policy import Policies
 from comity.rooms.room import Room, Rooms
 from comity.store import queues
 from comity.store.database import Database, StoreFailedError, Tx
@@ -30,6 +35,8 @@ _log = logging.getLogger(__name__)
 #: Rounds of get_missing_events for one event, and events in each.
 MAX_ROUNDS = 10
 MISSING_LIMIT = 20
+#: Servers asked for what one event lacks, before it waits again.
+MAX_SERVERS = 4
 #: Staged events looked at in one go.
 STAGED_AT_ONCE = 50
 #: Seconds until a room whose events could not be completed is tried again: doubled each time.
@@ -50,24 +57,30 @@ class Staging:
         rooms: Rooms,
         decisions: Decisions,
         intake: Intake,
+        policies: Policies,
         grafter: Grafter,
         fetcher: Fetcher,
         calls: Calls,
+        neighbours: Neighbours,
         clock: Clock,
     ) -> None:
         self._database = database
         self._rooms = rooms
         self._decisions = decisions
         self._intake = intake
+        self._policies = policies
         self._grafter = grafter
         self._fetcher = fetcher
         self._calls = calls
+        self._neighbours = neighbours
         self._clock = clock
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         #: Rooms whose worker pauses, and how to wake it.
         self._news: dict[str, asyncio.Event] = {}
         self._gate = asyncio.Semaphore(MAX_BUSY_ROOMS)
+        #: Called when the graph of a room may have got a gap.
+        self.on_gap: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Take up what an earlier run left."""
@@ -158,9 +171,34 @@ class Staging:
         event = Event(room.version, canonical_json.parse_object(item.encoded), event_id=item.event_id)
         if await self._try(room, item, event):
             return
-        events = await self._fetch_between(room, item.origin, event)
-        cutting = await self._grafter.prepare(item.origin, room, events)
+        failure: FederationError | None = None
+        for server in await self._servers(room, item, event):
+            try:
+                await self._complete_through(server, room, item, event)
+                return
+            except FederationError as error:
+                _log.info("what event %s lacks is not to be had of %s: %s", item.event_id, server, error)
+                failure = failure or error
+        raise failure or FederationError(item.origin, "nobody is left in the room to be asked")
+
+    async def _servers(self, room: Room, item: Staged, event: Event) -> list[str]:
+        """Whom to ask: who sent the event, whoever wrote it, then others of the room."""
+        if room.partial is not None:
+            # What is lacking is mostly the state, which is being fetched already.
+            return [item.origin]
+        others = await self._neighbours.to_ask(room, [server_of(event.sender)], MAX_SERVERS)
+        return list(dict.fromkeys([item.origin, *others]))[:MAX_SERVERS]
+
+    async def _complete_through(self, server: str, room: Room, item: Staged, event: Event) -> None:
+        events = await self._fetch_between(room, server, event)
+        shown = await self._policies.recommended(room, list(events.values()))
+        events = {each.event_id: each for each in shown}
+        if len(events) > MISSING_LIMIT:
+            _log.info("%d events of %s came from %s behind one", len(events) - 1, room.room_id, server)
+        cutting = await self._grafter.prepare(server, room, events)
         await self._store(room, cutting, item)
+        if cutting.states:
+            self.on_gap()
 
     async def _try(self, room: Room, item: Staged, event: Event) -> bool:
         """Judge it with what is here by now; False if something is still missing."""

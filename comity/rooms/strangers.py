@@ -13,6 +13,8 @@ from typing import Any
 import orjson
 
 from comity.bus import Bus
+from comity.protocol.auth.rules import StateLookup
+from comity.protocol.errors import invalid_param
 from comity.protocol.event import Event
 from comity.protocol.identifiers import server_of
 from comity.protocol.room_versions import RoomVersion
@@ -26,6 +28,22 @@ from comity.store.database import Database, Tx, WriteTx
 _log = logging.getLogger(__name__)
 #: Stripped state events that are kept of one invite.
 MAX_STRIPPED = 100
+#: State that an invite or the answer to a knock shows of a room (client-server §Stripped state).
+SHOWN_STATE = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+
+
+def shown_state(find: StateLookup) -> list[Event]:
+    """The state events that somebody outside is shown of a room."""
+    found = (find((event_type, "")) for event_type in SHOWN_STATE)
+    return [event for event in found if event is not None]
 
 
 def strip(event: dict[str, Any]) -> dict[str, Any]:
@@ -66,9 +84,18 @@ class Strangers:
         return room
 
     async def record(
-        self, version: RoomVersion, event: Event, membership: str, stripped: Sequence[dict[str, Any]] = ()
+        self,
+        version: RoomVersion,
+        event: Event,
+        membership: str,
+        stripped: Sequence[dict[str, Any]] = (),
+        *,
+        through: str | None = None,
     ) -> None:
-        """Store an out-of-band membership of a user of ours; returns once it is on disk."""
+        """Store an out-of-band membership of a user of ours; returns once it is on disk.
+
+        `through` is the server that took a knock.
+        """
         user_id = event.state_key or ""
         text = orjson.dumps([strip(item) for item in stripped[:MAX_STRIPPED]]).decode() if stripped else None
 
@@ -78,12 +105,34 @@ class Strangers:
 
             def add(tx: WriteTx) -> None:
                 position = tx.next_position()
-                stored_rooms.add_local_membership(tx, user_id, room_num, position, membership, number, text)
+                stored_rooms.add_local_membership(
+                    tx, user_id, room_num, position, membership, number, text, through
+                )
                 tx.after_commit(lambda: self._bus.publish(position, [user_id]))
 
             batch.also.append(add)
 
         await self._decisions.make(lambda: self.head(event.room_id, version), decide)
+
+    async def believable(
+        self, version: RoomVersion, room_id: str, shown: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What may be shown of a room, of the state that another server gave with an invite or knock.
+
+        From room version 12 on, the create event must be there and be that of the room. Of the rest,
+        what is whole and not valid is left out. Raises 400 M_INVALID_PARAM.
+        """
+        if not version.room_id_is_create_hash:
+            return list(shown)
+        # COMPAT: the specification wants whole events and refuses an invite for one that is not; other
+        # servers give stripped ones, and the key of whoever set the topic may be out of reach.
+        whole = [item for item in shown if "signatures" in item]
+        valid = await self._fetcher.check(version, whole, room_id)
+        kept = [item for item in shown if "signatures" not in item]
+        kept.extend(dict(event.source) for event in valid.values() if event.is_state)
+        if not any(item.get("type") == "m.room.create" for item in kept):
+            raise invalid_param("The state that is shown of the room lacks its create event")
+        return kept
 
     async def receive(
         self, origin: str, room_id: str, values: Sequence[object], results: dict[str, dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from comity.bus import Bus
@@ -14,28 +15,57 @@ from comity.ports import Ports
 from comity.protocol.signing import SigningKey
 from comity.rooms.backfill import Backfill
 from comity.rooms.commit import Commits
+from comity.rooms.complete import Completer
 from comity.rooms.create import Creator
 from comity.rooms.decisions import Decisions
 from comity.rooms.directory import Directory
+from comity.rooms.extremities import Extremities
 from comity.rooms.fetch import Fetcher
+from comity.rooms.gaps import GapFiller
 from comity.rooms.graft import Grafter
+from comity.rooms.hierarchy import Hierarchies
 from comity.rooms.intake import Arrivals, Intake
 from comity.rooms.join import Joiner, Leaver, Templates
 from comity.rooms.judge import Judge
+from comity.rooms.knock import Knocks
+from comity.rooms.mass import Mass
 from comity.rooms.membership import Memberships
 from comity.rooms.merge import Merger
+from comity.rooms.neighbours import Neighbours
+from comity.rooms.policy import Policies
+from comity.rooms.policy_service import PolicyService
 from comity.rooms.portrait import Portraits
+from comity.rooms.public_rooms import PublicRooms
 from comity.rooms.read import Reader
 from comity.rooms.resident import Resident
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Rooms, know_all_rooms, load_numbers
+from comity.rooms.room_summary import Summaries
 from comity.rooms.serve import Server
 from comity.rooms.staging import Staging
 from comity.rooms.strangers import Strangers
+from comity.rooms.third_party_invite import ThirdPartyInvites
+from comity.rooms.timestamp import Timestamps
+from comity.rooms.vouching import Vouching
 from comity.rooms.write import Writer
 from comity.store.database import Database
 from comity.store.events import Events
 from comity.store.state import States
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What most parts stand on."""
+
+    name: str
+    key: SigningKey
+    ports: Ports
+    database: Database
+    rooms: Rooms
+    merger: Merger
+    fetcher: Fetcher
+    decisions: Decisions
+    calls: Calls
 
 
 class RoomSystem:
@@ -61,11 +91,13 @@ class RoomSystem:
         rooms = Rooms(database, states, events, database.read_now(load_numbers))
         merger = Merger(states, events)
         judge, fetcher = Judge(events, merger), Fetcher(calls, keyring)
-        self.commits = commits = Commits(database, rooms, merger, bus, name)
+        self.commits = commits = Commits(database, rooms, merger, bus, name, ports.clock)
         decisions = Decisions(database, rooms, merger, commits)
+        core = _Core(name, key, ports, database, rooms, merger, fetcher, decisions, calls)
+        policies = self._build_policies(config, core)
         self.writer = writer = Writer(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, commits=commits,
-            clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
+            policies=policies, clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
         )  # fmt: skip
         self.creator = Creator(
             rooms=rooms, merger=merger, database=database, decisions=decisions, commits=commits,
@@ -77,37 +109,97 @@ class RoomSystem:
         strangers, arrivals = Strangers(database, rooms, decisions, fetcher, bus, name), Arrivals()
         self.intake = Intake(
             database=database, rooms=rooms, merger=merger, judge=judge, commits=commits, fetcher=fetcher,
-            arrivals=arrivals, strangers=strangers, clock=ports.clock,
+            arrivals=arrivals, strangers=strangers, policies=policies, clock=ports.clock,
+        )  # fmt: skip
+        mass = Mass(events=events, judge=judge, decisions=decisions, fetcher=fetcher, keyring=keyring)
+        self.completer = completer = Completer(
+            database=database, rooms=rooms, merger=merger, decisions=decisions, mass=mass, calls=calls,
+            bus=bus, clock=ports.clock, server_name=name,
         )  # fmt: skip
         grafter = Grafter(database, events, judge, fetcher, calls)
+        neighbours = Neighbours(database, merger, name)
         self.staging = Staging(
-            database=database, rooms=rooms, decisions=decisions, intake=self.intake, grafter=grafter,
-            fetcher=fetcher, calls=calls, clock=ports.clock,
+            database=database, rooms=rooms, decisions=decisions, intake=self.intake, policies=policies,
+            grafter=grafter, fetcher=fetcher, calls=calls, neighbours=neighbours, clock=ports.clock,
         )  # fmt: skip
         backfill = Backfill(
-            database=database, rooms=rooms, merger=merger, decisions=decisions, grafter=grafter,
-            fetcher=fetcher, calls=calls, server_name=name,
+            database=database, rooms=rooms, decisions=decisions, grafter=grafter, fetcher=fetcher,
+            calls=calls, whole=completer.whole, neighbours=neighbours,
         )  # fmt: skip
+        self.extremities = Extremities(database, rooms, writer, ports.clock, name)
+        self.gaps = GapFiller(database, rooms, backfill, ports.clock, name)
+        self.staging.on_gap = self.gaps.look
         self.resident = Resident(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, writer=writer,
-            server=server, restricted=restricted, strangers=strangers, fetcher=fetcher, server_name=name,
-            key=key,
+            server=server, restricted=restricted, strangers=strangers, policies=policies, fetcher=fetcher,
+            server_name=name, key=key,
         )  # fmt: skip
-        templates = Templates(ports.clock, ports.entropy, name, key)
+        self._build_memberships(core, strangers, arrivals, restricted, policies, member_content)
+        self._build_views(core, bus, directory_calls, grafter, backfill)
+
+    def _build_policies(self, config: Config, core: _Core) -> Policies:
+        self.policy_service = PolicyService(
+            database=core.database, rooms=core.rooms, merger=core.merger, server_name=core.name,
+            key=core.key.derived("policy_server") if config.policy.enabled else None,
+            deny_servers=config.policy.deny_servers, deny_users=config.policy.deny_users,
+            deny_words=config.policy.deny_words,
+        )  # fmt: skip
+        return Policies(core.database, core.merger, core.calls, self.policy_service, core.name)
+
+    def _build_memberships(
+        self,
+        core: _Core,
+        strangers: Strangers,
+        arrivals: Arrivals,
+        restricted: Restricted,
+        policies: Policies,
+        member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """What changes the memberships of our users."""
+        ports, calls, writer, completer = core.ports, core.calls, self.writer, self.completer
+        templates = Templates(ports.clock, ports.entropy, core.name, core.key)
         joiner = Joiner(
-            decisions=decisions, strangers=strangers, arrivals=arrivals, templates=templates, fetcher=fetcher,
-            calls=calls,
+            decisions=core.decisions, strangers=strangers, arrivals=arrivals, templates=templates,
+            fetcher=core.fetcher, calls=calls, completer=completer, clock=ports.clock,
         )  # fmt: skip
-        leaver = Leaver(strangers=strangers, templates=templates, calls=calls, server_name=name)
+        leaver = Leaver(strangers=strangers, templates=templates, calls=calls, server_name=core.name)
+        vouching = Vouching(calls=calls, templates=templates, intake=self.intake)
         self.memberships = Memberships(
-            database=database, rooms=rooms, merger=merger, decisions=decisions, writer=writer, joiner=joiner,
-            leaver=leaver, restricted=restricted, fetcher=fetcher, calls=calls, server_name=name,
-            member_content=member_content,
+            database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
+            writer=writer, joiner=joiner, leaver=leaver, restricted=restricted, vouching=vouching,
+            policies=policies, fetcher=core.fetcher, calls=calls, server_name=core.name,
+            member_content=member_content, whole=completer.whole,
         )  # fmt: skip
-        self.directory = Directory(database, rooms, merger, directory_calls, name)
-        self.portraits = Portraits(database, rooms, merger, writer, self.memberships)
+        self.knocks = Knocks(
+            rooms=core.rooms, writer=writer, strangers=strangers, templates=templates,
+            memberships=self.memberships, calls=calls, member_content=member_content,
+        )  # fmt: skip
+        self.third_party_invites = ThirdPartyInvites(
+            database=core.database, rooms=core.rooms, merger=core.merger, writer=writer,
+            memberships=self.memberships, calls=calls, server_name=core.name,
+        )  # fmt: skip
+
+    def _build_views(
+        self, core: _Core, bus: Bus, directory_calls: DirectoryCalls, grafter: Grafter, backfill: Backfill
+    ) -> None:
+        """What shows rooms, to those who are in them and to those who are not."""
+        database, rooms, merger, ports = core.database, core.rooms, core.merger, core.ports
+        states, events, completer = rooms.states, rooms.events, self.completer
+        self.directory = Directory(database, rooms, merger, directory_calls, core.name)
+        summaries = Summaries(states, events)
+        self.public_rooms = PublicRooms(database, summaries, directory_calls, core.name)
+        self.hierarchies = Hierarchies(
+            database=database, summaries=summaries, calls=directory_calls, clock=ports.clock,
+            entropy=ports.entropy, server_name=core.name,
+        )  # fmt: skip
+        self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships)
         self.reader = Reader(
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
-            fill_gap=backfill.fill,
+            fill_gap=backfill.fill, whole=completer.whole,
         )  # fmt: skip
-        backfill.on_history = self.reader.history_came
+        backfill.on_history = completer.on_complete = self.reader.history_came
+        self.timestamps = Timestamps(
+            database=database, rooms=rooms, server=self.server, decisions=core.decisions, grafter=grafter,
+            fetcher=core.fetcher, calls=core.calls, clock=ports.clock,
+            position=lambda: bus.position, history_came=self.reader.history_came,
+        )  # fmt: skip

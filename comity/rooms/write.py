@@ -27,6 +27,7 @@ from comity.rooms.commit import Commits
 from comity.rooms.decisions import Decisions
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
+from comity.rooms.policy import Policies
 from comity.rooms.room import Room, Rooms
 from comity.store import queues
 from comity.store.database import Database, Tx, WriteTx
@@ -59,11 +60,13 @@ class Writer:
         judge: Judge,
         decisions: Decisions,
         commits: Commits,
+        policies: Policies,
         clock: Clock,
         entropy: Entropy,
         server_name: str,
         key: SigningKey,
     ) -> None:
+        self._policies = policies
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -89,8 +92,9 @@ class Writer:
 
         A repeated `transaction` gives the first one's event id. A state event that would change
         nothing gives the id of the one that stands. Raises MatrixError (403 M_FORBIDDEN when the
-        authorization rules do not allow it).
+        authorization rules do not allow it; what the room's policy server says where it refuses).
         """
+        recommended: Event | None = None
         while True:
             room = await self.resident_room(room_id)
             async with room.lock:
@@ -98,13 +102,28 @@ class Writer:
                     await self._rooms.settled(room)
                     continue
                 known = await self._repeated(transaction)
-                if known is not None:
-                    event_id, future = known
-                else:
-                    event_id, future = await self._decide_and_submit(room, draft, transaction)
+                if known is None:
+                    known = await self._decide_and_submit(room, draft, transaction, recommended)
+            if known is None:
+                recommended = await self._recommended(room, draft)
+                continue
+            event_id, future = known
             if future is not None:
                 await asyncio.shield(future)
             return event_id
+
+    async def _recommended(self, room: Room, draft: Draft) -> Event:
+        """The draft as an event that the room's policy server has signed; the lock is not held.
+
+        It would be allowed where the room is now: nobody is asked about what we would not send.
+        """
+
+        def decide(tx: Tx, batch: Batch) -> Event:
+            event = self.draft_event(tx, batch, draft)
+            self.append_event(tx, batch, event, just_built=True)
+            return event
+
+        return await self._policies.signed(room, await self._decisions.draft(room, decide))
 
     async def _repeated(
         self, transaction: ClientTransaction | None
@@ -122,10 +141,20 @@ class Writer:
         return None if event_id is None else (event_id, None)
 
     async def _decide_and_submit(
-        self, room: Room, draft: Draft, transaction: ClientTransaction | None
-    ) -> tuple[str, asyncio.Future[int] | None]:
+        self,
+        room: Room,
+        draft: Draft,
+        transaction: ClientTransaction | None,
+        recommended: Event | None,
+    ) -> tuple[str, asyncio.Future[int] | None] | None:
+        """None: the room's policy server is to be asked first; `recommended` is what it has signed."""
         batch = self._decisions.batch(room)
-        event = await self._decisions.attempt(batch, lambda tx, batch: self._decide(tx, batch, draft))
+        event = await self._decisions.attempt(
+            batch, lambda tx, batch: self._decide(tx, batch, draft, recommended)
+        )
+        if event is None:
+            batch.undo()
+            return None
         if not batch.decided:
             # What it would set stands already; perhaps not on the disk yet.
             return event.event_id, room.last_write
@@ -151,9 +180,17 @@ class Writer:
             now,
         )
 
-    def _decide(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
+    def _decide(self, tx: Tx, batch: Batch, draft: Draft, recommended: Event | None) -> Event | None:
         standing = self._unchanged(tx, batch.room, draft)
-        return standing if standing is not None else self.append(tx, batch, draft)
+        if standing is not None:
+            return standing
+        if recommended is not None:
+            visit = self._told_beside(tx, batch.room, recommended)
+            self.append_event(tx, batch, recommended, visit=visit)
+            return recommended
+        if self._policies.wanted(tx, batch.room, draft.type, draft.state_key):
+            return None
+        return self.append(tx, batch, draft)
 
     def _unchanged(self, tx: Tx, room: Room, draft: Draft) -> Event | None:
         """The state event that stands, if the draft would set the same again."""
@@ -229,7 +266,7 @@ class Writer:
         self, tx: Tx, batch: Batch, event: Event, *, visit: tuple[str, ...] = (), just_built: bool = False
     ) -> None:
         """Judge an event of ours and append it. Raises MatrixError 403 M_FORBIDDEN when denied."""
-        judged = self._judge.judge(tx, batch, event, just_built=just_built)
+        judged = self._judge.judge(tx, batch, event, just_built=just_built, recommended=True)
         if isinstance(judged, Missing):
             raise MatrixError(500, "M_UNKNOWN", "The room's history is incomplete", detail=repr(judged))
         if judged.verdict.outcome is not Outcome.ACCEPT:

@@ -392,6 +392,30 @@ def place(tx: Tx, number: int, *, line: int, verdict: int, state_before: bytes, 
     )
 
 
+def restate(tx: Tx, stored: Iterable[StoredEvent]) -> None:
+    """Store the verdicts and states of events anew: more is known of what was before them."""
+    tx.many(
+        "UPDATE events SET verdict = ?, state_before = ?, state_after = ? WHERE event_num = ?",
+        [
+            (
+                item.verdict,
+                item.state_before,
+                None if item.state_after == item.state_before else item.state_after,
+                item.number,
+            )
+            for item in stored
+        ],
+    )
+
+
+def since_line(tx: Tx, room_num: int, line: int) -> list[int]:
+    """The numbers of all events with a place from `line` on, whatever their verdict, in order."""
+    rows = tx.all(
+        "SELECT event_num FROM events WHERE room_num = ? AND line >= ? ORDER BY line", (room_num, line)
+    )
+    return [row[0] for row in rows]
+
+
 def replace_with_redacted(tx: Tx, number: int, redacted: Event, redacted_by: int) -> None:
     """Overwrite an event's content with what redaction leaves of it."""
     tx.run(

@@ -134,9 +134,7 @@ class Destination:
     failure_kind: str | None = None
 
 
-_DESTINATION = (
-    "server, delivered, failing_since, retry_at, interval_ms, sending_upto, failure, failure_kind"
-)
+_DESTINATION = "server, delivered, failing_since, retry_at, interval_ms, sending_upto, failure, failure_kind"
 
 
 def destinations(tx: Tx, after: str, limit: int) -> list[Destination]:

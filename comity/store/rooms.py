@@ -106,15 +106,46 @@ class Gap:
     line: int
     next_line: int
     missing: tuple[str, ...]
+    #: How often it was tried to fill it without a client's asking.
+    rounds: int = 0
 
 
 def put_gap(tx: Tx, room_num: int, gap: Gap) -> None:
     """Record or update a gap."""
     tx.run(
-        "INSERT INTO gaps (room_num, line, next_line, missing) VALUES (?, ?, ?, ?) "
+        "INSERT INTO gaps (room_num, line, next_line, missing, rounds) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (room_num, line) DO UPDATE SET next_line = excluded.next_line, "
-        "missing = excluded.missing",
-        (room_num, gap.line, gap.next_line, orjson.dumps(list(gap.missing)).decode()),
+        "missing = excluded.missing, rounds = excluded.rounds",
+        (room_num, gap.line, gap.next_line, orjson.dumps(list(gap.missing)).decode(), gap.rounds),
+    )
+
+
+def gaps_to_fill(
+    tx: Tx, now_ms: int, limit: int, most_rounds: int
+) -> tuple[list[tuple[int, Gap]], int | None]:
+    """(room_num, gap) of rooms that we are in, tried fewer times than that: those due, newest first.
+
+    And when (ms) the next of the others is due; None if there are no others.
+    """
+    open_gaps = "FROM gaps g JOIN rooms r ON r.room_num = g.room_num WHERE r.resident = 1 AND g.rounds < ? "
+    rows = tx.all(
+        f"SELECT g.room_num, g.line, g.next_line, g.missing, g.rounds {open_gaps}"
+        "AND g.retry_at <= ? ORDER BY g.line DESC, g.room_num LIMIT ?",
+        (most_rounds, now_ms, limit),
+    )
+    next_at = tx.one(f"SELECT min(g.retry_at) {open_gaps}AND g.retry_at > ?", (most_rounds, now_ms))
+    found = [
+        (room_num, Gap(line, next_line, tuple(orjson.loads(missing)), rounds))
+        for room_num, line, next_line, missing, rounds in rows
+    ]
+    return found, None if next_at is None else next_at[0]
+
+
+def note_gap_tried(tx: Tx, room_num: int, line: int, rounds: int, retry_at: int) -> None:
+    """A gap has been tried so often, and is not to be tried again before `retry_at` (ms)."""
+    tx.run(
+        "UPDATE gaps SET rounds = ?, retry_at = ? WHERE room_num = ? AND line = ?",
+        (rounds, retry_at, room_num, line),
     )
 
 
@@ -134,11 +165,26 @@ def close_gap(tx: Tx, room_num: int, line: int) -> None:
 def gaps(tx: Tx, room_num: int, *, after: int, upto: int) -> list[Gap]:
     """The gaps of a room whose missing history lies in `after < line <= upto`, newest first."""
     rows = tx.all(
-        "SELECT line, next_line, missing FROM gaps WHERE room_num = ? AND line > ? AND next_line <= ? "
+        "SELECT line, next_line, missing, rounds FROM gaps "
+        "WHERE room_num = ? AND line > ? AND next_line <= ? "
         "ORDER BY line DESC",
         (room_num, after, upto),
     )
-    return [Gap(line, next_line, tuple(orjson.loads(missing))) for line, next_line, missing in rows]
+    return [
+        Gap(line, next_line, tuple(orjson.loads(missing)), rounds)
+        for line, next_line, missing, rounds in rows
+    ]
+
+
+def with_many_ends(tx: Tx, most: int, limit: int) -> list[int]:
+    """Rooms (their numbers) that we are in and whose graph has more ends than `most`, most ends first."""
+    rows = tx.all(
+        "SELECT e.room_num FROM forward_extremities e JOIN rooms r ON r.room_num = e.room_num "
+        "WHERE r.resident = 1 GROUP BY e.room_num HAVING count(*) > ? "
+        "ORDER BY count(*) DESC, e.room_num LIMIT ?",
+        (most, limit),
+    )
+    return [row[0] for row in rows]
 
 
 # -- members
@@ -202,6 +248,16 @@ def members(tx: Tx, room_num: int, membership: str | None = None) -> list[Member
     return [Member(*row) for row in rows]
 
 
+def first_members(tx: Tx, room_num: int, limit: int) -> list[str]:
+    """Users who are joined or invited, those that have been for longest first."""
+    rows = tx.all(
+        "SELECT user_id FROM memberships WHERE room_num = ? AND membership IN ('join', 'invite') "
+        "ORDER BY position, user_id LIMIT ?",
+        (room_num, limit),
+    )
+    return [row[0] for row in rows]
+
+
 def member(tx: Tx, room_num: int, user_id: str) -> Member | None:
     """A user's current membership."""
     row = tx.one(
@@ -232,6 +288,8 @@ class LocalMembership:
     #: JSON list of stripped state events, for invites and knocks from outside.
     stripped: str | None
     forgotten: bool
+    #: The server through which a knock from outside went.
+    through: str | None = None
 
 
 def add_local_membership(
@@ -242,21 +300,22 @@ def add_local_membership(
     membership: str,
     event_num: int,
     stripped: str | None = None,
+    through: str | None = None,
 ) -> None:
     """Append to a local user's history in a room."""
     tx.run(
-        "INSERT INTO local_memberships (user_id, room_num, position, membership, event_num, stripped) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (user_id, room_num, position, membership, event_num, stripped),
+        "INSERT INTO local_memberships (user_id, room_num, position, membership, event_num, stripped, "
+        "through) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (user_id, room_num, position, membership, event_num, stripped, through),
     )
 
 
-_LOCAL = "l.room_num, l.position, l.membership, l.event_num, l.stripped, l.forgotten"
+_LOCAL = "l.room_num, l.position, l.membership, l.event_num, l.stripped, l.forgotten, l.through"
 
 
 def _local(row: Row) -> LocalMembership:
-    room_num, position, membership, event_num, stripped, forgotten = row
-    return LocalMembership(room_num, position, membership, event_num, stripped, bool(forgotten))
+    room_num, position, membership, event_num, stripped, forgotten, through = row
+    return LocalMembership(room_num, position, membership, event_num, stripped, bool(forgotten), through)
 
 
 def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:

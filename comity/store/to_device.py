@@ -60,3 +60,31 @@ def drop_beyond(tx: Tx, user_id: str, device_id: str, keep: int) -> int:
         (user_id, device_id, keep),
     )
     return drop(tx, user_id, device_id, row[0]) if row else 0
+
+
+# -- to and from other servers
+
+
+def put_outbound(tx: Tx, server: str, position: int, content: str) -> None:
+    """Queue the content (JSON text) of an `m.direct_to_device` EDU for a server."""
+    tx.run(
+        "INSERT INTO outbound_to_device (server, position, content) VALUES (?, ?, ?)",
+        (server, position, content),
+    )
+
+
+def note_received(tx: Tx, origin: str, message_id: str, now_ms: int) -> bool:
+    """Remember the id of a message that came from `origin`; False if it has come before."""
+    return (
+        tx.changed(
+            "INSERT INTO received_to_device (origin, message_id, at) VALUES (?, ?, ?) "
+            "ON CONFLICT (origin, message_id) DO NOTHING",
+            (origin, message_id, now_ms),
+        )
+        > 0
+    )
+
+
+def forget_received(tx: Tx, before_ms: int) -> int:
+    """Forget the ids of messages that came before a moment; how many."""
+    return tx.changed("DELETE FROM received_to_device WHERE at < ?", (before_ms,))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comity.protocol.errors import not_found
 from comity.store import accounts as stored
 from comity.store.accounts import Device
-from comity.store.database import Database
+from comity.store.database import Database, WriteTx
+from comity.users.device_news import DeviceNews
 from comity.users.login import PasswordProof
 from comity.users.sessions import MAX_DEVICE_NAME_BYTES, Sessions
 from comity.users.text import checked_text
@@ -17,8 +18,11 @@ MAX_DELETED_AT_ONCE = 1_000
 class Devices:
     """The devices of local users."""
 
-    def __init__(self, database: Database, sessions: Sessions, proof: PasswordProof) -> None:
+    def __init__(
+        self, database: Database, sessions: Sessions, proof: PasswordProof, news: DeviceNews
+    ) -> None:
         self._database = database
+        self._news = news
         self._sessions = sessions
         self._proof = proof
 
@@ -40,7 +44,17 @@ class Devices:
             await self.get(user_id, device_id)
             return
         text = checked_text(name, "display_name", most=MAX_DEVICE_NAME_BYTES, empty=True)
-        if not await self._database.write(lambda tx: stored.set_device_name(tx, user_id, device_id, text)):
+
+        def store(tx: WriteTx) -> bool:
+            device = stored.device(tx, user_id, device_id)
+            if device is None:
+                return False
+            if device.display_name != text:
+                stored.set_device_name(tx, user_id, device_id, text)
+                self._news.came_or_went(tx, user_id, device_id)
+            return True
+
+        if not await self._database.write(store):
             raise not_found("The user has no such device")
 
     async def delete(self, user_id: str, device_ids: list[str], auth: object) -> None:

@@ -6,16 +6,19 @@ published under the room's id; the marker is room account data, published under 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from comity.bus import Bus
+from comity.federation.sink import EduSink, NoSink
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, forbidden, invalid_param
 from comity.protocol.identifiers import is_event_id
 from comity.store import personal
+from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx, WriteTx
 from comity.store.personal import Receipt
 from comity.users.account_data import FULLY_READ
@@ -26,13 +29,29 @@ READ_PRIVATE = personal.PRIVATE_RECEIPT
 MAIN = "main"
 
 
-class Receipts:
-    """How far local users have read."""
+@dataclass(frozen=True, slots=True)
+class RemoteReceipt:
+    """An `m.read` receipt of a user of another server, its shape checked; `ts` in ms since the epoch."""
 
-    def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
+    room_id: str
+    user_id: str
+    event_id: str
+    thread_id: str
+    ts: int
+
+
+class Receipts:
+    """How far users have read."""
+
+    def __init__(
+        self, database: Database, bus: Bus, clock: Clock, sink: EduSink | None = None, server_name: str = ""
+    ) -> None:
+        """`sink` is who tells other servers than `server_name`, which is ours; None: nobody does."""
         self._database = database
         self._bus = bus
         self._clock = clock
+        self._sink = sink or NoSink()
+        self._server_name = server_name
 
     async def receive(
         self, user_id: str, room_id: str, receipt_type: str, event_id: str, body: Mapping[str, Any]
@@ -93,6 +112,8 @@ class Receipts:
                 published[room_id] = tx.next_position()
                 receipt = Receipt(user_id, receipt_type, thread_id, event_id, now)
                 personal.put_receipt(tx, room_num, receipt, published[room_id])
+                if receipt_type == READ:
+                    self._tell(tx, room_num)
             if fully_read is not None:
                 _line(tx, room_num, fully_read)
                 content = orjson.dumps({"event_id": fully_read}).decode()
@@ -103,6 +124,44 @@ class Receipts:
             def publish() -> None:
                 for key, position in published.items():
                     self._bus.publish(position, [key])
+
+            tx.after_commit(publish)
+
+        await self._database.write(store)
+
+    def _tell(self, tx: WriteTx, room_num: int) -> None:
+        """Wake the outbox for a receipt that was stored."""
+        servers = stored_rooms.servers(tx, room_num) - {self._server_name}
+        tx.after_commit(lambda: self._sink.wake_soon(servers))
+
+    async def take(self, receipts: Collection[RemoteReceipt]) -> None:
+        """What another server says that users of its own have read; what does not fit is passed over.
+
+        Of users who are not in the room, and of events that are not of its timeline here, nothing is
+        kept; nor is what is older than what is known.
+        """
+
+        def store(tx: WriteTx) -> None:
+            published: dict[str, int] = {}
+            for receipt in receipts:
+                room_num = personal.joined_room(tx, receipt.room_id, receipt.user_id)
+                place = personal.event_place(tx, receipt.event_id)
+                if room_num is None or place is None or place[0] != room_num:
+                    continue
+                held = {
+                    known.thread_id: known.event_id
+                    for known in personal.receipts_of(tx, room_num, receipt.user_id)
+                    if known.receipt_type == READ
+                }
+                if not _is_ahead(tx, room_num, held.get(receipt.thread_id), place[1]):
+                    continue
+                position = published[receipt.room_id] = tx.next_position()
+                stored = Receipt(receipt.user_id, READ, receipt.thread_id, receipt.event_id, receipt.ts)
+                personal.put_receipt(tx, room_num, stored, position)
+
+            def publish() -> None:
+                for room_id, position in published.items():
+                    self._bus.publish(position, [room_id])
 
             tx.after_commit(publish)
 

@@ -76,10 +76,16 @@ class Sessions:
         self._cache: Followed[bytes, _Cached] = Followed(MAX_CACHED_SESSIONS)
         #: Called with (tx, user id, device id) in the transaction that deletes a device.
         self._on_device_gone: list[Callable[[WriteTx, str, str], None]] = []
+        #: The same, in the transaction that makes one.
+        self._on_device_come: list[Callable[[WriteTx, str, str], None]] = []
 
     def when_device_goes(self, callback: Callable[[WriteTx, str, str], None]) -> None:
         """Have what belongs to a device (its keys, its messages) deleted with it."""
         self._on_device_gone.append(callback)
+
+    def when_device_comes(self, callback: Callable[[WriteTx, str, str], None]) -> None:
+        """Have it noted that there is a new device."""
+        self._on_device_come.append(callback)
 
     async def authenticate(self, token: str, address: str) -> Session | None:
         """Whom a token stands for, or None; `address` is where the request came from."""
@@ -136,7 +142,10 @@ class Sessions:
         now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> None:
-            if not accounts.insert_device(tx, user_id, device, name, now):
+            if accounts.insert_device(tx, user_id, device, name, now):
+                for callback in self._on_device_come:
+                    callback(tx, user_id, device)
+            else:
                 self._end_tokens(tx, user_id, device)
             accounts.insert_token(tx, token_hash, user_id, device, now)
 

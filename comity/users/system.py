@@ -7,25 +7,32 @@ from typing import Any
 
 from comity.bus import Bus
 from comity.config import Config
+from comity.federation.sink import EduSink
 from comity.federation.user_calls import UserCalls
 from comity.ports import Ports
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
+from comity.users.cross_signing import CrossSigning
+from comity.users.device_news import DeviceNews
 from comity.users.devices import Devices
+from comity.users.edus import Admits, Edus
 from comity.users.ephemeral import Ephemeral
 from comity.users.filters import Filters
 from comity.users.interactive import Interactive
+from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import LeaveAll, Management
+from comity.users.openid import OpenId
 from comity.users.passwords import Passwords
 from comity.users.profile import Profiles, Propagate, member_content
 from comity.users.push import PushRules
 from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
 from comity.users.registration import Registration
+from comity.users.remote_devices import RemoteDevices
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
@@ -34,8 +41,10 @@ from comity.users.to_device import ToDevice
 class UserSystem:
     """Everything about users; others take from it the parts that they name."""
 
-    def __init__(self, config: Config, ports: Ports, database: Database, bus: Bus, calls: UserCalls) -> None:
-        clock, entropy = ports.clock, ports.entropy
+    def __init__(
+        self, config: Config, ports: Ports, database: Database, bus: Bus, calls: UserCalls, sink: EduSink
+    ) -> None:
+        clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.limits = RateLimits(clock, enabled=config.rate_limits.enabled)
         self.accounts = Accounts(
             database, Passwords(ports.offload, entropy), clock, entropy, config.server_name
@@ -51,24 +60,34 @@ class UserSystem:
             config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
         )
         self.profiles = Profiles(database, self.accounts, self.limits, self._propagate, calls)
-        self.devices = Devices(database, self.sessions, proof)
+        news = DeviceNews(bus, sink, name)
+        self.devices = Devices(database, self.sessions, proof, news)
         self.management = Management(self.accounts, self.sessions, proof, self._leave)
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)
         self.push_rules = PushRules(self.account_data)
-        self.ephemeral = Ephemeral(database, bus, clock)
-        self.receipts = Receipts(database, bus, clock)
-        self.keys = Keys(database, bus, clock, self.accounts)
-        self.to_device = ToDevice(database, bus, clock, self.accounts)
+        self.openid = OpenId(database, clock, entropy, name)
+        self.ephemeral = Ephemeral(database, bus, clock, sink, name)
+        self.receipts = Receipts(database, bus, clock, sink, name)
+        self.keys = Keys(database, bus, clock, self.accounts, news)
+        self.cross_signing = CrossSigning(database, news, proof)
+        self._remote = RemoteDevices(database, calls, clock, news, name)
+        self.key_queries = KeyQueries(self.keys, self.accounts, self._remote, calls)
+        self.to_device = ToDevice(database, bus, clock, self.accounts, entropy, sink)
+        self.edus = Edus(
+            database=database, ephemeral=self.ephemeral, receipts=self.receipts, to_device=self.to_device,
+            remote=self._remote, server_name=name, admits=self._admits,
+        )  # fmt: skip
+        self.sessions.when_device_comes(news.came_or_went)
         self.sessions.when_device_goes(self.keys.device_gone)
         self.sessions.when_device_goes(self.to_device.device_gone)
-        self._connected: tuple[Propagate, LeaveAll] | None = None
+        self._connected: tuple[Propagate, LeaveAll, Admits] | None = None
 
-    def connect(self, propagate: Propagate, leave_all: LeaveAll) -> None:
+    def connect(self, propagate: Propagate, leave_all: LeaveAll, admits: Admits) -> None:
         """What users need of rooms, which are built later."""
-        self._connected = (propagate, leave_all)
+        self._connected = (propagate, leave_all, admits)
 
-    def _rooms(self) -> tuple[Propagate, LeaveAll]:
+    def _rooms(self) -> tuple[Propagate, LeaveAll, Admits]:
         if self._connected is None:
             raise MatrixError(503, "M_UNKNOWN", "The server is starting")
         return self._connected
@@ -79,10 +98,14 @@ class UserSystem:
     async def _leave(self, user_id: str) -> None:
         await self._rooms()[1](user_id)
 
+    async def _admits(self, room_id: str, server: str) -> bool:
+        return await self._rooms()[2](room_id, server)
+
     async def member_content(self, user_id: str) -> Mapping[str, Any]:
         """What a membership of a local user carries of their profile."""
         return await member_content(self.profiles, user_id)
 
     async def close(self) -> None:
-        """End the tasks that expire what is ephemeral."""
+        """End the tasks that expire what is ephemeral, and those that ask other servers."""
+        await self._remote.close()
         await self.ephemeral.close()

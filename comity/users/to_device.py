@@ -1,4 +1,7 @@
-"""Messages from device to device (client-server §Send-to-Device messaging), between local users."""
+"""Messages from device to device, of this server and others.
+
+client-server §Send-to-Device messaging, server-server §Send-to-device messaging.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from typing import Any
 import orjson
 
 from comity.bus import Bus
-from comity.ports import Clock
-from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param
+from comity.federation.sink import EduSink, NoSink
+from comity.ports import Clock, Entropy
+from comity.protocol.errors import bad_json, invalid_param, missing_param
+from comity.protocol.identifiers import is_user_id, server_of
 from comity.store import accounts as stored
 from comity.store import queues, to_device
 from comity.store.database import Database, WriteTx
@@ -26,28 +31,44 @@ MAX_WAITING = 10_000
 #: Every so many positions, a receiver's queue is held against MAX_WAITING.
 TRIM_EVERY = 128
 ALL_DEVICES = "*"
+#: Enough chance that no two of a server's messages have the same id.
+MESSAGE_ID_LENGTH = 24
+#: Ids of messages that came from other servers are remembered this long: nobody repeats one so late.
+REMEMBER_MS = 30 * 24 * 3600 * 1000
 
 
 class ToDevice:
     """Queues messages for devices; `comity.sync` hands them over."""
 
-    def __init__(self, database: Database, bus: Bus, clock: Clock, accounts: Accounts) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        accounts: Accounts,
+        entropy: Entropy,
+        sink: EduSink | None = None,
+    ) -> None:
+        """`sink` is who carries messages to other servers; None: nobody does."""
         self._database = database
         self._bus = bus
         self._clock = clock
         self._accounts = accounts
+        self._entropy = entropy
+        self._sink = sink or NoSink()
 
     async def send(
         self, user_id: str, device_id: str, kind: str, transaction_id: str, body: Mapping[str, Any]
     ) -> None:
         """`PUT /sendToDevice/{eventType}/{txnId}`: queue all, once per transaction id.
 
-        Unknown devices are passed over. Raises 400 M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM,
-        and 400 M_UNRECOGNIZED, with nothing sent, where a receiver is on another server.
+        Unknown devices are passed over. Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_INVALID_PARAM.
         """
         checked_text(kind, "The event type")
         checked_text(transaction_id, "The transaction id")
         messages = self._checked(body)
+        local = {who: part for who, part in messages.items() if self._accounts.is_local(who)}
+        remote = self._for_servers(user_id, kind, messages)
         scope, now = f"sendToDevice {kind}", self._clock.now_ms()
 
         def store(tx: WriteTx) -> None:
@@ -57,21 +78,69 @@ class ToDevice:
             if not messages:
                 return
             position = tx.next_position()
-            reached = []
-            for receiver, by_device in messages.items():
-                devices = [device.device_id for device in stored.devices(tx, receiver)]
-                for device in devices:
-                    content = by_device.get(device, by_device.get(ALL_DEVICES))
-                    if content is None:
-                        continue
-                    to_device.put(tx, receiver, device, DeviceMessage(position, user_id, kind, content))
-                    reached.append(receiver)
-                    if position % TRIM_EVERY == 0:
-                        to_device.drop_beyond(tx, receiver, device, MAX_WAITING)
-            if reached:
-                tx.after_commit(lambda: self._bus.publish(position, reached))
+            for server, content in remote.items():
+                queues.ensure_destination(tx, server, position - 1)
+                to_device.put_outbound(tx, server, position, content)
+            if remote:
+                tx.after_commit(lambda: self._sink.wake_soon(remote.keys()))
+            self._deliver(tx, position, user_id, kind, local)
 
         await self._database.write(store)
+
+    def _deliver(
+        self, tx: WriteTx, position: int, sender: str, kind: str, messages: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Queue messages for devices of ours: user id -> device id or "*" -> JSON text."""
+        reached = []
+        for receiver, by_device in messages.items():
+            devices = [device.device_id for device in stored.devices(tx, receiver)]
+            for device in devices:
+                content = by_device.get(device, by_device.get(ALL_DEVICES))
+                if content is None:
+                    continue
+                to_device.put(tx, receiver, device, DeviceMessage(position, sender, kind, content))
+                reached.append(receiver)
+                if position % TRIM_EVERY == 0:
+                    to_device.drop_beyond(tx, receiver, device, MAX_WAITING)
+        tx.after_commit(lambda: self._bus.publish(position, reached))
+
+    def _for_servers(
+        self, sender: str, kind: str, messages: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, str]:
+        """server -> the content of an EDU with what is for users of it."""
+        by_server: dict[str, dict[str, dict[str, orjson.Fragment]]] = {}
+        for receiver, by_device in messages.items():
+            if not self._accounts.is_local(receiver):
+                fragments = {device: orjson.Fragment(content) for device, content in by_device.items()}
+                by_server.setdefault(server_of(receiver), {})[receiver] = fragments
+        edus = {}
+        for server, part in by_server.items():
+            message_id = self._entropy.token(MESSAGE_ID_LENGTH)
+            content = {"sender": sender, "type": kind, "message_id": message_id, "messages": part}
+            edus[server] = orjson.dumps(content).decode()
+        return edus
+
+    async def take(self, origin: str, sender: str, kind: str, message_id: str, messages: object) -> None:
+        """An `m.direct_to_device` EDU from `origin`, whose user `sender` is: once per message id.
+
+        Receivers who are not of this server are passed over. Raises 400 M_BAD_JSON, M_INVALID_PARAM.
+        """
+        checked_text(kind, "The event type")
+        checked_text(message_id, "The message id")
+        checked = self._checked({"messages": messages})
+        local = {who: part for who, part in checked.items() if self._accounts.is_local(who)}
+        now = self._clock.now_ms()
+
+        def store(tx: WriteTx) -> None:
+            if to_device.note_received(tx, origin, message_id, now) and local:
+                self._deliver(tx, tx.next_position(), sender, kind, local)
+
+        await self._database.write(store)
+
+    async def forget_received(self) -> None:
+        """Forget the ids of messages that came long ago."""
+        horizon = self._clock.now_ms() - REMEMBER_MS
+        await self._database.write(lambda tx: to_device.forget_received(tx, horizon))
 
     def device_gone(self, tx: WriteTx, user_id: str, device_id: str) -> None:
         """A device is being deleted: its messages with it (for `Sessions.when_device_goes`)."""
@@ -88,12 +157,8 @@ class ToDevice:
             raise invalid_param(f"messages has more than {MAX_RECEIVERS} receivers")
         checked: dict[str, dict[str, str]] = {}
         for receiver, by_device in messages.items():
-            if not self._accounts.is_local(receiver):
-                raise MatrixError(
-                    400,
-                    "M_UNRECOGNIZED",
-                    "This server does not carry messages to devices of other servers yet",
-                )
+            if not is_user_id(receiver):
+                raise invalid_param("messages has a receiver that is not a user id")
             for device_id, content in by_device.items():
                 if not isinstance(content, dict):
                     raise bad_json("A message is not a JSON object")

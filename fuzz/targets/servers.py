@@ -13,6 +13,7 @@ from comity.protocol.discovery import (
     LookUpSrv,
     LookUpWellKnown,
     SrvAnswer,
+    SrvPlace,
     Unreachable,
     WellKnownAnswer,
 )
@@ -101,7 +102,7 @@ def _srv(value: object) -> SrvAnswer:
     if not isinstance(value, list):
         return SrvAnswer(failed=True)
     records = [entry for entry in value if isinstance(entry, list) and len(entry) == 2]
-    return SrvAnswer(tuple((text_in(host), number_in(port)) for host, port in records))
+    return SrvAnswer(tuple(SrvPlace(text_in(host), number_in(port)) for host, port in records))
 
 
 def check_key_document(data: bytes) -> str:

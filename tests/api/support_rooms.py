@@ -245,10 +245,16 @@ async def place(directory: Path, seed: int = 1) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def networked_place(directory: Path, network: Network, port: int) -> AsyncIterator[Place]:
-    """A running server that others in the `network` reach at a port, which its name ends in."""
+async def networked_place(
+    directory: Path, network: Network, port: int, settings: str = ""
+) -> AsyncIterator[Place]:
+    """A running server that others in the `network` reach at a port, which its name ends in.
+
+    `settings` is more configuration text.
+    """
     directory.mkdir(exist_ok=True)
-    async with _opened(directory, port, f"192.0.2.1:{port}", network, federation=True) as opened:
+    name = f"192.0.2.1:{port}"
+    async with _opened(directory, port, name, network, federation=True, settings=settings) as opened:
         network.places[port] = opened
         try:
             yield opened
@@ -258,16 +264,15 @@ async def networked_place(directory: Path, network: Network, port: int) -> Async
 
 @asynccontextmanager
 async def _opened(
-    directory: Path, seed: int, name: str, network: Network, *, federation: bool
+    directory: Path, seed: int, name: str, network: Network, *, federation: bool, settings: str = ""
 ) -> AsyncIterator[Place]:
     key = directory / "signing.key"
     if not key.exists():
         key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
     ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses())
-    config = loads(
-        CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower()), directory
-    )
+    text = CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower())
+    config = loads(text + settings, directory)
     app = build(config, ports)
     await app.start()
     try:

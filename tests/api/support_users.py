@@ -27,6 +27,7 @@ from comity.api.client import (
     filters,
     keys,
     login,
+    openid,
     presence,
     profile,
     push_rules,
@@ -39,28 +40,35 @@ from comity.api.client import (
 from comity.api.router import Router
 from comity.bus import Bus
 from comity.config import Config, loads
+from comity.federation.sink import NoSink
 from comity.ports import Request
-from comity.protocol.errors import invalid_param, not_found
+from comity.protocol.errors import invalid_param
 from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
+from comity.users.cross_signing import CrossSigning
+from comity.users.device_news import DeviceNews
 from comity.users.devices import Devices
 from comity.users.ephemeral import Ephemeral
 from comity.users.filters import Filters
 from comity.users.interactive import Interactive
+from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import Management
+from comity.users.openid import OpenId
 from comity.users.passwords import Cost, Passwords
 from comity.users.profile import Profiles
 from comity.users.push import PushRules
 from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
 from comity.users.registration import Registration
+from comity.users.remote_devices import RemoteDevices
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
+from tests.api.elsewhere import user_calls
 from tests.engines import a_driver_of, quiet
 
 T = TypeVar("T")
@@ -284,7 +292,14 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     logging_in = Login(accounts, sessions, limits)
     proof = PasswordProof(interactive, accounts, logging_in, limits)
     data = AccountData(database, bus)
-    device_keys, to_device = Keys(database, bus, clock, accounts), ToDevice(database, bus, clock, accounts)
+    news = DeviceNews(bus, NoSink(), SERVER)
+    device_keys = Keys(database, bus, clock, accounts, news)
+    to_device = ToDevice(database, bus, clock, accounts, entropy)
+    sessions.when_device_comes(news.came_or_went)
+    remote_profiles: dict[str, dict[str, Any]] = {}
+    calls = user_calls(remote_profiles, clock, entropy, SERVER)
+    remote_devices = RemoteDevices(database, calls, clock, news, SERVER)
+    queries = KeyQueries(device_keys, accounts, remote_devices, calls)
     sessions.when_device_goes(device_keys.device_gone)
     sessions.when_device_goes(to_device.device_gone)
     ephemeral = Ephemeral(database, bus, clock)
@@ -293,18 +308,14 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     async def propagate(user_id: str, changed: Mapping[str, Any]) -> None:
         server.propagated.append((user_id, dict(changed)))
 
-    async def ask_remote(user_id: str, name: str | None) -> Mapping[str, Any]:
-        if user_id not in server.remote_profiles:
-            raise not_found("There is no such user there")
-        return server.remote_profiles[user_id]
-
     async def leave_all(user_id: str) -> None:
         server.left.append(user_id)
 
-    profiles = Profiles(database, accounts, limits, propagate, ask_remote)
+    profiles = Profiles(database, accounts, limits, propagate, calls)
     server = UserServer(
-        config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts
-    )
+        config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
+        remote_profiles=remote_profiles,
+    )  # fmt: skip
     guard, anybody = user_guard(sessions), optional_user_guard(sessions)
     registration = Registration(config.registration, database, clock, accounts, sessions, interactive, limits)
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
@@ -315,17 +326,20 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     admin_register.routes(router, config, secret)
     account.routes(router, guard, sessions, Management(accounts, sessions, proof, leave_all))
     profile.routes(router, guard, anybody, profiles)
-    devices.routes(router, guard, Devices(database, sessions, proof))
+    devices.routes(router, guard, Devices(database, sessions, proof, news))
     account_data.routes(router, guard, data)
     filters.routes(router, guard, Filters(database))
     push_rules.routes(router, guard, PushRules(data))
     receipts.routes(router, guard, Receipts(database, bus, clock))
     typing.routes(router, guard, ephemeral)
     presence.routes(router, guard, ephemeral)
-    keys.routes(router, guard, device_keys, to_device, position_of)
+    signing = CrossSigning(database, news, proof)
+    keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
+    openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))
     services.routes(router, guard)
     try:
         yield server
     finally:
+        await remote_devices.close()
         await ephemeral.close()
         await database.close()

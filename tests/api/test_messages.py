@@ -203,6 +203,7 @@ async def lossy(tmp_path: Path) -> AsyncIterator[tuple[Client, str, list[str], E
             bus=Bus(server.database.last_position),
             clock=server.clock,
             fill_gap=elsewhere.fill,
+            whole=server.app._rooms.completer.whole,
         )
         yield server.again(alice), room_id, said, elsewhere, reader
 

@@ -157,6 +157,16 @@ class PeerServer:
             },
         )
 
+    def knows_2014_alone(self, certificate: bytes, *, key: Key | None = None) -> None:
+        """Publish keys at /_matrix/key/v1 and nowhere else; `key` signs in the place of its own."""
+        document = {
+            "server_name": self.name,
+            "tls_certificate": unpadded(certificate),
+            "verify_keys": {self.key.key_id: self.key.public},
+        }
+        self.on("GET", "/_matrix/key/v2/server", 404, {"errcode": "M_UNRECOGNIZED", "error": "What is that?"})
+        self.on("GET", "/_matrix/key/v1", 200, (key or self.key).sign_json(self.name, document))
+
     def on(self, method: str, path: str, status: int, answer: Any) -> None:
         """Always answer that."""
         self.handlers[method, path] = lambda _: (status, answer)

@@ -165,6 +165,52 @@ async def test_queries(side: Side, peer: PeerServer) -> None:
     assert peer.received[2].target.endswith("?room_alias=%23%C3%BC%3Ax")
 
 
+async def test_knocks(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
+    where = path(f"{V1}/make_knock", ROOM, "@us:own.example")
+    peer.on("GET", where, 200, {"room_version": "10", "event": {"type": "m.room.member"}})
+    answer = await calls.make_knock(peer.name, ROOM, "@us:own.example", ["7", "10"])
+    assert (answer.room_version, answer.event) == ("10", {"type": "m.room.member"})
+    assert peer.received[0].target == where + "?ver=7&ver=10"
+    event = a_join()
+    peer.on("PUT", path(f"{V1}/send_knock", ROOM, event.event_id), 200, {"knock_room_state": [{"a": 1}]})
+    assert await calls.send_knock(peer.name, ROOM, event) == [{"a": 1}]
+    assert peer.received[1].json == event.source
+    assert peer.received[1].is_signed_by(own_key.public, peer.name)
+
+
+async def test_times_exchanges_and_policies(calls: Calls, peer: PeerServer) -> None:
+    answer: dict[str, Any] = {"event_id": "$a", "origin_server_ts": 5}
+    peer.on("GET", path(f"{V1}/timestamp_to_event", ROOM), 200, answer)
+    assert await calls.timestamp_to_event(peer.name, ROOM, 4, forwards=True) == ("$a", 5)
+    assert await calls.timestamp_to_event(peer.name, ROOM, 6, forwards=False) == ("$a", 5)
+    queries = [request.target.partition("?")[2] for request in peer.received]
+    assert queries == ["ts=4&dir=f", "ts=6&dir=b"]
+    peer.on("PUT", path(f"{V1}/exchange_third_party_invite", ROOM), 200, {})
+    await calls.exchange_third_party_invite(peer.name, ROOM, {"type": "m.room.member"})
+    assert peer.received[-1].json == {"type": "m.room.member"}
+    event = a_join()
+    peer.on("POST", "/_matrix/policy/v1/sign", 200, {peer.name: {"ed25519:policy_server": "x"}})
+    assert await calls.policy_signature(peer.name, event) == {peer.name: {"ed25519:policy_server": "x"}}
+    assert peer.received[-1].json == event.source
+
+
+async def test_rooms_from_outside(side: Side, peer: PeerServer) -> None:
+    answer: dict[str, Any] = {"chunk": [{"room_id": ROOM}], "next_batch": "n", "prev_batch": 3}
+    peer.on("GET", f"{V1}/publicRooms", 200, answer)
+    found = await side.directory.public_rooms(peer.name, 5, "s", {})
+    assert (found.rooms, found.next_batch, found.prev_batch, found.total) == (answer["chunk"], "n", None, 1)
+    assert peer.received[0].target == f"{V1}/publicRooms?limit=5&since=s"
+    peer.on("POST", f"{V1}/publicRooms", 200, {**answer, "total_room_count_estimate": 7})
+    wanted = {"generic_search_term": "x"}
+    assert (await side.directory.public_rooms(peer.name, 5, None, wanted)).total == 7
+    assert peer.received[1].json == {"limit": 5, "filter": wanted}
+    tree = {"room": {"room_id": ROOM}, "children": [{"a": 1}], "inaccessible_children": ["!b:c", 4]}
+    peer.on("GET", path(f"{V1}/hierarchy", ROOM), 200, tree)
+    told = await side.directory.hierarchy(peer.name, ROOM, suggested_only=True)
+    assert (told.room, told.children, told.inaccessible) == ({"room_id": ROOM}, [{"a": 1}], ["!b:c"])
+    assert peer.received[2].target.endswith("?suggested_only=true")
+
+
 async def test_send_transaction(calls: Calls, peer: PeerServer, own_key: SigningKey) -> None:
     assert await calls.send_transaction(peer.name, "1.2", b'{"edus":[],"pdus":[]}') == {"pdus": {}}
     assert peer.transactions == [("1.2", {"edus": [], "pdus": []})]
@@ -175,6 +221,7 @@ Ask = Callable[[Side, str], Awaitable[object]]
 
 MAKE = f"{V1}/make_join/%21r%3Aa/%40u%3Ab"
 EVENT, IDS, STATE = f"{V1}/event/%24a", f"{V1}/state_ids/r", f"{V1}/state/r"
+TIME, HIERARCHY, PUBLIC = f"{V1}/timestamp_to_event/r", f"{V1}/hierarchy/r", f"{V1}/publicRooms"
 BACKFILL, DIRECTORY, PROFILE = f"{V1}/backfill/r", f"{V1}/query/directory", f"{V1}/query/profile"
 ASK: dict[str, Ask] = {
     MAKE: lambda side, server: side.calls.make_join(server, "!r:a", "@u:b", []),
@@ -183,6 +230,9 @@ ASK: dict[str, Ask] = {
     STATE: lambda side, server: side.calls.state(server, "r", "$a"),
     BACKFILL: lambda side, server: side.calls.backfill(server, "r", [], 5),
     DIRECTORY: lambda side, server: side.directory.query_directory(server, "#a:b"),
+    TIME: lambda side, server: side.calls.timestamp_to_event(server, "r", 5, forwards=True),
+    HIERARCHY: lambda side, server: side.directory.hierarchy(server, "r", suggested_only=False),
+    PUBLIC: lambda side, server: side.directory.public_rooms(server, 5, None, {}),
     PROFILE: lambda side, server: side.users.query_profile(server, "@a:b", None),
 }
 MALFORMED: list[tuple[str, object]] = [
@@ -204,6 +254,15 @@ MALFORMED: list[tuple[str, object]] = [
     (BACKFILL, {"pdus": {}}),
     (BACKFILL, {"pdus": [{}] * 501}),
     (DIRECTORY, {"room_id": "x", "servers": []}),
+    (TIME, {"event_id": "$a"}),
+    (TIME, {"event_id": "$a", "origin_server_ts": True}),
+    (TIME, {"event_id": 4, "origin_server_ts": 5}),
+    (HIERARCHY, {"room": {"room_id": "other"}, "children": []}),
+    (HIERARCHY, {"room": {"room_id": "r"}, "children": [3]}),
+    (HIERARCHY, {"room": {"room_id": "r"}, "children": [], "inaccessible_children": {}}),
+    (PUBLIC, {}),
+    (PUBLIC, {"chunk": [[]]}),
+    (PUBLIC, {"chunk": [{}] * 2001}),
     (PROFILE, {str(number): 1 for number in range(300)}),
 ]
 

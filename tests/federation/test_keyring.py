@@ -13,10 +13,17 @@ from comity.federation.keyring import Keyring
 from comity.net.system import ThreadOffload
 from comity.protocol.build import Draft, build
 from comity.protocol.errors import MatrixError
-from comity.protocol.event import Event
+from comity.protocol.event import Event, decode_base64
 from comity.protocol.room_versions import ROOM_VERSIONS
-from comity.protocol.signing import Authorization, SigningKey, parse_key_document, request_object
-from comity.store.database import Database
+from comity.protocol.signing import (
+    Authorization,
+    PublishedKey,
+    SigningKey,
+    parse_key_document,
+    request_object,
+)
+from comity.store import keys as stored_keys
+from comity.store.database import Database, Tx
 from tests.engines import engine
 from tests.federation.conftest import OWN_NAME, PeerFactory, Side, open_database
 from tests.federation.doors import ManualClock
@@ -318,3 +325,35 @@ async def test_our_document_is_signed_and_renewed_at_half_its_life(
     clock.advance(1)
     renewed = await keyring.key_document()
     assert json.loads(renewed)["valid_until_ts"] == clock.now_ms() + DAY_MS
+
+
+async def test_events_of_ours_hold_under_the_key_that_signed_then(
+    side: Side, database: Database, clock: ManualClock, offload: ThreadOffload, own_key: SigningKey
+) -> None:
+    old, ended = Key("ed25519:old", "old"), clock.now_ms()
+    expired = PublishedKey(old.key_id, decode_base64(old.public), ended, expired=True)
+    keyring = Keyring(database, side.keys, clock, offload, OWN_NAME, [own_key], [], old_keys=[expired])
+    own = PeerServer(name=OWN_NAME, key=old)
+    events = [an_event(own, ended), an_event(own, ended + 1), an_event(own, ended + 1, version="1")]
+    assert await keyring.verify_events(events) == [
+        frozenset({OWN_NAME}), frozenset(), frozenset({OWN_NAME})
+    ]  # fmt: skip
+    document = json.loads(await keyring.key_document())
+    assert document["old_verify_keys"] == {old.key_id: {"key": old.public, "expired_ts": ended}}
+    assert list(document["verify_keys"]) == [own_key.key_id]
+
+
+async def test_the_keys_of_many_servers_are_looked_up_in_one_read(
+    side: Side, database: Database, clock: ManualClock, offload: ThreadOffload, own_key: SigningKey
+) -> None:
+    servers = [PeerServer(name=f"s{number}.example") for number in range(600)]
+
+    def store(tx: Tx) -> None:
+        for server in servers:
+            key = PublishedKey(server.key.key_id, decode_base64(server.key.public), 2**52, expired=False)
+            stored_keys.put(tx, server.name, [key], clock.now_ms())
+
+    await database.write(store)
+    keyring = Keyring(database, side.keys, clock, offload, OWN_NAME, [own_key], [])
+    events = [an_event(server, clock.now_ms()) for server in servers]
+    assert await keyring.verify_events(events) == [frozenset({server.name}) for server in servers]

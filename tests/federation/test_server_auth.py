@@ -9,9 +9,11 @@ import pytest
 
 from comity.api.router import Call, Router, json_response
 from comity.api.server_auth import OriginGuard
+from comity.federation.certificates import ClientCertificates
 from comity.federation.keyring import Keyring
 from comity.ports import Request, Response
-from tests.federation.conftest import OWN_NAME
+from tests.federation.conftest import OWN_NAME, Side
+from tests.federation.doors import ManualClock
 from tests.federation.peer_server import Key, PeerServer, canonical
 
 PATH = "/_matrix/federation/v1/x/%21a%3Ab"
@@ -20,10 +22,10 @@ PATH = "/_matrix/federation/v1/x/%21a%3Ab"
 class Guarded:
     """A router with one route behind the guard, and what the guard told."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, certificates: ClientCertificates) -> None:
         self.spoke: list[str] = []
         self.router = Router()
-        guard = OriginGuard(keyring, OWN_NAME, self.spoke.append)
+        guard = OriginGuard(keyring, OWN_NAME, self.spoke.append, certificates)
         for method in ("GET", "PUT"):
             self.router.add(
                 method, "/_matrix/federation/v1/x/{y}", self.answer, guard=guard, serves="federation"
@@ -51,8 +53,8 @@ class Guarded:
 
 
 @pytest.fixture
-def guarded(keyring: Keyring) -> Guarded:
-    return Guarded(keyring)
+def guarded(keyring: Keyring, side: Side, clock: ManualClock) -> Guarded:
+    return Guarded(keyring, ClientCertificates(side.keys, clock))
 
 
 def header(

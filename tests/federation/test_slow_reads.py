@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from comity.federation import outbox as outbox_module
+from comity.federation import progress
 from comity.federation.known_keys import KnownKeys
 from comity.federation.outbox import Outbox
 from comity.protocol.signing import PublishedKey
@@ -74,21 +74,17 @@ async def test_an_engine_that_does_not_answer_holds_it_up_and_no_more(
     await rooms.say("one")
     slow.fail_next()
     await outbox.start()
-    await until(
-        lambda: slow.has_failed and pytest.approx(outbox_module.UNAVAILABLE_SECONDS) in clock.sleeps()
-    )
-    clock.advance(outbox_module.UNAVAILABLE_SECONDS)
+    await until(lambda: slow.has_failed and pytest.approx(progress.UNAVAILABLE_SECONDS) in clock.sleeps())
+    clock.advance(progress.UNAVAILABLE_SECONDS)
     await peer.until(lambda: texts(peer) == ["one"])
     await until_delivered(rooms.database, peer.name, rooms.database.last_committed)
     await rooms.say("two")
     slow.fail_next()
     outbox.wake(frozenset({peer.name}))
-    await until(
-        lambda: slow.has_failed and pytest.approx(outbox_module.UNAVAILABLE_SECONDS) in clock.sleeps()
-    )
+    await until(lambda: slow.has_failed and pytest.approx(progress.UNAVAILABLE_SECONDS) in clock.sleeps())
     # It is not the destination that failed: its schedule says nothing.
     assert outbox._lines[peer.name].retry is None
-    clock.advance(outbox_module.UNAVAILABLE_SECONDS)
+    clock.advance(progress.UNAVAILABLE_SECONDS)
     await peer.until(lambda: texts(peer) == ["one", "two"])
 
 

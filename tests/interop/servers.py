@@ -172,6 +172,8 @@ def synapse_config(
         "form_secret": secrets.token_hex(16),
         "bcrypt_rounds": 4,
         "report_stats": False,
+        "allow_public_rooms_over_federation": True,
+        "room_list_publication_rules": [{"action": "allow"}],
         "presence": {"enabled": False},
         "federation_rr_transactions_per_room_per_second": 100_000,
         # A destination that was down is tried again within a second or two, not within minutes.
@@ -268,4 +270,5 @@ trusted_ca = ["{authority.ca}"]
 verify_certificates = true
 allow_ranges = ["127.0.0.0/8", "::1/128"]
 trusted_key_servers = []
+publish_rooms = true
 """

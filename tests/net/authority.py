@@ -54,11 +54,11 @@ class Authority:
         self.ca = directory / "ca.pem"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, names: Sequence[str], *, common_name: str = "nobody") -> Issued:
+    def issue(self, names: Sequence[str], *, common_name: str = "nobody", expired: bool = False) -> Issued:
         """A certificate valid for `names`, DNS names or IP literals, for servers and clients."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            _builder(_name(common_name), self._certificate.subject, key)
+            _builder(_name(common_name), self._certificate.subject, key, -_BACK / 2 if expired else _FAR)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
@@ -95,7 +95,7 @@ def _alternative(name: str) -> x509.GeneralName:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lasting: dt.timedelta = _FAR
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -105,6 +105,6 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACK)
-        .not_valid_after(now + _FAR)
+        .not_valid_after(now + lasting)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

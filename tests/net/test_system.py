@@ -19,7 +19,7 @@ async def test_the_doors_fit_the_ports() -> None:
     entropy = SystemEntropy()
     transport = HttpsTransport(trusted_ca=[], verify_certificates=True, allow_ranges=[], user_agent="comity")
     offload = ThreadOffload(1)
-    ports = Ports(SystemClock(), entropy, transport, DnsResolver(entropy), offload, GreenletPausing())
+    ports = Ports(SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing())
     clock: Clock = ports.clock
     chance: Entropy = ports.entropy
     doors: tuple[Transport, Resolver, Offload] = (ports.transport, ports.resolver, ports.offload)

@@ -19,6 +19,7 @@ from comity.protocol.discovery import (
     LookUpSrv,
     LookUpWellKnown,
     SrvAnswer,
+    SrvPlace,
     Target,
     Unreachable,
     WellKnownAnswer,
@@ -88,7 +89,9 @@ def test_steps_3_1_and_3_2_a_well_known_that_says_it_all(delegated: str, host: s
 
 
 def test_step_3_3_delegated_and_srv() -> None:
-    asked, step = run("example.org", well_known("d.org"), SrvAnswer((("a.net.", 1), ("b.net", 2))))
+    asked, step = run(
+        "example.org", well_known("d.org"), SrvAnswer((SrvPlace("a.net.", 1), SrvPlace("b.net", 2)))
+    )
     assert asked == ["https://example.org/.well-known/matrix/server", "_matrix-fed._tcp.d.org"]
     assert isinstance(step, Found)
     assert step.targets == (Target("a.net", 1, "d.org", "d.org"), Target("b.net", 2, "d.org", "d.org"))
@@ -96,7 +99,7 @@ def test_step_3_3_delegated_and_srv() -> None:
 
 
 def test_step_3_4_delegated_and_the_deprecated_srv() -> None:
-    asked, step = run("example.org", well_known("d.org"), NO_RECORD, SrvAnswer((("a.net", 1),)))
+    asked, step = run("example.org", well_known("d.org"), NO_RECORD, SrvAnswer((SrvPlace("a.net", 1),)))
     assert asked[1:] == ["_matrix-fed._tcp.d.org", "_matrix._tcp.d.org"]
     assert target(step) == Target("a.net", 1, "d.org", "d.org")
 
@@ -108,13 +111,13 @@ def test_step_3_5_delegated_without_srv() -> None:
 
 
 def test_step_4_srv() -> None:
-    asked, step = run("example.org", NONE, SrvAnswer((("a.net", 443),)))
+    asked, step = run("example.org", NONE, SrvAnswer((SrvPlace("a.net", 443),)))
     assert asked[1:] == ["_matrix-fed._tcp.example.org"]
     assert target(step) == Target("a.net", 443, "example.org", "example.org")
 
 
 def test_step_5_the_deprecated_srv() -> None:
-    asked, step = run("example.org", NONE, NO_RECORD, SrvAnswer((("a.net", 443),)))
+    asked, step = run("example.org", NONE, NO_RECORD, SrvAnswer((SrvPlace("a.net", 443),)))
     assert asked[1:] == ["_matrix-fed._tcp.example.org", "_matrix._tcp.example.org"]
     assert target(step) == Target("a.net", 443, "example.org", "example.org")
 
@@ -176,15 +179,15 @@ def test_a_failed_srv_look_up_is_not_believed_for_long() -> None:
     "record", [(".", 0), (".", 443), ("", 443), ("a.net", 0), ("a" * 64, 443), ("a..b", 1)]
 )
 def test_srv_records_that_lead_nowhere(record: tuple[str, int]) -> None:
-    _, step = run("example.org", NONE, SrvAnswer((record,)))
+    _, step = run("example.org", NONE, SrvAnswer((SrvPlace(*record),)))
     assert isinstance(step, Unreachable)
     assert "_matrix-fed._tcp.example.org" in step.reason
-    _, step = run("example.org", NONE, SrvAnswer((record, ("b.net", 2))))
+    _, step = run("example.org", NONE, SrvAnswer((SrvPlace(*record), SrvPlace("b.net", 2))))
     assert target(step).host == "b.net"
 
 
 def test_srv_targets_are_bounded() -> None:
-    _, step = run("example.org", NONE, SrvAnswer(tuple((f"{n}.net", 1) for n in range(100))))
+    _, step = run("example.org", NONE, SrvAnswer(tuple(SrvPlace(f"{n}.net", 1) for n in range(100))))
     assert isinstance(step, Found)
     assert [t.host for t in step.targets] == [f"{n}.net" for n in range(MAX_TARGETS)]
 
@@ -217,7 +220,7 @@ def test_only_the_question_asked_is_answered() -> None:
     discovery.feed(NONE)
     with pytest.raises(ValueError, match="does not answer"):
         discovery.feed(NONE)
-    discovery.feed(SrvAnswer((("a", 1),)))
+    discovery.feed(SrvAnswer((SrvPlace("a", 1),)))
     with pytest.raises(ValueError, match="does not answer"):
         discovery.feed(NO_RECORD)
 
@@ -303,7 +306,7 @@ def test_whatever_is_answered_there_is_an_end(
         if isinstance(step, LookUpWellKnown):
             discovery.feed(WellKnownAnswer(status, headers, body))
         elif isinstance(step, LookUpSrv):
-            discovery.feed(SrvAnswer(tuple(records), failed))
+            discovery.feed(SrvAnswer(tuple(SrvPlace(*record) for record in records), failed))
     end = discovery.next()
     assert isinstance(end, Found | Unreachable)
     assert MIN_CACHE_MS <= end.cache_ms <= MAX_CACHE_MS

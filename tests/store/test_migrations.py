@@ -20,7 +20,7 @@ from tests.store.whole import Content
 NEWEST = available()[-1][0]
 OLDER = range(1, NEWEST)
 #: What a column that came later holds for the rows from before. NULL, where it is not named here.
-LATER: dict[tuple[str, str], object] = {}
+LATER: dict[tuple[str, str], object] = {("gaps", "rounds"): 0, ("gaps", "retry_at"): 0}
 #: Tables that a migration fills from what is there.
 FILLED = ("auth_citations",)
 REFUSED = (sqlite3.Error, StatementError)

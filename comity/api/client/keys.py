@@ -1,6 +1,6 @@
 """Keys for encryption, and messages to devices (client-server §End-to-End Encryption).
 
-There is no key backup and no cross-signing yet; their endpoints say so.
+There is no key backup yet; its endpoint says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import not_found
+from comity.users.cross_signing import CrossSigning
+from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.to_device import ToDevice
 
@@ -18,7 +20,15 @@ from comity.users.to_device import ToDevice
 PositionOf = Callable[[str], int]
 
 
-def routes(router: Router, guard: Guard, keys: Keys, to_device: ToDevice, position_of: PositionOf) -> None:
+def routes(
+    router: Router,
+    guard: Guard,
+    keys: Keys,
+    queries: KeyQueries,
+    signing: CrossSigning,
+    to_device: ToDevice,
+    position_of: PositionOf,
+) -> None:
     """Add the routes of this family."""
 
     async def upload(call: Call) -> Response:
@@ -28,14 +38,21 @@ def routes(router: Router, guard: Guard, keys: Keys, to_device: ToDevice, positi
         )
 
     async def query(call: Call) -> Response:
-        return json_response(await keys.query(call.json()))
+        return json_response(await queries.query(call.requester.user_id, call.json()))
 
     async def claim(call: Call) -> Response:
-        return json_response(await keys.claim(call.json()))
+        return json_response(await queries.claim(call.json()))
 
     async def changes(call: Call) -> Response:
         after, upto = position_of(call.query_required("from")), position_of(call.query_required("to"))
         return json_response(await keys.changes(call.requester.user_id, after, upto))
+
+    async def upload_signing(call: Call) -> Response:
+        await signing.upload(call.requester.user_id, call.json())
+        return json_response({})
+
+    async def add_signatures(call: Call) -> Response:
+        return json_response(await signing.add_signatures(call.requester.user_id, call.json()))
 
     async def backup_version(call: Call) -> Response:
         raise not_found("There is no key backup")
@@ -51,5 +68,7 @@ def routes(router: Router, guard: Guard, keys: Keys, to_device: ToDevice, positi
     add_classic(router, "POST", "/keys/query", query, guard)
     add_classic(router, "POST", "/keys/claim", claim, guard)
     add_classic(router, "GET", "/keys/changes", changes, guard)
+    add_classic(router, "POST", "/keys/device_signing/upload", upload_signing, guard)
+    add_classic(router, "POST", "/keys/signatures/upload", add_signatures, guard)
     add_classic(router, "GET", "/room_keys/version", backup_version, guard)
     add_classic(router, "PUT", "/sendToDevice/{eventType}/{txnId}", send_to_device, guard)

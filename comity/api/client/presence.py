@@ -13,7 +13,7 @@ def routes(router: Router, guard: Guard, ephemeral: Ephemeral) -> None:
     """Add the routes of this family."""
 
     async def put(call: Call) -> Response:
-        ephemeral.set_presence(must_be_self(call), call.json())
+        await ephemeral.set_presence(must_be_self(call), call.json())
         return json_response({})
 
     async def get(call: Call) -> Response:

@@ -1,4 +1,4 @@
-"""Create, join, leave, invite, kick, ban, forget (client-server §Rooms)."""
+"""Create, join, knock, leave, invite, kick, ban, forget (client-server §Rooms)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from comity.protocol import identifiers
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
 from comity.rooms.create import MAX_INVITES, Creator, NewRoom
 from comity.rooms.directory import Directory
+from comity.rooms.knock import Knocks
 from comity.rooms.membership import Memberships
 from comity.users.profile import Profiles, member_content
 from comity.users.rate_limits import JOINS, RateLimits
@@ -26,6 +27,7 @@ class RoomsApi:
         self,
         creator: Creator,
         memberships: Memberships,
+        knocks: Knocks,
         directory: Directory,
         profiles: Profiles,
         rate_limits: RateLimits,
@@ -33,6 +35,7 @@ class RoomsApi:
         self._rate_limits = rate_limits
         self._creator = creator
         self._memberships = memberships
+        self._knocks = knocks
         self._directory = directory
         self._profiles = profiles
 
@@ -42,6 +45,7 @@ class RoomsApi:
             ("/createRoom", self.create),
             ("/join/{roomIdOrAlias}", self.join),
             ("/rooms/{roomId}/join", self.join),
+            ("/knock/{roomIdOrAlias}", self.knock),
             ("/rooms/{roomId}/leave", self.leave),
             ("/rooms/{roomId}/forget", self.forget),
             ("/rooms/{roomId}/invite", self.invite),
@@ -102,6 +106,18 @@ class RoomsApi:
             call.requester.user_id, target, via, reason=_one(body, "reason", str), third_party_signed=signed
         )
         return json_response({"room_id": room_id})
+
+    async def knock(self, call: Call) -> Response:
+        """POST /knock/{roomIdOrAlias} (client-server §Knocking on rooms)."""
+        self._rate_limits.check(JOINS, call.requester.user_id)
+        target = call.parameters["roomIdOrAlias"]
+        reason = _one(call.json_or_empty(), "reason", str)
+        via = [*call.query_all("via"), *call.query_all("server_name")]
+        if target.startswith("#"):
+            target, servers = await self._directory.resolve(target)
+            via += servers
+        await self._knocks.knock(call.requester.user_id, target, via, reason=reason)
+        return json_response({"room_id": target})
 
     async def leave(self, call: Call) -> Response:
         """POST /rooms/{roomId}/leave."""

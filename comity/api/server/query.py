@@ -1,10 +1,10 @@
-"""GET /query/profile and /query/directory (server-server §Querying for information)."""
+"""GET /query/profile, /query/directory and what there is not (server-server §Querying for information)."""
 
 from __future__ import annotations
 
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.protocol.errors import invalid_param, not_found
+from comity.protocol.errors import MatrixError, invalid_param, not_found
 from comity.protocol.identifiers import server_of
 from comity.rooms.directory import Directory
 from comity.users.profile import Profiles
@@ -24,6 +24,7 @@ class QueryApi:
         """Add the routes."""
         router.add("GET", f"{_QUERY}/profile", self.profile, guard=guard, serves="federation")
         router.add("GET", f"{_QUERY}/directory", self.directory, guard=guard, serves="federation")
+        router.add("GET", f"{_QUERY}/{{queryType}}", self.unknown, guard=guard, serves="federation")
 
     async def profile(self, call: Call) -> Response:
         """A local user's profile, or one field of it."""
@@ -39,3 +40,7 @@ class QueryApi:
             raise not_found("The alias is not one of this server")
         room_id, servers = await self._directory.local(alias)
         return json_response({"room_id": room_id, "servers": servers})
+
+    async def unknown(self, call: Call) -> Response:
+        """A query of a type that this server does not know (server-server §Unsupported endpoints)."""
+        raise MatrixError(404, "M_UNRECOGNIZED", "Queries of this type are not answered here")

@@ -1,22 +1,28 @@
 """What other servers ask about rooms: events, states, auth chains, history, memberships.
 
-server-server §Retrieving events, §Backfilling, §Joining Rooms, §Leaving Rooms, §Inviting.
+server-server §Retrieving events, §Backfilling, §Joining Rooms, §Leaving Rooms, §Inviting, §Knocking.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
+from comity.api.by_time import by_time_query
 from comity.api.router import JSON_HEADERS, Call, Guard, Router, json_response
 from comity.ports import Clock, Response
-from comity.protocol.errors import bad_json, missing_param
+from comity.protocol.errors import MatrixError, bad_json, missing_param
 from comity.protocol.identifiers import is_event_id
 from comity.rooms.resident import Resident
 from comity.rooms.serve import Server, splice
+from comity.rooms.timestamp import Timestamps
 from comity.users.accounts import Accounts
 
 #: Event ids that one request may name.
 MAX_EVENT_IDS = 100
+#: server-server §Inviting to a room: what can be invited to by v1.
+_V1_INVITE_VERSIONS = ("1", "2")
 _V1 = "/_matrix/federation/v1"
 _V2 = "/_matrix/federation/v2"
 
@@ -39,9 +45,16 @@ class RoomsApi:
     """Routes of the federation API that concern one room."""
 
     def __init__(
-        self, server: Server, resident: Resident, accounts: Accounts, clock: Clock, server_name: str
+        self,
+        server: Server,
+        timestamps: Timestamps,
+        resident: Resident,
+        accounts: Accounts,
+        clock: Clock,
+        server_name: str,
     ) -> None:
         self._server = server
+        self._timestamps = timestamps
         self._resident = resident
         self._accounts = accounts
         self._clock = clock
@@ -56,11 +69,17 @@ class RoomsApi:
             ("GET", f"{_V1}/event_auth/{{roomId}}/{{eventId}}", self.event_auth),
             ("GET", f"{_V1}/backfill/{{roomId}}", self.backfill),
             ("POST", f"{_V1}/get_missing_events/{{roomId}}", self.missing_events),
+            ("GET", f"{_V1}/timestamp_to_event/{{roomId}}", self.by_time),
             ("GET", f"{_V1}/make_join/{{roomId}}/{{userId}}", self.make_join),
             ("GET", f"{_V1}/make_leave/{{roomId}}/{{userId}}", self.make_leave),
+            ("GET", f"{_V1}/make_knock/{{roomId}}/{{userId}}", self.make_knock),
             ("PUT", f"{_V2}/send_join/{{roomId}}/{{eventId}}", self.send_join),
+            ("PUT", f"{_V1}/send_join/{{roomId}}/{{eventId}}", self.send_join_v1),
             ("PUT", f"{_V2}/send_leave/{{roomId}}/{{eventId}}", self.send_leave),
+            ("PUT", f"{_V1}/send_leave/{{roomId}}/{{eventId}}", self.send_leave_v1),
+            ("PUT", f"{_V1}/send_knock/{{roomId}}/{{eventId}}", self.send_knock),
             ("PUT", f"{_V2}/invite/{{roomId}}/{{eventId}}", self.invite),
+            ("PUT", f"{_V1}/invite/{{roomId}}/{{eventId}}", self.invite_v1),
         ):
             router.add(method, template, handler, guard=guard, serves="federation")
 
@@ -115,6 +134,15 @@ class RoomsApi:
         )
         return _json(b'{"events":' + splice(events) + b"}")
 
+    async def by_time(self, call: Call) -> Response:
+        """GET /timestamp_to_event/{roomId}."""
+        at_ms, forwards = by_time_query(call)
+        return json_response(
+            await self._timestamps.for_server(
+                call.parameters["roomId"], call.origin, at_ms, forwards=forwards
+            )
+        )
+
     # -- memberships
 
     async def make_join(self, call: Call) -> Response:
@@ -137,24 +165,88 @@ class RoomsApi:
             )
         )
 
+    async def make_knock(self, call: Call) -> Response:
+        """GET /make_knock/{roomId}/{userId}."""
+        return json_response(
+            await self._resident.make(
+                call.origin,
+                call.parameters["roomId"],
+                call.parameters["userId"],
+                "knock",
+                call.query_all("ver"),
+            )
+        )
+
     async def send_join(self, call: Call) -> Response:
         """PUT /v2/send_join/{roomId}/{eventId}."""
+        return _json(await self._take_join(call))
+
+    async def send_join_v1(self, call: Call) -> Response:
+        """PUT /v1/send_join/{roomId}/{eventId}: as v2, in an array."""
+        return _json(b"[200," + await self._take_join(call) + b"]")
+
+    async def _take_join(self, call: Call) -> bytes:
         room_id, event_id = call.parameters["roomId"], call.parameters["eventId"]
-        return _json(await self._resident.send_join(call.origin, room_id, event_id, call.json()))
+        omit = call.query("omit_members") == "true"
+        return await self._resident.send_join(call.origin, room_id, event_id, call.json(), omit_members=omit)
 
     async def send_leave(self, call: Call) -> Response:
         """PUT /v2/send_leave/{roomId}/{eventId}."""
+        await self._take_leave(call)
+        return json_response({})
+
+    async def send_leave_v1(self, call: Call) -> Response:
+        """PUT /v1/send_leave/{roomId}/{eventId}: as v2, in an array."""
+        await self._take_leave(call)
+        return json_response([200, {}])
+
+    async def _take_leave(self, call: Call) -> None:
         room_id, event_id = call.parameters["roomId"], call.parameters["eventId"]
         await self._resident.send_leave(call.origin, room_id, event_id, call.json())
-        return json_response({})
+
+    async def send_knock(self, call: Call) -> Response:
+        """PUT /v1/send_knock/{roomId}/{eventId}."""
+        room_id, event_id = call.parameters["roomId"], call.parameters["eventId"]
+        return _json(await self._resident.send_knock(call.origin, room_id, event_id, call.json()))
 
     async def invite(self, call: Call) -> Response:
         """PUT /v2/invite/{roomId}/{eventId}."""
-        body = call.json()
+        return _json(await self._take_invite(call, call.json()))
+
+    async def invite_v1(self, call: Call) -> Response:
+        """PUT /v1/invite/{roomId}/{eventId}: the body is the event itself, of room version 1 or 2.
+
+        The two have the same format; which it is, whoever joins learns from the create event.
+        """
+        event = call.json()
+        unsigned = event.get("unsigned")
+        shown = unsigned.get("invite_room_state", []) if isinstance(unsigned, dict) else []
+        version = _claimed_version(shown)
+        if version not in _V1_INVITE_VERSIONS:
+            raise MatrixError(
+                400,
+                "M_INCOMPATIBLE_ROOM_VERSION",
+                "Invites to rooms of this version go to /_matrix/federation/v2/invite",
+                extra={"room_version": version},
+            )
+        body = {"room_version": version, "event": event, "invite_room_state": shown}
+        return _json(b"[200," + await self._take_invite(call, body) + b"]")
+
+    async def _take_invite(self, call: Call, body: dict[str, Any]) -> bytes:
         event = body.get("event")
         target = event.get("state_key") if isinstance(event, dict) else None
         exists = isinstance(target, str) and await self._accounts.exists(target)
         signed = await self._resident.take_invite(
             call.origin, call.parameters["roomId"], call.parameters["eventId"], body, user_exists=exists
         )
-        return _json(b'{"event":' + signed.encoded + b"}")
+        return b'{"event":' + signed.encoded + b"}"
+
+
+def _claimed_version(shown: object) -> str:
+    """The room's version as the create event among an invite's state has it; 1 where it says nothing."""
+    for item in shown if isinstance(shown, list) else ():
+        if isinstance(item, dict) and item.get("type") == "m.room.create":
+            content = item.get("content")
+            version = content.get("room_version", "1") if isinstance(content, dict) else "1"
+            return version if isinstance(version, str) else "1"
+    return "1"

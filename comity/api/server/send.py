@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from comity.api.router import JSON_HEADERS, Call, Guard, Router
 from comity.ports import Response
 from comity.protocol.errors import bad_json, invalid_param
 from comity.rooms.intake import MAX_EDUS, MAX_PDUS, Intake
+from comity.users.edus import Edus
 
-_log = logging.getLogger(__name__)
 #: A transaction id is somebody else's string: it is bounded before it is stored.
 MAX_TRANSACTION_ID = 255
 
@@ -17,15 +15,16 @@ MAX_TRANSACTION_ID = 255
 class SendApi:
     """Takes other servers' transactions."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, edus: Edus) -> None:
         self._intake = intake
+        self._edus = edus
 
     def routes(self, router: Router, guard: Guard) -> None:
         """Add the route."""
         router.add("PUT", "/_matrix/federation/v1/send/{txnId}", self.send, guard=guard, serves="federation")
 
     async def send(self, call: Call) -> Response:
-        """Take at most 50 PDUs and 100 EDUs; answer when the PDUs are on disk."""
+        """Take at most 50 PDUs and 100 EDUs; answer when what lasts is on disk."""
         transaction_id = call.parameters["txnId"]
         if len(transaction_id) > MAX_TRANSACTION_ID:
             raise invalid_param("The transaction id is too long")
@@ -37,7 +36,8 @@ class SendApi:
             raise bad_json("pdus and edus are lists")
         if len(pdus) > MAX_PDUS or len(edus) > MAX_EDUS:
             raise invalid_param(f"A transaction has at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs")
+        is_replay = bool(edus) and await self._intake.has_answered(call.origin, transaction_id)
         answer = await self._intake.receive(call.origin, transaction_id, pdus)
         if edus:
-            _log.debug("%d EDUs from %s were not used", len(edus), call.origin)
+            await self._edus.receive(call.origin, edus, is_replay=is_replay)
         return Response(200, answer, dict(JSON_HEADERS))

@@ -6,7 +6,7 @@ clients (`format`). It changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -22,7 +22,7 @@ from comity.rooms.read.paging import FillGap, Paging, Walk
 from comity.rooms.read.tail import Tails
 from comity.rooms.read.tokens import is_live, parse_line, position_below
 from comity.rooms.read.visible import RoomView, Visibility
-from comity.store import heads, queues
+from comity.store import heads, partial, queues
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
@@ -39,9 +39,21 @@ class Reader:
     """Reads rooms for local users. Every `user_id` is a local user's, already authenticated."""
 
     def __init__(
-        self, *, database: Database, states: States, events: Events, bus: Bus, clock: Clock, fill_gap: FillGap
+        self,
+        *,
+        database: Database,
+        states: States,
+        events: Events,
+        bus: Bus,
+        clock: Clock,
+        fill_gap: FillGap,
+        whole: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`fill_gap(room_id, line, limit)` fetches missing history; False if none can be had."""
+        """`fill_gap(room_id, line, limit)` fetches missing history; False if none can be had.
+
+        `whole(room_id)` waits until a room that was joined just now has all of its state.
+        """
+        self._whole = whole
         self.database = database
         self.states = states
         self.events = events
@@ -203,6 +215,7 @@ class Reader:
     ) -> dict[str, Any]:
         """The member events, at a token or now. Raises 403 M_FORBIDDEN, 400 M_INVALID_PARAM."""
         line = None if at is None else parse_line(at)
+        await self._whole(room_id)
 
         def read(tx: Tx) -> dict[str, Any]:
             allowed = self._access(tx, user_id, room_id)
@@ -231,12 +244,14 @@ class Reader:
         missing = stored_rooms.gaps(tx, room_num, after=line, upto=line + 1)
         if below and not missing:
             if is_live(below[0].line or 1):
-                return heads.at(tx, room_num, position_below(line))
+                position = partial.completed_at(tx, room_num, position_below(line))
+                return heads.at(tx, room_num, position)
             return below[0].state_after
         return above[0].state_before if above else None
 
     async def joined_members(self, user_id: str, room_id: str) -> dict[str, Any]:
         """Who is joined, with their profiles in the room. Raises 403 M_FORBIDDEN if the user is not."""
+        await self._whole(room_id)
 
         def read(tx: Tx) -> dict[str, Any]:
             room = stored_rooms.by_id(tx, room_id)

@@ -15,6 +15,9 @@ from comity.store.database import Tx
 from comity.store.events import ACCEPTED, Events, StoredEvent, live_line
 from comity.store.state import States
 
+#: Events that join the ends of a room's graph and mean nothing (`comity.rooms.extremities`).
+HIDDEN_TYPE = "org.matrix.dummy_event"
+
 
 class RoomView:
     """One user's view of one room, for the time of one read."""
@@ -85,6 +88,8 @@ class RoomView:
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
         event = stored.event
+        if event.type == HIDDEN_TYPE and not event.is_state:
+            return False
         own = event.type == "m.room.member" and event.state_key == self.user_id
         if stored.verdict != ACCEPTED or stored.state_before is None or stored.line is None:
             # What is held for authorization alone has no place in history; but their own invite

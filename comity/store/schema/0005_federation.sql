@@ -15,9 +15,13 @@ CREATE TABLE refused_events (
 ) /* CLUSTERED */;
 
 -- What the last failure to reach this server was: in words, and of which kind ("discovery", "tls",
--- "connection", "answer").
+-- "connection", "answer", "unwelcome").
 ALTER TABLE destinations ADD COLUMN failure TEXT;
 ALTER TABLE destinations ADD COLUMN failure_kind TEXT;
+
+-- How often it was tried without a client's asking to fill this gap, and when it may be again (ms).
+ALTER TABLE gaps ADD COLUMN rounds BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE gaps ADD COLUMN retry_at BIGINT NOT NULL DEFAULT 0;
 
 -- Rooms that were joined before all of their state was here (fast joins): what is still to be asked,
 -- and of whom.
@@ -28,7 +32,9 @@ CREATE TABLE partial_rooms (
     -- the server that let us in, and all that it named, as JSON
     server TEXT NOT NULL,
     servers TEXT NOT NULL,
-    since BIGINT NOT NULL
+    since BIGINT NOT NULL,
+    -- the position at which the state became whole; 0 while it is not
+    completed BIGINT NOT NULL DEFAULT 0
 );
 
 -- Messages to devices of other servers, until their server has them. content: the JSON content of an
@@ -105,6 +111,12 @@ CREATE TABLE key_documents (
     valid_until BIGINT NOT NULL,
     fetched_at BIGINT NOT NULL
 );
+
+-- The server through which a knock on a room from outside went: whom its end is to be told.
+ALTER TABLE local_memberships ADD COLUMN through TEXT;
+
+-- What finds the event of a room that is closest to a time.
+CREATE INDEX events_by_time ON events (room_num, origin_server_ts);
 
 CREATE INDEX outbound_to_device_by_position ON outbound_to_device (position);
 

@@ -1,0 +1,120 @@
+"""Lists of devices at rest: which changes of ours others are told of, and what is known of theirs.
+
+server-server §Device Management. Plain functions over an open transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from comity.store.database import Tx
+
+# -- who is to be told
+
+
+def servers_sharing(tx: Tx, user_id: str) -> set[str]:
+    """The servers that are in a room which a user is joined to."""
+    rows = tx.all(
+        "SELECT DISTINCT s.server FROM memberships m JOIN server_stays s ON s.room_num = m.room_num "
+        "AND s.to_position IS NULL WHERE m.user_id = ? AND m.membership = 'join'",
+        (user_id,),
+    )
+    return {row[0] for row in rows}
+
+
+def users_sharing(tx: Tx, user_id: str, server: str, limit: int) -> list[str]:
+    """Some users of a server, `limit` at most, who are joined to a room that `user_id` is joined to."""
+    rows = tx.all(
+        "SELECT DISTINCT b.user_id FROM memberships a JOIN memberships b ON b.room_num = a.room_num "
+        "WHERE a.user_id = ? AND a.membership = 'join' AND b.server = ? AND b.membership = 'join' LIMIT ?",
+        (user_id, server, limit),
+    )
+    return [row[0] for row in rows]
+
+
+# -- our devices
+
+
+def note_change(tx: Tx, user_id: str, device_id: str, position: int) -> None:
+    """A device of ours, or what others see of it, changed at `position`."""
+    tx.run(
+        "INSERT INTO device_changes (user_id, device_id, position, previous) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (user_id, device_id) DO UPDATE SET position = excluded.position, "
+        "previous = excluded.previous",
+        (user_id, device_id, position, last_change(tx, user_id)),
+    )
+
+
+def last_change(tx: Tx, user_id: str) -> int:
+    """The position of the newest change of a user's devices: their `stream_id`; 0 if there was none."""
+    row = tx.one("SELECT max(position) FROM device_changes WHERE user_id = ?", (user_id,))
+    return int(row[0] or 0) if row else 0
+
+
+# -- others' devices
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteList:
+    """How far a list is known; `fetched_at` in ms since the epoch."""
+
+    stream_id: int
+    stale: bool
+    fetched_at: int
+
+
+def remote_list(tx: Tx, user_id: str) -> RemoteList | None:
+    """What is known of a list that is followed."""
+    row = tx.one("SELECT stream_id, stale, fetched_at FROM remote_device_lists WHERE user_id = ?", (user_id,))
+    return RemoteList(row[0], bool(row[1]), row[2]) if row else None
+
+
+def put_remote_list(tx: Tx, user_id: str, known: RemoteList) -> None:
+    """Set how far a list is known."""
+    tx.run(
+        "INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = excluded.stale, "
+        "fetched_at = excluded.fetched_at",
+        (user_id, known.stream_id, int(known.stale), known.fetched_at),
+    )
+
+
+def remote_devices(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
+    """(device id, JSON text, display name) of every device that has identity keys."""
+    rows = tx.all(
+        "SELECT device_id, json, display_name FROM remote_devices WHERE user_id = ? AND json IS NOT NULL "
+        "ORDER BY device_id",
+        (user_id,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def count_remote_devices(tx: Tx, user_id: str) -> int:
+    """How many devices of a user are known."""
+    row = tx.one("SELECT count(*) FROM remote_devices WHERE user_id = ?", (user_id,))
+    return int(row[0]) if row else 0
+
+
+def put_remote_device(tx: Tx, user_id: str, device_id: str, json: str | None, name: str | None) -> None:
+    """Set what is known of one device."""
+    tx.run(
+        "INSERT INTO remote_devices (user_id, device_id, json, display_name) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (user_id, device_id) DO UPDATE SET json = excluded.json, "
+        "display_name = excluded.display_name",
+        (user_id, device_id, json, name),
+    )
+
+
+def delete_remote_device(tx: Tx, user_id: str, device_id: str) -> None:
+    """A device is gone."""
+    tx.run("DELETE FROM remote_devices WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+
+
+def replace_remote_devices(
+    tx: Tx, user_id: str, devices: Iterable[tuple[str, str | None, str | None]]
+) -> None:
+    """Set the whole list: (device id, JSON text, display name)."""
+    tx.run("DELETE FROM remote_devices WHERE user_id = ?", (user_id,))
+    for device_id, json, name in devices:
+        put_remote_device(tx, user_id, device_id, json, name)

@@ -1,0 +1,189 @@
+"""Keys of anybody's devices, for our clients: our own from here, others' from their servers.
+
+client-server §Key management API, server-server §End-to-End Encryption. Servers are asked in
+parallel; one that does not answer is named in `failures`, and the others' answers count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from comity.federation.errors import FederationError
+from comity.federation.user_calls import UserCalls
+from comity.protocol.errors import MatrixError, bad_json, invalid_param
+from comity.protocol.identifiers import server_of
+from comity.store.cross_signing import MASTER, SELF_SIGNING
+from comity.users.accounts import Accounts
+from comity.users.key_shapes import (
+    MAX_KEY_BYTES,
+    remote_identity,
+    signing_key,
+    wanted_algorithms,
+    wanted_devices,
+)
+from comity.users.keys import Keys
+from comity.users.remote_devices import RemoteDevices
+
+#: ms that a client is content to wait for other servers, if it does not say, and at most.
+DEFAULT_TIMEOUT_MS = 10_000
+MAX_TIMEOUT_MS = 60_000
+#: Other servers that one request may lead to.
+MAX_SERVERS = 500
+#: Servers asked at once for one request.
+MAX_AT_ONCE = 20
+
+T = TypeVar("T")
+
+
+class KeyQueries:
+    """`/keys/query` and `/keys/claim`."""
+
+    def __init__(self, keys: Keys, accounts: Accounts, remote: RemoteDevices, calls: UserCalls) -> None:
+        self._keys = keys
+        self._accounts = accounts
+        self._remote = remote
+        self._calls = calls
+
+    async def query(self, requester: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """`POST /keys/query`. Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_INVALID_PARAM."""
+        wanted, timeout = wanted_devices(body), _timeout(body)
+        by_server = self._by_server(wanted)
+        answer = await self._keys.answer_query(wanted, requester)
+        answers, failures = await _ask_all(
+            by_server, lambda server, part: self._query_server(server, part, timeout), timeout
+        )
+        for found in answers:
+            for kind, users in found.items():
+                answer[kind].update(users)
+        return {**answer, "failures": failures}
+
+    async def claim(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """`POST /keys/claim`. Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_INVALID_PARAM."""
+        wanted, timeout = wanted_algorithms(body), _timeout(body)
+        by_server = self._by_server(wanted)
+        claimed = await self._keys.answer_claim(wanted)
+        answers, failures = await _ask_all(
+            by_server, lambda server, part: self._claim_server(server, part, timeout), timeout
+        )
+        for found in answers:
+            claimed.update(found)
+        return {"one_time_keys": claimed, "failures": failures}
+
+    def _by_server(self, wanted: Mapping[str, T]) -> dict[str, dict[str, T]]:
+        by_server: dict[str, dict[str, T]] = {}
+        for user_id, part in wanted.items():
+            if not self._accounts.is_local(user_id):
+                by_server.setdefault(server_of(user_id), {})[user_id] = part
+        if len(by_server) > MAX_SERVERS:
+            raise invalid_param(f"Users of more than {MAX_SERVERS} other servers are asked for at once")
+        return by_server
+
+    async def _query_server(
+        self, server: str, wanted: Mapping[str, list[str]], timeout: float
+    ) -> dict[str, dict[str, Any]]:
+        """The parts of the answer that are about the users of one server. Raises FederationError."""
+        known: dict[str, dict[str, Any]] = {}
+        strangers: dict[str, list[str]] = {}
+        followed: list[str] = []
+        for user_id, devices in wanted.items():
+            held = await self._remote.known(user_id)
+            if held is not None:
+                known[user_id] = held
+            elif await self._remote.is_followed(user_id):
+                followed.append(user_id)
+            else:
+                strangers[user_id] = devices
+        known.update(
+            zip(followed, await asyncio.gather(*(self._remote.whole(who) for who in followed)), strict=True)
+        )
+        found: dict[str, dict[str, Any]] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
+        for user_id, held in known.items():
+            only = wanted[user_id]
+            found["device_keys"][user_id] = {
+                device_id: keys
+                for device_id, keys in held["devices"].items()
+                if not only or device_id in only
+            }
+            for usage in (MASTER, SELF_SIGNING):
+                if f"{usage}_key" in held:
+                    found[f"{usage}_keys"][user_id] = held[f"{usage}_key"]
+        if strangers:
+            _take_query(await self._calls.query_keys(server, strangers, timeout), strangers, found)
+        return found
+
+    async def _claim_server(
+        self, server: str, wanted: Mapping[str, Mapping[str, str]], timeout: float
+    ) -> dict[str, dict[str, Any]]:
+        answer = await self._calls.claim_keys(server, wanted, timeout)
+        given = answer.get("one_time_keys")
+        claimed: dict[str, dict[str, Any]] = {}
+        for user_id, devices in wanted.items():
+            part = given.get(user_id) if isinstance(given, dict) else None
+            for device_id, algorithm in devices.items():
+                keys = part.get(device_id) if isinstance(part, dict) else None
+                if _is_claimed(keys, algorithm):
+                    claimed.setdefault(user_id, {})[device_id] = keys
+        return claimed
+
+
+def _is_claimed(keys: object, algorithm: str) -> bool:
+    """Whether this is one key of the algorithm."""
+    return (
+        isinstance(keys, dict)
+        and len(keys) == 1
+        and all(name.startswith(f"{algorithm}:") for name in keys)
+        and len(str(keys)) <= MAX_KEY_BYTES
+    )
+
+
+def _take_query(
+    answer: Mapping[str, Any], wanted: Mapping[str, list[str]], found: dict[str, dict[str, Any]]
+) -> None:
+    """Add what another server said of the users that it was asked about, and of nobody else."""
+    listed = answer.get("device_keys")
+    for user_id in wanted:
+        devices = listed.get(user_id) if isinstance(listed, dict) else None
+        if isinstance(devices, dict):
+            found["device_keys"][user_id] = {
+                device_id: keys
+                for device_id, keys in devices.items()
+                if remote_identity(user_id, device_id, keys) is not None
+            }
+        for usage in (MASTER, SELF_SIGNING):
+            part = answer.get(f"{usage}_keys")
+            key = part.get(user_id) if isinstance(part, dict) else None
+            if signing_key(user_id, usage, key) is not None:
+                found[f"{usage}_keys"][user_id] = key
+
+
+def _timeout(body: Mapping[str, Any]) -> float:
+    """Seconds that other servers have. Raises 400 M_BAD_JSON."""
+    wanted = body.get("timeout", DEFAULT_TIMEOUT_MS)
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        raise bad_json("timeout is not an integer")
+    return min(max(wanted, 0), MAX_TIMEOUT_MS) / 1000
+
+
+async def _ask_all(
+    by_server: Mapping[str, dict[str, T]],
+    ask: Callable[[str, dict[str, T]], Awaitable[dict[str, dict[str, Any]]]],
+    timeout: float,
+) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any]]:
+    """The answers of those that gave one, and `failures` of the others."""
+    turn = asyncio.Semaphore(MAX_AT_ONCE)
+    answers: list[dict[str, dict[str, Any]]] = []
+    failures: dict[str, Any] = {}
+
+    async def one(server: str, part: dict[str, T]) -> None:
+        try:
+            async with asyncio.timeout(timeout), turn:
+                answers.append(await ask(server, part))
+        except TimeoutError:
+            failures[server] = {"errcode": "M_UNKNOWN", "error": "The server did not answer in time"}
+        except (FederationError, MatrixError) as error:
+            failures[server] = {"errcode": "M_UNKNOWN", "error": f"The server gave no answer: {error.text}"}
+
+    await asyncio.gather(*(one(server, part) for server, part in by_server.items()))
+    return answers, failures

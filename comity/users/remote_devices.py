@@ -1,0 +1,236 @@
+"""Devices of other servers' users: followed while they share a room with one of ours.
+
+server-server §Device Management. A list is asked for once and kept up by EDUs; where one was missed,
+it is stale and asked for anew, in the background and before anybody is told of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from comity.federation.errors import FederationError
+from comity.federation.user_calls import UserCalls
+from comity.ports import Clock
+from comity.protocol.errors import MatrixError, bad_json
+from comity.protocol.identifiers import server_of
+from comity.store import cross_signing, device_lists
+from comity.store.database import Database, Tx, WriteTx
+from comity.store.device_lists import RemoteList
+from comity.users.device_news import DeviceNews
+from comity.users.key_shapes import remote_identity, signing_key, with_name
+from comity.users.text import checked_text, optional_text
+
+_log = logging.getLogger(__name__)
+#: Devices of one user that are known; nobody has as many.
+MAX_DEVICES = 2_000
+#: Lists that are asked for at once, of all servers together.
+MAX_AT_ONCE = 8
+#: Lists that wait to be asked for; one that finds no place is asked for when somebody wants it.
+MAX_WAITING = 5_000
+#: A list is believed so long without being asked for again, lest a missed change stay missed.
+MAX_AGE_MS = 24 * 3600 * 1000
+MAX_STREAM_ID = 2**53
+MAX_NAME_BYTES = 1_024
+#: Previous changes that one update may name.
+MAX_PREVIOUS = 100
+_TOLD = (cross_signing.MASTER, cross_signing.SELF_SIGNING)
+
+#: (device id, JSON text or None, display name) of each device, usage -> JSON text, stream id.
+_Fetched = tuple[list[tuple[str, str | None, str | None]], dict[str, str], int]
+
+
+class RemoteDevices:
+    """What is known of devices elsewhere."""
+
+    def __init__(
+        self, database: Database, calls: UserCalls, clock: Clock, news: DeviceNews, server_name: str
+    ) -> None:
+        self._database = database
+        self._calls = calls
+        self._clock = clock
+        self._news = news
+        self._server_name = server_name
+        self._fetching: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._turn = asyncio.Semaphore(MAX_AT_ONCE)
+
+    # -- what other servers tell
+
+    async def update(self, user_id: str, content: Mapping[str, Any]) -> None:
+        """An `m.device_list_update` EDU of the server of `user_id`. Raises 400 for a malformed one."""
+        device_id = checked_text(content.get("device_id"), "device_id")
+        stream_id, previous = _stream_id(content.get("stream_id")), content.get("prev_id", [])
+        if stream_id is None or not isinstance(previous, list) or len(previous) > MAX_PREVIOUS:
+            raise bad_json("stream_id is not an integer, or prev_id not a list of them")
+        if any(_stream_id(item) is None for item in previous):
+            raise bad_json("prev_id is not a list of integers")
+        deleted = content.get("deleted") is True
+        name = optional_text(content.get("device_display_name"), "device_display_name", most=MAX_NAME_BYTES)
+        json = remote_identity(user_id, device_id, content.get("keys"))
+
+        def store(tx: WriteTx) -> bool:
+            if not self._shares(tx, user_id):
+                return False
+            known = device_lists.remote_list(tx, user_id)
+            if known is not None and stream_id < known.stream_id and not known.stale:
+                return False
+            self._news.seen(tx, user_id, tx.next_position())
+            if known is None:
+                return False
+            is_next = all(item <= known.stream_id for item in previous)
+            newest = max(known.stream_id, stream_id)
+            stale = known.stale or not is_next
+            device_lists.put_remote_list(tx, user_id, RemoteList(newest, stale, known.fetched_at))
+            if deleted:
+                device_lists.delete_remote_device(tx, user_id, device_id)
+            elif not stale and device_lists.count_remote_devices(tx, user_id) < MAX_DEVICES:
+                device_lists.put_remote_device(tx, user_id, device_id, json, name)
+            return stale
+
+        if await self._database.write(store):
+            self._fetch_later(user_id)
+
+    async def update_signing(self, user_id: str, content: Mapping[str, Any]) -> None:
+        """An `m.signing_key_update` EDU of the server of `user_id`."""
+        keys = {usage: signing_key(user_id, usage, content.get(f"{usage}_key")) for usage in _TOLD}
+
+        def store(tx: WriteTx) -> None:
+            held = cross_signing.keys_of(tx, user_id)
+            new = {
+                usage: json for usage, json in keys.items() if json is not None and held.get(usage) != json
+            }
+            if not new or not self._shares(tx, user_id):
+                return
+            position = tx.next_position()
+            for usage, json in new.items():
+                cross_signing.put(tx, user_id, usage, json, position)
+            self._news.seen(tx, user_id, position)
+
+        await self._database.write(store)
+
+    def _shares(self, tx: Tx, user_id: str) -> bool:
+        return bool(device_lists.users_sharing(tx, user_id, self._server_name, 1))
+
+    # -- what is asked here
+
+    async def known(self, user_id: str) -> dict[str, Any] | None:
+        """What is known of a user and need not be asked: as `whole`; None where it must be."""
+        now = self._clock.now_ms()
+
+        def read(tx: Tx) -> dict[str, Any] | None:
+            known = device_lists.remote_list(tx, user_id)
+            if known is None or known.stale or not 0 <= now - known.fetched_at < MAX_AGE_MS:
+                return None
+            return self._held(tx, user_id) if self._shares(tx, user_id) else None
+
+        return await self._database.read(read)
+
+    async def is_followed(self, user_id: str) -> bool:
+        """Whether changes of a user's devices are told to us: they share a room with one of ours."""
+        return await self._database.look_up(lambda tx: self._shares(tx, user_id))
+
+    async def whole(self, user_id: str) -> dict[str, Any]:
+        """Ask for a user's list and keep it: {"devices": device id -> keys, "master_key": …, …}.
+
+        Raises FederationError.
+        """
+        return await asyncio.shield(self._fetch(user_id))
+
+    def _held(self, tx: Tx, user_id: str) -> dict[str, Any]:
+        devices = device_lists.remote_devices(tx, user_id)
+        return _shown(devices, cross_signing.keys_of(tx, user_id))
+
+    # -- asking
+
+    def _fetch_later(self, user_id: str) -> None:
+        if len(self._fetching) < MAX_WAITING:
+            self._fetch(user_id)
+
+    def _fetch(self, user_id: str) -> asyncio.Task[dict[str, Any]]:
+        task = self._fetching.get(user_id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(user_id))
+            self._fetching[user_id] = task
+            task.add_done_callback(lambda done: self._ended(user_id, done))
+        return task
+
+    def _ended(self, user_id: str, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._fetching.pop(user_id, None)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, FederationError | MatrixError):
+            _log.info("the devices of %s could not be fetched: %s", user_id, error)
+        elif error is not None:
+            _log.error("the devices of %s could not be fetched", user_id, exc_info=error)
+
+    async def _ask(self, user_id: str) -> dict[str, Any]:
+        server = server_of(user_id)
+        async with self._turn:
+            answer = await self._calls.devices(server, user_id)
+        devices, signing, stream_id = _parsed(server, user_id, answer)
+        now = self._clock.now_ms()
+
+        def store(tx: WriteTx) -> None:
+            if not self._shares(tx, user_id):
+                return
+            known = device_lists.remote_list(tx, user_id)
+            stale = known is not None and known.stream_id > stream_id
+            device_lists.put_remote_list(tx, user_id, RemoteList(stream_id, stale, now))
+            device_lists.replace_remote_devices(tx, user_id, devices)
+            held = cross_signing.keys_of(tx, user_id)
+            for usage in _TOLD:
+                if usage not in signing:
+                    cross_signing.delete(tx, user_id, usage)
+                elif held.get(usage) != signing[usage]:
+                    cross_signing.put(tx, user_id, usage, signing[usage], tx.next_position())
+
+        await self._database.write(store)
+        with_keys = [(device_id, json, name) for device_id, json, name in devices if json is not None]
+        return _shown(with_keys, signing)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._fetching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _stream_id(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_STREAM_ID:
+        return None
+    return value
+
+
+def _shown(devices: list[tuple[str, str, str | None]], signing: Mapping[str, str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"devices": {device: with_name(json, name) for device, json, name in devices}}
+    for usage in _TOLD:
+        if usage in signing:
+            shown[f"{usage}_key"] = orjson.loads(signing[usage])
+    return shown
+
+
+def _parsed(server: str, user_id: str, answer: Mapping[str, Any]) -> _Fetched:
+    """What an answer to `user/devices` says. Raises FederationError."""
+    listed, stream_id = answer.get("devices"), _stream_id(answer.get("stream_id"))
+    if (
+        answer.get("user_id") != user_id
+        or not isinstance(listed, list)
+        or len(listed) > MAX_DEVICES
+        or stream_id is None
+    ):
+        raise FederationError(server, "the answer is no list of the user's devices", reached=True)
+    devices: dict[str, tuple[str, str | None, str | None]] = {}
+    for item in listed:
+        try:
+            device_id = checked_text(item.get("device_id") if isinstance(item, dict) else None, "device_id")
+            name = optional_text(item.get("device_display_name"), "its name", most=MAX_NAME_BYTES)
+        except MatrixError:
+            continue
+        devices[device_id] = (device_id, remote_identity(user_id, device_id, item.get("keys")), name)
+    keys = {usage: signing_key(user_id, usage, answer.get(f"{usage}_key")) for usage in _TOLD}
+    signing = {usage: json for usage, json in keys.items() if json is not None}
+    return list(devices.values()), signing, stream_id
