@@ -1,0 +1,223 @@
+"""`python -m bench.delivery`: a message to thousands of servers, some dead, some slow.
+
+One peer process answers for all of them, on addresses of loopback (each its own server name). Told: rows per
+message, seconds until those that live have it, what the dead get when they come back, and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import uvloop
+from aiohttp import web
+from yarl import URL
+
+from bench import machine
+from comity.federation.client import path
+from comity.protocol import canonical_json
+from comity.protocol.build import Draft, Reference, build, reference_to
+from comity.protocol.event import Event, parse
+from comity.protocol.room_versions import ROOM_VERSIONS
+from comity.protocol.signing import SigningKey, build_key_document, sign_request
+from tests.interop.authority import Authority, create_authority
+from tests.interop.client import register
+from tests.interop.process import free_port
+from tests.interop.servers import Homeserver, make_server
+
+VERSION = ROOM_VERSIONS["10"]
+SLOW_SECONDS = 5.0
+TOGETHER = 50
+KEY = SigningKey("1", b"\x07" * 32)
+
+
+def address(number: int) -> str:
+    return f"127.{1 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}"
+
+
+class Peer:
+    """Answers for every server; who is slow or away is told to it."""
+
+    def __init__(self, slow: set[str]) -> None:
+        self.slow = slow
+        self.away: set[str] = set()
+        #: body of a message -> server -> (when it came, how often)
+        self.came: dict[str, dict[str, tuple[float, int]]] = {}
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        name = request.host
+        if name in self.away:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=503)
+        if "/key/v2/server" in request.path:
+            valid_until = int(time.time() * 1000) + 86_400_000
+            return web.json_response(build_key_document(name, [KEY], {}, valid_until))
+        if request.method == "PUT" and "/send/" in request.path:
+            content = orjson.loads(await request.read())
+            if name in self.slow:
+                await asyncio.sleep(SLOW_SECONDS)
+            for pdu in content["pdus"]:
+                body = str(pdu["content"].get("body", ""))
+                at, times = self.came.setdefault(body, {}).get(name, (time.time(), 0))
+                self.came[body][name] = (at, times + 1)
+            return web.json_response({"pdus": {}})
+        return web.json_response({"errcode": "M_NOT_FOUND", "error": "?"}, status=404)
+
+
+async def serve(port: int, authority: Authority, slow: set[str], pipe: Connection) -> None:
+    peer = Peer(slow)
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_route("*", "/{path:.*}", peer.answer)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=120)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", port, ssl_context=authority.server_context(), backlog=4096).start()
+    pipe.send("ready")
+    while True:
+        command, value = await asyncio.to_thread(pipe.recv)
+        if command == "away":
+            peer.away = set(value)
+        elif command == "came":
+            pipe.send(peer.came.get(value, {}))
+        else:
+            return
+
+
+def run_peer(port: int, authority: Authority, slow: set[str], pipe: Connection) -> None:
+    uvloop.run(serve(port, authority, slow, pipe))
+
+
+async def put(http: aiohttp.ClientSession, server: Homeserver, origin: str, target: str, body: Any) -> Any:
+    header = sign_request("PUT", target, origin, server.name, body, KEY)
+    async with http.put(
+        URL(f"https://{server.name}{target}", encoded=True), data=canonical_json.encode(body),
+        headers={"Authorization": header, "Content-Type": "application/json"},
+    ) as response:  # fmt: skip
+        answer = await response.json()
+        assert response.status == 200, answer
+        return answer
+
+
+async def fill(http: aiohttp.ClientSession, server: Homeserver, room_id: str, names: list[str]) -> None:
+    """A user of each server joins."""
+    user = f"@member:{names[0]}"
+    target = f"/_matrix/federation/v1/make_join/{room_id}/{user}?ver=10".replace("!", "%21").replace(
+        "@", "%40"
+    )
+    header = sign_request("GET", target, names[0], server.name, None, KEY)
+    async with http.get(
+        URL(f"https://{server.name}{target}", encoded=True), headers={"Authorization": header}
+    ) as response:
+        template = (await response.json())["event"]
+    auth = [Reference(event_id, 0) for event_id in template["auth_events"]]
+    prev = [Reference(event_id, template["depth"] - 1) for event_id in template["prev_events"]]
+    events: list[Event] = []
+    for name in names:
+        member = f"@member:{name}"
+        event = build(
+            Draft("m.room.member", member, {"membership": "join"}, state_key=member), version=VERSION,
+            room_id=room_id, prev=prev, auth=auth, now_ms=int(time.time() * 1000), server=name, key=KEY,
+            assigned_id="",
+        )  # fmt: skip
+        prev = [reference_to(event)]
+        events.append(parse(VERSION, dict(event.source)))
+    first = events[0]
+    await put(
+        http, server, names[0],
+        path("/_matrix/federation/v2/send_join", room_id, first.event_id),
+        dict(first.source),
+    )  # fmt: skip
+    for start in range(1, len(events), TOGETHER):
+        pdus = [dict(event.source) for event in events[start : start + TOGETHER]]
+        body = {"origin": names[0], "origin_server_ts": int(time.time() * 1000), "pdus": pdus}
+        answer = await put(http, server, names[0], f"/_matrix/federation/v1/send/fill{start}", body)
+        assert not any(answer["pdus"].values()), answer
+        print(f"\r{start + len(pdus):,} servers ", end="", file=sys.stderr, flush=True)
+
+
+async def delivered(pipe: Connection, body: str, wanted: set[str], patience: float) -> dict[str, Any]:
+    ends = time.monotonic() + patience
+    while True:
+        pipe.send(("came", body))
+        came: dict[str, Any] = await asyncio.to_thread(pipe.recv)
+        if wanted <= came.keys() or time.monotonic() > ends:
+            return came
+        await asyncio.sleep(0.5)
+
+
+async def main(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="comity-delivery-") as folder_name:
+        folder = Path(folder_name)
+        authority = create_authority(folder / "authority")
+        port = free_port()
+        names = [f"{address(number)}:{port}" for number in range(options.servers)]
+        dead = set(names[1::10])
+        slow = set(names[5::20]) - dead
+        live = set(names) - dead - slow
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=run_peer, args=(port, authority, slow, there), daemon=True)
+        process.start()
+        assert here.recv() == "ready"
+        server = make_server("comity", folder / "comity", authority, plain=True)
+        file = server.directory / "comity.toml"
+        file.write_text(file.read_text().replace("verify_certificates = true", "verify_certificates = false"))
+        await asyncio.to_thread(server.process.start)
+        connector = aiohttp.TCPConnector(ssl=authority.client_context(), limit=0)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            client = await register(http, server, "alice")
+            room_id = await client.create_room(version="10")
+            await fill(http, server, room_id, names)
+            await asyncio.sleep(options.settle)
+            print(f"\n{len(live)} live, {len(slow)} slow ({SLOW_SECONDS:.0f} s an answer), {len(dead)} dead; "
+                  f"{machine.memory_mib(server.process.pid):.0f} MiB")  # fmt: skip
+            here.send(("away", dead))
+            database = sqlite3.connect(server.directory / "data" / "comity.db")
+            for number in range(3):
+                rows = database.execute("SELECT count(*) FROM outbound").fetchone()[0]
+                began = time.time()
+                await client.send(room_id, f"message {number}")
+                more = database.execute("SELECT count(*) FROM outbound").fetchone()[0] - rows
+                came = await delivered(here, f"message {number}", live, 60)
+                times = sorted(at - began for name, (at, _) in came.items() if name in live)
+                print(f"message {number}: {more} row, {len(times)} of {len(live)} live servers, half in "
+                      f"{times[len(times) // 2]:.2f} s, all in {times[-1]:.2f} s; "
+                      f"{machine.memory_mib(server.process.pid):.0f} MiB", flush=True)  # fmt: skip
+                await asyncio.sleep(2)
+            await client.send(room_id, "before the kill")
+            await asyncio.to_thread(server.process.kill)
+            await asyncio.to_thread(server.process.start)
+            here.send(("away", set()))
+            texts = ["message 0", "message 1", "message 2", "before the kill"]
+            began = time.time()
+            for text in texts:
+                came = await delivered(here, text, set(names), options.patience)
+                twice = sum(times > 1 for _, times in came.values())
+                print(f"{text!r}: {len(came)} of {len(names)} servers have it, {twice} were sent it twice, "
+                      f"{time.time() - began:.0f} s after all were back")  # fmt: skip
+            print(f"{machine.memory_mib(server.process.pid):.0f} MiB")
+        await asyncio.to_thread(server.process.kill)
+        here.send(("end", None))
+        os.kill(process.pid or 0, 15)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.delivery", description=__doc__)
+    parser.add_argument("--servers", type=int, default=3_000)
+    parser.add_argument("--settle", type=float, default=30.0)
+    parser.add_argument("--patience", type=float, default=240.0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(arguments()))
