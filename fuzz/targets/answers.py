@@ -9,11 +9,15 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 
+from comity.federation.answers import MAX_EVENTS, MAX_PROFILE_FIELDS
 from comity.federation.availability import Availability
-from comity.federation.calls import MAX_EVENTS, MAX_PROFILE_FIELDS, Calls
+from comity.federation.calls import Calls
 from comity.federation.client import FederationClient
+from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.discoverer import Discoverer
 from comity.federation.errors import FederationError
+from comity.federation.key_calls import KeyCalls
+from comity.federation.user_calls import UserCalls
 from comity.ports import Answer, Endpoint
 from comity.protocol.identifiers import is_event_id, is_room_id, is_server_name
 from comity.protocol.signing import SigningKey
@@ -48,21 +52,31 @@ class Told:
         return self.answer
 
 
-async def _directory(calls: Calls) -> str:
-    found = await calls.query_directory(PEER, "#a:b.example")
+class All:
+    """Every call that there is."""
+
+    def __init__(self, client: FederationClient) -> None:
+        self.rooms = Calls(client)
+        self.keys = KeyCalls(client)
+        self.users = UserCalls(client)
+        self.directory = DirectoryCalls(client)
+
+
+async def _directory(calls: All) -> str:
+    found = await calls.directory.query_directory(PEER, "#a:b.example")
     require(is_room_id(found.room_id) and all(map(is_server_name, found.servers)), "an alias leads to a room")
     return "directory"
 
 
-async def _send_join(calls: Calls) -> str:
-    found = await calls.send_join(PEER, ROOM, EVENT)
+async def _send_join(calls: All) -> str:
+    found = await calls.rooms.send_join(PEER, ROOM, EVENT)
     require(all(map(is_server_name, found.servers_in_room)), "servers are server names")
     require(all(isinstance(event, dict) for event in (*found.state, *found.auth_chain)), "events are objects")
     return f"join {len(found.state)}"
 
 
-async def _state_ids(calls: Calls) -> str:
-    state, chain = await calls.state_ids(PEER, ROOM, "$1")
+async def _state_ids(calls: All) -> str:
+    state, chain = await calls.rooms.state_ids(PEER, ROOM, "$1")
     require(all(map(is_event_id, (*state, *chain))), "ids are event ids")
     return f"ids {len(state)}"
 
@@ -74,18 +88,18 @@ async def _events(found: Awaitable[list[dict[str, object]]]) -> str:
     return f"events {len(events)}"
 
 
-async def _state(calls: Calls) -> str:
-    state, _ = await calls.state(PEER, ROOM, "$1")
+async def _state(calls: All) -> str:
+    state, _ = await calls.rooms.state(PEER, ROOM, "$1")
     return f"state {len(state)}"
 
 
-async def _make(calls: Calls) -> str:
-    found = await calls.make_join(PEER, ROOM, USER, ["10"])
+async def _make(calls: All) -> str:
+    found = await calls.rooms.make_join(PEER, ROOM, USER, ["10"])
     return f"make {found.room_version[:3]}"
 
 
-async def _profile(calls: Calls) -> str:
-    found = await calls.query_profile(PEER, "@bob:b.example", None)
+async def _profile(calls: All) -> str:
+    found = await calls.users.query_profile(PEER, "@bob:b.example", None)
     require(len(found) <= MAX_PROFILE_FIELDS, "a profile has a bound")
     return "profile"
 
@@ -95,21 +109,25 @@ async def _kept(what: str, found: Awaitable[object]) -> str:
     return what
 
 
-CALLS: Mapping[str, Callable[[Calls], Awaitable[str]]] = {
-    "version": lambda calls: _kept("version", calls.version(PEER)),
-    "server_keys": lambda calls: _kept("keys", calls.server_keys(PEER)),
-    "query_keys": lambda calls: _kept("documents", calls.query_keys(PEER, {"b.example": {"ed25519:1": 1}})),
-    "send": lambda calls: _kept("send", calls.send_transaction(PEER, "1", b"{}")),
+CALLS: Mapping[str, Callable[[All], Awaitable[str]]] = {
+    "version": lambda calls: _kept("version", calls.keys.version(PEER)),
+    "server_keys": lambda calls: _kept("keys", calls.keys.server_keys(PEER)),
+    "query_keys": lambda calls: _kept(
+        "documents", calls.keys.query_keys(PEER, {"b.example": {"ed25519:1": 1}})
+    ),
+    "send": lambda calls: _kept("send", calls.rooms.send_transaction(PEER, "1", b"{}")),
     "make_join": _make,
     "send_join": _send_join,
-    "send_leave": lambda calls: _kept("left", calls.send_leave(PEER, ROOM, EVENT)),
-    "invite": lambda calls: _kept("invited", calls.invite(PEER, ROOM, EVENT, "10", [])),
-    "event": lambda calls: _kept("event", calls.get_event(PEER, "$1")),
+    "send_leave": lambda calls: _kept("left", calls.rooms.send_leave(PEER, ROOM, EVENT)),
+    "invite": lambda calls: _kept("invited", calls.rooms.invite(PEER, ROOM, EVENT, "10", [])),
+    "event": lambda calls: _kept("event", calls.rooms.get_event(PEER, "$1")),
     "state_ids": _state_ids,
     "state": _state,
-    "event_auth": lambda calls: _events(calls.event_auth(PEER, ROOM, "$1")),
-    "backfill": lambda calls: _events(calls.backfill(PEER, ROOM, ["$1"], 10)),
-    "missing_events": lambda calls: _events(calls.get_missing_events(PEER, ROOM, ["$1"], ["$2"], 10, 0)),
+    "event_auth": lambda calls: _events(calls.rooms.event_auth(PEER, ROOM, "$1")),
+    "backfill": lambda calls: _events(calls.rooms.backfill(PEER, ROOM, ["$1"], 10)),
+    "missing_events": lambda calls: _events(
+        calls.rooms.get_missing_events(PEER, ROOM, ["$1"], ["$2"], 10, 0)
+    ),
     "profile": _profile,
     "directory": _directory,
 }
@@ -118,13 +136,13 @@ _loop = asyncio.new_event_loop()
 _told = Told()
 
 
-def _calls() -> Calls:
+def _calls() -> All:
     """Made anew for each input: a server that answers with 503 is not asked again for a while."""
     clock, entropy = ManualClock(), FixedEntropy()
     discoverer = Discoverer(_told, TableResolver(), clock, entropy)
     availability = Availability(clock, entropy)
     key = SigningKey("1", b"\x01" * 32)
-    return Calls(FederationClient(discoverer, _told, clock, "a.example", key, availability))
+    return All(FederationClient(discoverer, _told, clock, "a.example", key, availability))
 
 
 def check_answer(data: bytes) -> str:
