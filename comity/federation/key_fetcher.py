@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,6 +249,7 @@ class KeyFetcher:
             except FederationError as error:
                 _log.info("the notary %s gives no keys: %s", notary, error)
                 return
+        learning: list[Coroutine[Any, Any, None]] = []
         for document in documents:
             name = document.get("server_name")
             if not isinstance(name, str) or name not in wanted:
@@ -262,7 +263,9 @@ class KeyFetcher:
                 _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, error)
             else:
                 kept = self._to_be_kept(document, fetched_at=0)
-                await self._keys.learn(name, published, from_notary=True, document=kept)
+                learning.append(self._keys.learn(name, published, from_notary=True, document=kept))
+        # Together, so that they are stored by one write.
+        await asyncio.gather(*learning)
 
     async def _notary_keys(self, notary: str) -> dict[str, bytes]:
         """The keys with which a notary may sign now."""

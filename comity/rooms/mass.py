@@ -30,8 +30,10 @@ from comity.store.events import REJECTED, Events
 _log = logging.getLogger(__name__)
 #: Events that are objects at once while they are checked: some megabytes.
 CHECKED_AT_ONCE = 400
+#: As many of those are under way together.
+CHECKS_AT_ONCE = 2
 #: Events that are judged and stored by one write; the loop is held for some milliseconds.
-STORED_AT_ONCE = 200
+STORED_AT_ONCE = 250
 #: Events whose signers are looked at before other tasks get a turn.
 _GLANCED_AT_ONCE = 2_000
 
@@ -96,12 +98,8 @@ class Mass:
         await self._prepare_keys([*state, *chain])
         parts: dict[str, _Part] = {}
         taken = Taken()
-        for start in range(0, len(chain), CHECKED_AT_ONCE):
-            await self._check(version, room_id, chain[start : start + CHECKED_AT_ONCE], parts)
-        for start in range(0, len(state), CHECKED_AT_ONCE):
-            ids = await self._check(version, room_id, state[start : start + CHECKED_AT_ONCE], parts)
-            taken.state.extend(ids)
-            _log.debug("checked %d of %d state events of %s", len(taken.state), len(state), room_id)
+        await self._check_all(version, room_id, chain, parts)
+        taken.state.extend(await self._check_all(version, room_id, state, parts))
         ordered = list(_in_auth_order(parts))
         for start in range(0, len(ordered), STORED_AT_ONCE):
             some = ordered[start : start + STORED_AT_ONCE]
@@ -129,6 +127,26 @@ class Mass:
                     keys = wanted.setdefault(server, {})
                     keys[key_id] = max(keys.get(key_id, 0), int(glance.origin_server_ts))
         await self._keyring.prepare(wanted)
+
+    async def _check_all(
+        self, version: RoomVersion, room_id: str, raws: Sequence[msgspec.Raw], parts: dict[str, _Part]
+    ) -> list[str]:
+        """Check events some at a time; the ids of the valid ones."""
+        ids: list[str] = []
+        width = CHECKED_AT_ONCE * CHECKS_AT_ONCE
+        for start in range(0, len(raws), width):
+            some = raws[start : start + width]
+            # While the signatures of some are verified in threads, the next are parsed.
+            found = await asyncio.gather(
+                *(
+                    self._check(version, room_id, some[at : at + CHECKED_AT_ONCE], parts)
+                    for at in range(0, len(some), CHECKED_AT_ONCE)
+                )
+            )
+            for each in found:
+                ids.extend(each)
+            _log.debug("checked %d of %d events of %s", start + len(some), len(raws), room_id)
+        return ids
 
     async def _check(
         self, version: RoomVersion, room_id: str, raws: Sequence[msgspec.Raw], parts: dict[str, _Part]
