@@ -34,6 +34,8 @@ MAX_AT_ONCE = 8
 MAX_WAITING = 5_000
 #: A list is believed so long without being asked for again, lest a missed change stay missed.
 MAX_AGE_MS = 24 * 3600 * 1000
+#: How often a list is asked for in a row while it changes.
+MAX_TRIES = 3
 MAX_STREAM_ID = 2**53
 MAX_NAME_BYTES = 1_024
 #: Previous changes that one update may name.
@@ -80,7 +82,9 @@ class RemoteDevices:
                 return False
             self._news.seen(tx, user_id, tx.next_position())
             if known is None:
-                return False
+                # Also for a list that is on its way: its answer may be older than this change.
+                device_lists.put_remote_list(tx, user_id, RemoteList(stream_id, True, 0))
+                return True
             is_next = all(item <= known.stream_id for item in previous)
             newest = max(known.stream_id, stream_id)
             stale = known.stale or not is_next
@@ -167,29 +171,45 @@ class RemoteDevices:
             _log.error("the devices of %s could not be fetched", user_id, exc_info=error)
 
     async def _ask(self, user_id: str) -> dict[str, Any]:
-        server = server_of(user_id)
-        async with self._turn:
-            answer = await self._calls.devices(server, user_id)
-        devices, signing, stream_id = _parsed(server, user_id, answer)
-        now = self._clock.now_ms()
+        for tries_left in reversed(range(MAX_TRIES)):
+            async with self._turn:
+                shown, stale = await self._ask_once(user_id)
+            if not stale or not tries_left:
+                return shown
+        raise AssertionError("a list is asked for once at least")
 
-        def store(tx: WriteTx) -> None:
+    async def _ask_once(self, user_id: str) -> tuple[dict[str, Any], bool]:
+        """What the user's server says, kept; and whether a change came meanwhile that may not be in it."""
+        server = server_of(user_id)
+        before = await self._database.read(lambda tx: device_lists.remote_list(tx, user_id))
+        devices, signing, stream_id = _parsed(server, user_id, await self._calls.devices(server, user_id))
+        now = self._clock.now_ms()
+        with_keys = [(device_id, json, name) for device_id, json, name in devices if json is not None]
+
+        def store(tx: WriteTx) -> bool:
             if not self._shares(tx, user_id):
-                return
+                return False
             known = device_lists.remote_list(tx, user_id)
-            stale = known is not None and known.stream_id > stream_id
+            # Only of what came meanwhile: a server may count its lists and its changes apart.
+            came = known is not None and (before is None or known.stream_id != before.stream_id)
+            stale = came and known is not None and known.stream_id > stream_id
+            held = cross_signing.keys_of(tx, user_id)
+            is_new = sorted(with_keys) != device_lists.remote_devices(tx, user_id)
             device_lists.put_remote_list(tx, user_id, RemoteList(stream_id, stale, now))
             device_lists.replace_remote_devices(tx, user_id, devices)
-            held = cross_signing.keys_of(tx, user_id)
             for usage in _TOLD:
                 if usage not in signing:
                     cross_signing.delete(tx, user_id, usage)
                 elif held.get(usage) != signing[usage]:
+                    is_new = True
                     cross_signing.put(tx, user_id, usage, signing[usage], tx.next_position())
+            if known is not None and known.fetched_at and is_new:
+                # A change of which nothing was told, or not to us.
+                self._news.seen(tx, user_id, tx.next_position())
+            return stale
 
-        await self._database.write(store)
-        with_keys = [(device_id, json, name) for device_id, json, name in devices if json is not None]
-        return _shown(with_keys, signing)
+        stale = await self._database.write(store)
+        return _shown(with_keys, signing), stale
 
     async def close(self) -> None:
         """Stop asking."""

@@ -214,3 +214,11 @@ async def test_who_somebody_is(pair: Pair, alice: Client, bob: Client) -> None:
         query = {"access_token": given["access_token"]}
         answer = await request(client.http, "GET", client.server.base_url, path, query=query)
         assert answer == {"sub": client.user_id}
+
+
+async def test_keys_of_a_stranger(pair: Pair, alice: Client, bob: Client) -> None:
+    """Users who share no room are asked for by POST user/keys/query, in both directions."""
+    for owner, other in ((alice, bob), (bob, alice)):
+        keys = await _keys(owner)
+        listed = (await _query(other, owner))["device_keys"].get(owner.user_id, {})
+        assert {device: _bare(part) for device, part in listed.items()} == {owner.device_id: keys}
