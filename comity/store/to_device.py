@@ -73,6 +73,17 @@ def put_outbound(tx: Tx, server: str, position: int, content: str) -> None:
     )
 
 
+def drop_outbound_beyond(tx: Tx, server: str, keep: int) -> int:
+    """Delete all but the newest `keep` messages that wait for a server; how many that were."""
+    row = tx.one(
+        "SELECT position FROM outbound_to_device WHERE server = ? ORDER BY position DESC LIMIT 1 OFFSET ?",
+        (server, keep),
+    )
+    if row is None:
+        return 0
+    return tx.changed("DELETE FROM outbound_to_device WHERE server = ? AND position <= ?", (server, row[0]))
+
+
 def note_received(tx: Tx, origin: str, message_id: str, now_ms: int) -> bool:
     """Remember the id of a message that came from `origin`; False if it has come before."""
     return (

@@ -28,7 +28,9 @@ MAX_RECEIVERS = 10_000
 MAX_CONTENT_BYTES = 65_536
 #: Messages that wait for one device; of one that never syncs, the oldest go.
 MAX_WAITING = 10_000
-#: Every so many positions, a receiver's queue is held against MAX_WAITING.
+#: Messages that wait for another server; of one that never comes back, the oldest go.
+MAX_WAITING_FOR_SERVER = 50_000
+#: Every so many positions, a receiver's queue is held against its limit.
 TRIM_EVERY = 128
 ALL_DEVICES = "*"
 #: Enough chance that no two of a server's messages have the same id.
@@ -81,6 +83,8 @@ class ToDevice:
             for server, content in remote.items():
                 queues.ensure_destination(tx, server, position - 1)
                 to_device.put_outbound(tx, server, position, content)
+                if position % TRIM_EVERY == 0:
+                    to_device.drop_outbound_beyond(tx, server, MAX_WAITING_FOR_SERVER)
             if remote:
                 tx.after_commit(lambda: self._sink.wake_soon(remote.keys()))
             self._deliver(tx, position, user_id, kind, local)
