@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import orjson
 
 from comity.cli.administering import use_database
 from comity.cli.options import config_option, exit_with
+from comity.cli.telling import moment, plain
 from comity.config import Config
 from comity.net.system import ThreadOffload
 from comity.rooms.explain import Check, Explainer, Verdict, Waiting
@@ -79,8 +79,8 @@ def _find(tx: Tx, database: Database, target: str) -> Answer | list[Reverted] | 
 def _answer(answer: Answer) -> Iterator[str]:
     if answer.waiting is not None:
         waiting = answer.waiting
-        yield _plain(
-            f"{waiting.event_id} came from {waiting.origin} at {_moment(waiting.received_at)} for "
+        yield plain(
+            f"{waiting.event_id} came from {waiting.origin} at {moment(waiting.received_at)} for "
             f"{waiting.room_id}, and waits for events that it stands on."
         )
     if answer.verdict is not None:
@@ -92,7 +92,7 @@ def _answer(answer: Answer) -> Iterator[str]:
 def _verdict(verdict: Verdict) -> Iterator[str]:
     yield _line(verdict.event)
     at = f"position {verdict.position}" if verdict.position else "no position of its own in the log"
-    yield f"in {_plain(verdict.room_id)}, room version {verdict.room_version}; {at}"
+    yield f"in {plain(verdict.room_id)}, room version {verdict.room_version}; {at}"
     color = {"accepted": "green", "rejected": "red", "soft-failed": "yellow"}.get(verdict.verdict)
     yield "verdict: " + click.style(verdict.verdict, fg=color, bold=True)
     yield ""
@@ -102,7 +102,7 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         yield "It cites as its auth events:"
         yield from _lines(verdict.auth_events)
     for note in verdict.notes:
-        yield _plain(f"Note: {note}")
+        yield plain(f"Note: {note}")
 
 
 def _check(check: Check) -> Iterator[str]:
@@ -162,10 +162,10 @@ def _reversions(reversions: Sequence[Reverted]) -> Iterator[str]:
     if not reversions:
         yield "State resolution has taken nothing back in this room."
     for item in reversions:
-        yield _plain(f"at position {item.position}: {item.key[0]} {item.key[1]!r}")
+        yield plain(f"at position {item.position}: {item.key[0]} {item.key[1]!r}")
         yield "  was     " + ("nothing" if item.was is None else _line(item.was))
         yield "  became  " + ("nothing" if item.became is None else _line(item.became))
-        yield _plain(f"  because {item.cause}")
+        yield plain(f"  because {item.cause}")
 
 
 def _lines(events: Sequence[Told]) -> Iterator[str]:
@@ -179,18 +179,4 @@ def _line(event: Told) -> str:
     elif event.state_key:
         what += f" {event.state_key!r}"
     rejected = ", rejected" if event.rejected else ""
-    return _plain(f"{event.event_id} {what} by {event.sender}, {_moment(event.origin_server_ts)}{rejected}")
-
-
-def _plain(text: str) -> str:
-    """Text of strangers, with nothing in it that a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _moment(at_ms: int) -> str:
-    try:
-        moment = datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC)
-    except (OverflowError, ValueError, OSError):
-        # Whatever a stranger wrote into origin_server_ts.
-        return f"{at_ms} ms"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return plain(f"{event.event_id} {what} by {event.sender}, {moment(event.origin_server_ts)}{rejected}")

@@ -307,16 +307,8 @@ class Calls:
         self, server: str, room_id: str, event_id: str
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """GET state: the state before an event, and its auth chain."""
-        data = await self._client.request(
-            server,
-            "GET",
-            path(f"{V1}/state", room_id),
-            query=[("event_id", event_id)],
-            timeout=JOIN_SECONDS,
-            max_bytes=STATE_BYTES,
-        )
-        answer = decoded(server, data, _State)
-        return await event_objects(server, answer.pdus), await event_objects(server, answer.auth_chain)
+        state, auth_chain = await self.raw_state(server, room_id, event_id)
+        return await event_objects(server, state), await event_objects(server, auth_chain)
 
     async def raw_state(
         self, server: str, room_id: str, event_id: str

@@ -16,7 +16,7 @@ import collections
 import heapq
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from comity.federation import transactions
 from comity.federation.availability import Availability
@@ -40,7 +40,6 @@ from comity.store.events import Events, StoredEvent
 from comity.store.queues import Destination
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 #: Destinations sent to at once: each holds a connection and up to 3 MiB of events.
 MAX_SENDING = 200
 #: And of those that failed before: they mostly hold their place until a time is over, and must not

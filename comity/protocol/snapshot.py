@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from comity.protocol.admission import lookup_in
 from comity.protocol.auth.rules import authorize, check_auth_events
@@ -31,9 +32,23 @@ class Snapshot:
     state: dict[StateKey, Event]
 
 
-def _in_auth_order(events: Mapping[str, Event]) -> list[Event]:
+class Authed(Protocol):
+    """What the order asks of an event, or of what stands for one."""
+
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def auth_event_ids(self) -> tuple[str, ...]: ...
+    @property
+    def depth(self) -> int: ...
+
+
+E = TypeVar("E", bound=Authed)
+
+
+def in_auth_order(events: Mapping[str, E]) -> list[E]:
     """Auth events first; events on a cycle, or that stand on one, are left out."""
-    ordered: list[Event] = []
+    ordered: list[E] = []
     waiting: dict[str, int] = {}
     above: dict[str, list[str]] = {}
     ready: list[str] = []
@@ -67,7 +82,7 @@ def judge(room_id: str, state_ids: Sequence[str], events: Mapping[str, Event]) -
     if create.content.get("room_version", "1") != create.version.identifier:
         raise SnapshotError("The create event is of another room version")
     held: dict[str, Event] = {}
-    for event in _in_auth_order(events):
+    for event in in_auth_order(events):
         # What lacks an auth event cannot be judged: it is left out, not rejected for ever, or whoever
         # answers could make us reject what is true by keeping something back.
         if event.room_id == room_id and all(auth_id in held for auth_id in event.auth_event_ids):

@@ -6,11 +6,10 @@ Spliced from stored bytes; it judges nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from comity.protocol import canonical_json
 from comity.protocol.event import Event
 from comity.rooms.room import Room
+from comity.rooms.serve import splice
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import Events
@@ -22,11 +21,6 @@ MAX_HEROES = 5
 WHOLE_UP_TO = 100
 #: Members among whom they are looked for.
 _LOOKED_AT = 20
-
-
-def splice(events: Iterable[bytes]) -> bytes:
-    """A JSON array of finished JSON values."""
-    return b"[" + b",".join(events) + b"]"
 
 
 def join_answer(

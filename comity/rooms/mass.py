@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,6 +19,7 @@ from comity.federation.keyring import Keyring
 from comity.protocol import identifiers
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion
+from comity.protocol.snapshot import in_auth_order
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
@@ -51,7 +52,7 @@ class _Part:
     """A checked event, small."""
 
     event_id: str
-    auth: tuple[str, ...]
+    auth_event_ids: tuple[str, ...]
     key: StateKey | None
     membership: str | None
     depth: int
@@ -100,7 +101,7 @@ class Mass:
         taken = Taken()
         await self._check_all(version, room_id, chain, parts)
         taken.state.extend(await self._check_all(version, room_id, state, parts))
-        ordered = list(_in_auth_order(parts))
+        ordered = in_auth_order(parts)
         for start in range(0, len(ordered), STORED_AT_ONCE):
             some = ordered[start : start + STORED_AT_ONCE]
             await self._decisions.make(
@@ -192,25 +193,3 @@ class Mass:
                 taken.memberships[number] = part.membership
             if part.key is not None:
                 taken.keys[part.event_id] = part.key
-
-
-def _in_auth_order(parts: Mapping[str, _Part]) -> Iterator[_Part]:
-    """Auth events first; what stands on a cycle is left out."""
-    waiting: dict[str, int] = {}
-    above: dict[str, list[str]] = {}
-    ready: list[str] = []
-    for event_id, part in parts.items():
-        held = [auth_id for auth_id in set(part.auth) if auth_id in parts]
-        waiting[event_id] = len(held)
-        for auth_id in held:
-            above.setdefault(auth_id, []).append(event_id)
-        if not held:
-            ready.append(event_id)
-    ready.sort(key=lambda event_id: (parts[event_id].depth, event_id), reverse=True)
-    while ready:
-        event_id = ready.pop()
-        yield parts[event_id]
-        for next_id in above.get(event_id, ()):
-            waiting[next_id] -= 1
-            if waiting[next_id] == 0:
-                ready.append(next_id)
