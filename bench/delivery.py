@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
 import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,8 @@ async def serve(port: int, authority: Authority, slow: set[str], pipe: Connectio
         command, value = await asyncio.to_thread(pipe.recv)
         if command == "away":
             peer.away = set(value)
-        elif command == "came":
-            pipe.send(peer.came.get(value, {}))
         else:
-            return
+            pipe.send(peer.came.get(value, {}))
 
 
 def run_peer(port: int, authority: Authority, slow: set[str], pipe: Connection) -> None:
@@ -157,8 +155,8 @@ async def delivered(pipe: Connection, body: str, wanted: set[str], patience: flo
 
 
 async def main(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="comity-delivery-") as folder_name:
-        folder = Path(folder_name)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comity-delivery-")))
         authority = create_authority(folder / "authority")
         port = free_port()
         names = [f"{address(number)}:{port}" for number in range(options.servers)]
@@ -168,11 +166,13 @@ async def main(options: argparse.Namespace) -> None:
         here, there = multiprocessing.Pipe()
         process = multiprocessing.Process(target=run_peer, args=(port, authority, slow, there), daemon=True)
         process.start()
+        stack.callback(process.kill)
         assert here.recv() == "ready"
         server = make_server("comity", folder / "comity", authority, plain=True)
         file = server.directory / "comity.toml"
         file.write_text(file.read_text().replace("verify_certificates = true", "verify_certificates = false"))
         await asyncio.to_thread(server.process.start)
+        stack.push_async_callback(asyncio.to_thread, server.process.kill)
         connector = aiohttp.TCPConnector(ssl=authority.client_context(), limit=0)
         async with aiohttp.ClientSession(connector=connector) as http:
             client = await register(http, server, "alice")
@@ -206,9 +206,6 @@ async def main(options: argparse.Namespace) -> None:
                 print(f"{text!r}: {len(came)} of {len(names)} servers have it, {twice} were sent it twice, "
                       f"{time.time() - began:.0f} s after all were back")  # fmt: skip
             print(f"{machine.memory_mib(server.process.pid):.0f} MiB")
-        await asyncio.to_thread(server.process.kill)
-        here.send(("end", None))
-        os.kill(process.pid or 0, 15)
 
 
 def arguments() -> argparse.Namespace:

@@ -208,7 +208,7 @@ def peak_mib(pid: int) -> float:
 
 
 async def measure(
-    http: aiohttp.ClientSession, server: Homeserver, resident: Resident
+    http: aiohttp.ClientSession, server: Homeserver, resident: Resident, *, kill: bool
 ) -> tuple[float, float, float, float]:
     """(seconds to the first message, to all members, MiB before, MiB at most)."""
     client = await register(http, server, "bob")
@@ -217,6 +217,9 @@ async def measure(
     await client.call("POST", "join", resident.room_id, body={}, query={"server_name": resident.name})
     await client.send(resident.room_id, "hello")
     first = time.perf_counter() - began
+    if kill:
+        await asyncio.to_thread(server.process.kill)
+        await asyncio.to_thread(server.process.start)
     while True:
         count = await members(client, resident.room_id)
         whole = time.perf_counter() - began
@@ -252,13 +255,15 @@ async def main(options: argparse.Namespace) -> None:
                 trust(server, resident)
                 await asyncio.to_thread(server.process.start)
                 try:
-                    results[software] = await measure(http, server, resident)
+                    results[software] = await measure(http, server, resident, kill=options.kill)
                 finally:
                     # One of them ends only when it has given up all 500 servers.
                     await asyncio.to_thread(server.process.kill)
                 first, whole, before, peak = results[software]
+                arrived = resident.sent.count("m.room.message")
+                resident.sent.clear()
                 print(f"{software:8} first message {first:7.2f} s, all members {whole:7.2f} s, "
-                      f"{before:.0f} -> at most {peak:.0f} MiB", flush=True)  # fmt: skip
+                      f"{before:.0f} -> at most {peak:.0f} MiB, the message came {arrived} times", flush=True)  # fmt: skip
         if len(results) == 2:
             ours, theirs = results["comity"], results["synapse"]
             print(
@@ -270,6 +275,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.joining", description=__doc__)
     parser.add_argument("--members", type=int, default=10_000)
     parser.add_argument("--servers", type=int, default=500)
+    parser.add_argument(
+        "--kill", action="store_true", help="SIGKILL and start again once the first message is acknowledged"
+    )
     parser.add_argument("--software", default="comity,synapse")
     return parser.parse_args()
 

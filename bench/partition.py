@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -96,58 +98,67 @@ async def timeline(client: Client, room_id: str) -> set[str]:
 
 
 async def main(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="comity-partition-") as name:
-        folder = Path(name)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comity-partition-")))
         authority = create_authority(folder / "authority")
-        servers = [
-            make_server(software, folder / software, authority, plain=True)
-            for software in ("comity", "synapse")
-        ]
-        forwarders = []
-        for server in servers:
-            hidden = free_port()
+        servers, forwarders = [], []
+        for software in ("comity", "synapse"):
+            server, hidden = make_server(software, folder / software, authority, plain=True), free_port()
             behind(server, hidden)
-            forwarders.append(Forwarder(int(server.name.rpartition(":")[2]), hidden))
-            await forwarders[-1].start()
+            forwarder = Forwarder(int(server.name.rpartition(":")[2]), hidden)
+            await forwarder.start()
             await asyncio.to_thread(server.process.start)
+            stack.push_async_callback(asyncio.to_thread, server.process.kill)
             # Clients go past the forwarder.
             server.process.port = hidden
+            servers.append(server)
+            forwarders.append(forwarder)
         connector = aiohttp.TCPConnector(ssl=authority.client_context(), limit=0)
-        async with aiohttp.ClientSession(connector=connector) as http:
-            alice, bob = await register(http, servers[0], "alice"), await register(http, servers[1], "bob")
-            room_id = await alice.create_room(version="10")
-            await bob.join(room_id, servers[0])
-            await alice.set_state(
-                room_id, "m.room.power_levels", {"users": {alice.user_id: 100, bob.user_id: 100}}
-            )
-            await asyncio.sleep(3)
-            for forwarder in forwarders:
-                forwarder.cut()
-            ends = time.monotonic() + options.minutes * 60
-            said = await asyncio.gather(
-                talk(alice, room_id, "alice", ends, options.pause),
-                talk(bob, room_id, "bob", ends, options.pause),
-            )
-            for forwarder in forwarders:
-                forwarder.open = True
-            began = time.monotonic()
-            wanted = {*said[0], *said[1]}
-            while time.monotonic() - began < options.patience:
-                # People go on talking, which is what tells a server that the other is back.
-                wanted.add(await alice.send(room_id, "are you there"))
-                wanted.add(await bob.send(room_id, "are you"))
-                await asyncio.sleep(5)
-                here, there = await timeline(alice, room_id), await timeline(bob, room_id)
-                state = await alice.state(room_id) == await bob.state(room_id)
-                print(
-                    f"{time.monotonic() - began:5.0f} s: comity lacks {len(wanted - here)}, Synapse "
-                    f"{len(wanted - there)} of {len(wanted)}; state {'equal' if state else 'differs'}",
-                    flush=True,
-                )
-                if state and wanted <= here and wanted <= there:
-                    break
-        for server in servers:
-            await asyncio.to_thread(server.process.kill)
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        await part(options, http, servers, forwarders)
+
+
+async def part(
+    options: argparse.Namespace,
+    http: aiohttp.ClientSession,
+    servers: list[Homeserver],
+    forwarders: list[Forwarder],
+) -> None:
+    """Part them, let people talk, join them, and tell what each has."""
+    alice, bob = await register(http, servers[0], "alice"), await register(http, servers[1], "bob")
+    room_id = await alice.create_room(version="10")
+    await bob.join(room_id, servers[0])
+    levels = {"users": {alice.user_id: 100, bob.user_id: 100}}
+    await alice.set_state(room_id, "m.room.power_levels", levels)
+    await asyncio.sleep(3)
+    for forwarder in forwarders:
+        forwarder.cut()
+    ends = time.monotonic() + options.minutes * 60
+    said = await asyncio.gather(
+        talk(alice, room_id, "alice", ends, options.pause),
+        talk(bob, room_id, "bob", ends, options.pause),
+    )
+    for forwarder in forwarders:
+        forwarder.open = True
+    began = time.monotonic()
+    wanted = {*said[0], *said[1]}
+    print(f"{options.minutes:g} minutes apart, {len(said[0])} and {len(said[1])} events", flush=True)
+    while time.monotonic() - began < options.patience:
+        # People go on talking, which is what tells a server that the other is back.
+        wanted.add(await alice.send(room_id, "are you there"))
+        wanted.add(await bob.send(room_id, "are you"))
+        await asyncio.sleep(5)
+        here, there = await timeline(alice, room_id), await timeline(bob, room_id)
+        is_same = await alice.state(room_id) == await bob.state(room_id)
+        print(
+            f"{time.monotonic() - began:5.0f} s: comity lacks {len(wanted - here)}, Synapse "
+            f"{len(wanted - there)} of {len(wanted)}; state {'equal' if is_same else 'differs'}; "
+            f"timelines {'equal' if here == there else 'differ'}",
+            flush=True,
+        )
+        if is_same and here == there and wanted <= here:
+            return
+    sys.exit("they did not come to the same")
 
 
 def arguments() -> argparse.Namespace:
