@@ -29,6 +29,8 @@ class Availability:
         self._entropy = entropy
         self._failing: Bounded[str, Retry] = Bounded(MAX_REMEMBERED)
         self._heard: Bounded[str, int] = Bounded(MAX_REMEMBERED)
+        #: Servers that have answered since the start, and not failed since.
+        self._answering: Bounded[str, bool] = Bounded(MAX_REMEMBERED)
         #: Called with a server that failed and now answers again.
         self.on_back: list[Callable[[str], None]] = []
 
@@ -40,6 +42,10 @@ class Availability:
         """Whether the server is not known to be down just now."""
         return pacing.may_try(self._failing.get(server), self._clock.now_ms())
 
+    def is_answering(self, server: str) -> bool:
+        """Whether the server has answered us since the start, the last time that it was asked."""
+        return self._answering.get(server) is not None
+
     def remember(self, server: str, retry: Retry) -> None:
         """Take up a schedule that was stored before."""
         self._failing.put(server, retry)
@@ -48,10 +54,12 @@ class Availability:
         """The server could not be reached: its schedule from here on."""
         retry = pacing.after_failure(self._failing.get(server), self._clock.now_ms(), self._entropy.random())
         self._failing.put(server, retry)
+        self._answering.drop(server)
         return retry
 
     def succeeded(self, server: str) -> None:
         """The server answered."""
+        self._answering.put(server, True)
         if self._failing.get(server) is None:
             return
         self._failing.drop(server)

@@ -42,9 +42,9 @@ from comity.store.queues import Destination
 _log = logging.getLogger(__name__)
 #: Destinations sent to at once: each holds a connection and up to 3 MiB of events.
 MAX_SENDING = 200
-#: And of those that failed before: they mostly hold their place until a time is over, and must not
-#: take it from those that answer.
-MAX_RETRYING = 50
+#: And of those that failed before or have not answered yet: they mostly hold their place until a time is
+#: over, and must not take it from those that answer.
+MAX_UNPROVEN = 150
 #: Transactions to one destination in a row; then the others that wait have their turn.
 MAX_IN_A_ROW = 20
 #: Destinations with nothing to do whose cursor stays in memory; about 300 bytes each.
@@ -82,9 +82,9 @@ class Outbox:
         self._lines: dict[str, Line] = {}
         self._idle: Bounded[str, Line] = Bounded(MAX_IDLE_LINES)
         self._ready: collections.deque[Line] = collections.deque()
-        self._ready_again: collections.deque[Line] = collections.deque()
+        self._ready_unproven: collections.deque[Line] = collections.deque()
         self._sending = 0
-        self._retrying = 0
+        self._unproven = 0
         self._senders: set[asyncio.Task[None]] = set()
         self._helpers: set[asyncio.Task[None]] = set()
         self._timers: list[tuple[int, str]] = []
@@ -185,26 +185,27 @@ class Outbox:
             self._idle.drop(line.server)
             self._lines[line.server] = line
         line.state = State.READY
-        (self._ready if line.retry is None else self._ready_again).append(line)
+        proven = line.retry is None and self._availability.is_answering(line.server)
+        (self._ready if proven else self._ready_unproven).append(line)
 
     def _dispatch(self) -> None:
         while self._running and self._ready and self._sending < MAX_SENDING:
             self._sending += 1
-            self._begin(self._ready.popleft(), retrying=False)
-        while self._running and self._ready_again and self._retrying < MAX_RETRYING:
-            self._retrying += 1
-            self._begin(self._ready_again.popleft(), retrying=True)
+            self._begin(self._ready.popleft(), unproven=False)
+        while self._running and self._ready_unproven and self._unproven < MAX_UNPROVEN:
+            self._unproven += 1
+            self._begin(self._ready_unproven.popleft(), unproven=True)
 
-    def _begin(self, line: Line, *, retrying: bool) -> None:
+    def _begin(self, line: Line, *, unproven: bool) -> None:
         line.state = State.SENDING
         task = asyncio.get_running_loop().create_task(self._send(line))
         self._senders.add(task)
-        task.add_done_callback(lambda done: self._ended(done, retrying=retrying))
+        task.add_done_callback(lambda done: self._ended(done, unproven=unproven))
 
-    def _ended(self, task: asyncio.Task[None], *, retrying: bool) -> None:
+    def _ended(self, task: asyncio.Task[None], *, unproven: bool) -> None:
         self._senders.discard(task)
-        if retrying:
-            self._retrying -= 1
+        if unproven:
+            self._unproven -= 1
         else:
             self._sending -= 1
         self._dispatch()
