@@ -263,7 +263,8 @@ async def main(options: argparse.Namespace) -> None:
                 arrived = resident.sent.count("m.room.message")
                 resident.sent.clear()
                 print(f"{software:8} first message {first:7.2f} s, all members {whole:7.2f} s, "
-                      f"{before:.0f} -> at most {peak:.0f} MiB, the message came {arrived} times", flush=True)  # fmt: skip
+                      f"{before:.0f} -> at most {peak:.0f} MiB, the message came "
+                      f"{arrived} times", flush=True)  # fmt: skip
         if len(results) == 2:
             ours, theirs = results["comity"], results["synapse"]
             print(
