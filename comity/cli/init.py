@@ -97,4 +97,5 @@ What next:
   3. log in with any Matrix client at http://localhost:8008
 
 It listens on this machine alone. To be found by other servers it needs a certificate that they
-trust and an open port: docs/running.md, "TLS" and "Being found".""")
+trust and an open port: docs/running.md, "TLS" and "Being found". Whether it is, tells
+  comity check {server_name}{option}""")
