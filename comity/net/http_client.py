@@ -162,7 +162,9 @@ class HttpsTransport:
 
     async def open(self) -> None:
         """Read the certificates and get ready. Raises OSError when a file cannot be used."""
-        context = await asyncio.to_thread(self._ssl_context)
+        context = await asyncio.to_thread(
+            client_ssl_context, self._trusted_ca, self._client_certificate, verify=self._verify_certificates
+        )
         if self._lookup is None:
             self._lookup = SystemLookup()
         if not self._verify_certificates:
@@ -297,21 +299,29 @@ class HttpsTransport:
             raise AddressNotAllowed(str(address[0]))
         return socket.socket(family, kind, protocol)
 
-    def _ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.hostname_checks_common_name = False
-        context.set_alpn_protocols(["http/1.1"])
-        # What the operator names is trusted, also where it is no authority but a server's certificate.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        for authority in self._trusted_ca:
-            context.load_verify_locations(authority)
-        if self._client_certificate is not None:
-            context.load_cert_chain(*self._client_certificate)
-        if not self._verify_certificates:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+
+def client_ssl_context(
+    trusted_ca: Sequence[Path], client_certificate: tuple[Path, Path] | None, *, verify: bool = True
+) -> ssl.SSLContext:
+    """What other servers are held to: TLS 1.2 or newer, and a certificate for their name by the system's
+    authorities or one of `trusted_ca`.
+
+    `client_certificate` is shown to those who ask. Raises OSError when a file cannot be used.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.set_alpn_protocols(["http/1.1"])
+    # What the operator names is trusted, also where it is no authority but a server's certificate.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    for authority in trusted_ca:
+        context.load_verify_locations(authority)
+    if client_certificate is not None:
+        context.load_cert_chain(*client_certificate)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def _perform(session: aiohttp.ClientSession, exchange: _Exchange) -> Answer:

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from comity.net.addresses import AddressGuard
+from comity.net.http_client import client_ssl_context
 from comity.net.lookup import SystemLookup
 
 #: Seconds for TCP and again for TLS to one address: who does not answer by then is of no use to anybody.
@@ -82,19 +83,8 @@ class TlsProber:
         """Takes what `HttpsTransport` takes. Raises OSError for a file that cannot be used."""
         self._guard = AddressGuard(allow_ranges)
         self._lookup = SystemLookup()
-        self._verifying = ssl.create_default_context()
-        self._verifying.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._verifying.hostname_checks_common_name = False
-        self._verifying.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        for authority in trusted_ca:
-            self._verifying.load_verify_locations(authority)
-        self._looking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._looking.check_hostname = False
-        self._looking.verify_mode = ssl.CERT_NONE
-        for context in (self._verifying, self._looking):
-            context.set_alpn_protocols(["http/1.1"])
-            if client_certificate is not None:
-                context.load_cert_chain(*client_certificate)
+        self._verifying = client_ssl_context(trusted_ca, client_certificate)
+        self._looking = client_ssl_context([], client_certificate, verify=False)
 
     async def addresses(self, host: str) -> list[str]:
         """The IPv4 and IPv6 addresses of a name, or the literal itself. Raises OSError."""
