@@ -17,7 +17,7 @@ from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch, Decided, MemberChange
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
-from comity.store import deliveries, heads, queues, resolutions
+from comity.store import deliveries, device_keys, device_lists, heads, queues, resolutions
 from comity.store import events as stored_events
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
@@ -260,6 +260,8 @@ class _Storing:
             stored_rooms.clear_memberships(tx, room.number)
             for server in stored_rooms.servers(tx, room.number):
                 stored_rooms.end_stay(tx, server, room.number, position - 1)
+        else:
+            self._note_newcomers(changes, position)
         stored_rooms.put_memberships(
             tx,
             room.number,
@@ -301,6 +303,22 @@ class _Storing:
                 stored_rooms.add_local_membership(
                     tx, change.user_id, room.number, position, change.membership or "leave", change.event_num
                 )
+
+    def _note_newcomers(self, changes: Sequence[MemberChange], position: int) -> None:
+        """Those in the room have to look at the devices of who comes in (client-server §Tracking the
+        device list for a user). Call it before the members are stored."""
+        tx = self._tx
+        for change in changes:
+            if change.membership != "join":
+                continue
+            before = stored_rooms.member(tx, self._room.number, change.user_id)
+            if before is not None and before.membership == "join":
+                continue
+            device_keys.mark_changed(tx, change.user_id, position)
+            is_remote = server_of(change.user_id) != self._server_name
+            if is_remote and not device_lists.users_sharing(tx, change.user_id, self._server_name, 1):
+                # While they shared no room with a user of ours, nobody told us of changes.
+                device_lists.mark_stale(tx, change.user_id)
 
     def _store_head(self) -> None:
         tx, batch, room = self._tx, self._batch, self._room

@@ -80,6 +80,11 @@ def put_remote_list(tx: Tx, user_id: str, known: RemoteList) -> None:
     )
 
 
+def mark_stale(tx: Tx, user_id: str) -> None:
+    """Changes of the list may have been missed: it is to be asked for anew."""
+    tx.run("UPDATE remote_device_lists SET stale = 1 WHERE user_id = ?", (user_id,))
+
+
 def remote_devices(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
     """(device id, JSON text, display name) of every device that has identity keys."""
     rows = tx.all(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from comity.federation.user_calls import UserCalls
 from comity.store import device_lists
-from tests.rooms.test_edus_between_servers import ALICE, Pair, pair
+from tests.rooms.test_edus_between_servers import ALICE, ONE, TWO, Pair, pair, person
 
 __all__ = ["pair"]
 
@@ -66,3 +68,30 @@ async def test_a_change_that_nobody_told_is_told_once_the_list_is_asked_for_agai
     await pair.bob.keys_of(pair.alice)
     news = await pair.bob.ask("GET", f"/sync?since={since}")
     assert news["device_lists"]["changed"] == [ALICE]
+
+
+@pytest.mark.parametrize("local", [True, False])
+async def test_who_comes_in_is_somebody_to_look_at(pair: Pair, local: bool) -> None:
+    place, server = (pair.alice.place, ONE) if local else (pair.bob.place, TWO)
+    carol = await person(place, f"@carol:{server}", "TABLET")
+    await carol.upload_keys()
+    await pair.settle()
+    since = (await pair.alice.ask("GET", "/sync"))["next_batch"]
+    await place.rooms.memberships.join(carol.user_id, pair.room_id, [ONE])
+    await pair.settle()
+    news = await pair.alice.ask("GET", f"/sync?since={since}")
+    assert news["device_lists"]["changed"] == [carol.user_id]
+
+
+async def test_who_comes_back_is_asked_for_anew(pair: Pair) -> None:
+    await pair.alice.upload_keys()
+    await pair.settle()
+    assert "PHONE" in await pair.bob.keys_of(pair.alice)
+    await pair.alice.ask("POST", f"/rooms/{pair.room_id}/leave", {})
+    await pair.settle()
+    await pair.alice.ask("PUT", "/devices/PHONE", {"display_name": "Newer"})
+    await pair.settle()
+    await pair.alice.place.rooms.memberships.join(ALICE, pair.room_id, [TWO])
+    await pair.settle()
+    shown = await pair.bob.keys_of(pair.alice)
+    assert shown["PHONE"]["unsigned"] == {"device_display_name": "Newer"}
