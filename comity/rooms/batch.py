@@ -15,6 +15,8 @@ from comity.protocol.admission import Outcome, redaction_applies
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.build import reference_to
 from comity.protocol.event import Event, StateKey
+from comity.protocol.notices import SILENT, Notice, notice_of
+from comity.protocol.push_rules import RoomContext
 from comity.protocol.room_versions import RoomVersion
 from comity.rooms.merge import Merger
 from comity.rooms.reversions import Guard
@@ -54,6 +56,9 @@ class Decided:
     visit: tuple[str, ...] = ()
     #: The ids of events that it points to and that are not here.
     gap: tuple[str, ...] = ()
+    #: Whom it notifies; and whether it stands beside the room's state as it was.
+    notice: Notice = SILENT
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +290,8 @@ class Batch:
             room.state = self.merge(tx, [extremity.state_after for extremity in room.extremities.values()])
         if decided.gap:
             room.missing.update(decided.gap)
+        decided.aside = new.state_before != before
+        decided.notice = notice_of(event, lambda: self._context(tx, event.sender, new.state_before or b""))
         if room.state != before:
             decided.head_state = room.state
             decided.members = self._member_changes(tx, before, room.state)
@@ -314,6 +321,14 @@ class Batch:
             membership = stored.event.membership if stored else None
             changes.append(MemberChange(user_id, membership, number))
         return changes
+
+    def _context(self, tx: Tx, sender: str, state: bytes) -> RoomContext:
+        """What push rules ask about the room in that state, but for the number of members."""
+        find = self._merger.lookup(tx, self.room, state)
+        levels = find(("m.room.power_levels", ""))
+        power = PowerLevels(self.room.version, find(("m.room.create", "")), levels).user(sender)
+        notifications = levels.content.get("notifications") if levels is not None else None
+        return RoomContext(0, power, notifications if isinstance(notifications, dict) else {})
 
     # -- redactions
 

@@ -14,15 +14,19 @@ from functools import partial
 from comity.bus import Bus
 from comity.ports import Clock
 from comity.protocol.identifiers import server_of
-from comity.rooms.batch import Batch, Decided, MemberChange
+from comity.protocol.notices import ACTIVITY_TYPES, SILENT
+from comity.protocol.relations import relation_of
+from comity.rooms.batch import Batch, Decided, MemberChange, Redaction
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
-from comity.store import deliveries, device_keys, device_lists, heads, queues, resolutions
+from comity.store import deliveries, device_keys, device_lists, heads, notices, queues, relations, resolutions
 from comity.store import events as stored_events
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
 from comity.store.database import Database, EarlierWriteError, StoreFailedError, Tx, WriteTx
-from comity.store.events import NewEvent, live_line
+from comity.store.events import ACCEPTED, NewEvent, live_line
+from comity.store.notices import Notification
+from comity.store.relations import NewRelation
 from comity.store.rooms import Gap, Member
 
 _log = logging.getLogger(__name__)
@@ -78,7 +82,7 @@ class Commits:
                     batch.room.stale = True
                 raise
             for batch, storing in zip(batches, stored, strict=True):
-                tx.after_commit(partial(self._publish, batch, storing.servers))
+                tx.after_commit(partial(self._publish, batch, storing))
                 tx.when_seen(partial(self._settle, batch))
             return position
 
@@ -133,15 +137,17 @@ class Commits:
         for stored in batch.restated:
             events.settle(stored.number)
 
-    def _publish(self, batch: Batch, servers: frozenset[str] | None) -> None:
-        """The batch is on disk: the world may know. `servers` are the room's, if they changed."""
-        room, events = batch.room, self._rooms.events
+    def _publish(self, batch: Batch, storing: _Storing) -> None:
+        """The batch is on disk: the world may know."""
+        room, events, servers = batch.room, self._rooms.events, storing.servers
         commits = self._database.commits
         if batch.placed or batch.restated:
             events.note_change(commits)
         for redaction in batch.redactions:
             events.redact(redaction.target_number, redaction.redacted, redaction.by, commits)
             room.recent, room.recent_since = None, commits
+        if storing.related:
+            events.relate(storing.related, commits)
         users: set[str] = set()
         owed: set[str] = set()
         for decided in batch.all_decided():
@@ -175,6 +181,8 @@ class _Storing:
         self._was_resident = batch.room.resident
         #: The servers with joined users, if the batch changes that.
         self.servers: frozenset[str] | None = None
+        #: The ids of events that others turned out to relate to.
+        self.related: set[str] = set()
 
     def run(self) -> int:
         """Store everything; the last position that was given, or 0."""
@@ -199,14 +207,19 @@ class _Storing:
             )
         for decided, position in positions:
             self._follow(decided, position)
+        self._relate([decided for decided, _ in positions])
+        for decided, position in positions:
+            self._notify(decided, position)
         if batch.resolutions:
             resolutions.record(tx, room.number, self._last_position, batch.resolutions)
         for redaction in batch.redactions:
-            stored_events.replace_with_redacted(tx, redaction.target_number, redaction.redacted, redaction.by)
+            self._redact(redaction)
         for redacts, number in batch.awaited:
             stored_rooms.await_redaction(tx, redacts, number)
         if batch.restated:
             stored_events.restate(tx, batch.restated)
+            gone = [item.line for item in batch.restated if item.verdict != ACCEPTED and item.line]
+            notices.forget(tx, room.number, gone)
         if batch.unstaged:
             queues.unstage(tx, batch.unstaged)
         for write in batch.also:
@@ -246,6 +259,48 @@ class _Storing:
             for server in decided.visit:
                 queues.ensure_destination(tx, server, position - 1)
                 stored_rooms.visit(tx, server, room.number, position)
+
+    def _relate(self, decided: Sequence[Decided]) -> None:
+        """Store which events these relate to, and whether others relate to them."""
+        tx, new = self._tx, []
+        for item in decided:
+            relation = relation_of(item.new.event)
+            if relation is not None:
+                new.append(NewRelation(relation, item.new.number, item.stored.line or 0, item.new.event))
+        if new:
+            relations.insert(tx, self._room.number, new)
+            self.related.update(item.relation.target for item in new)
+        # An event of ours that happens now has an id that nobody knew.
+        elsewhere = [
+            item.new.event.event_id
+            for item in decided
+            if item.new.line or item.send_except != self._server_name
+        ]
+        if elsewhere:
+            self.related.update(relations.mark_related(tx, elsewhere))
+
+    def _notify(self, decided: Decided, position: int) -> None:
+        """Store whom an event notifies, and that something happened."""
+        event, notice = decided.new.event, decided.notice
+        if position == 0 or decided.new.verdict != ACCEPTED:
+            return
+        if event.type in ACTIVITY_TYPES:
+            tx, room_num = self._tx, self._room.number
+            tx.at_end(("activity", room_num), lambda tx: notices.note_activity(tx, room_num, position))
+        if notice is not SILENT:
+            thread = relations.thread_of(self._tx, relation_of(event))
+            line = decided.stored.line or 0
+            row = Notification(line, thread, event.sender, notice.weight, decided.aside)
+            notices.insert(self._tx, self._room.number, row, notice.mentioned)
+
+    def _redact(self, redaction: Redaction) -> None:
+        """Store what is left of an event; it relates to nothing and notifies nobody any more."""
+        tx, number = self._tx, redaction.target_number
+        stored_events.replace_with_redacted(tx, number, redaction.redacted, redaction.by)
+        relations.forget(tx, number)
+        line = stored_events.line_of(tx, number)
+        if line is not None:
+            notices.forget(tx, self._room.number, [line])
 
     def _has_audience(self) -> bool:
         """Whether other servers are in the room, as of this place in the transaction."""

@@ -39,6 +39,11 @@ def position_of(line: int) -> int:
     return -(-line >> LINE_BITS)
 
 
+def is_live(line: int) -> bool:
+    """Whether an event at `line` came as it happened, not as history fetched later."""
+    return line & ((1 << LINE_BITS) - 1) == 0
+
+
 @dataclass(slots=True)
 class StoredEvent:
     """An event and what the room made of it. Shared by all who read it: never change it."""
@@ -53,6 +58,8 @@ class StoredEvent:
     state_before: bytes | None
     state_after: bytes | None
     redacted_by: int | None = None
+    #: Whether others relate to it (`comity.store.relations`).
+    related: bool = False
 
     @property
     def is_outlier(self) -> bool:
@@ -97,7 +104,9 @@ def last_line(tx: Tx) -> int:
     return int(row[0] or 0) if row else 0
 
 
-_COLUMNS = "event_num, event_id, room_num, line, verdict, state_before, state_after, redacted_by, json"
+_COLUMNS = (
+    "event_num, event_id, room_num, line, verdict, state_before, state_after, redacted_by, related, json"
+)
 
 
 class Events:
@@ -171,6 +180,20 @@ class Events:
                     self._by_number.put(number, now)
         self._by_number.note_change(commits)
 
+    def relate(self, event_ids: Iterable[str], commits: int) -> None:
+        """Others relate to these events, as is on disk; `commits` is the database's."""
+        for event_id in event_ids:
+            number = self._pending_ids.get(event_id) or self._numbers.get(event_id)
+            for held in (self._pending, self._by_number):
+                stored = None if number is None else held.get(number)
+                if stored is None or number is None or stored.related:
+                    continue
+                if held is self._pending:
+                    self._pending[number] = replace(stored, related=True)
+                else:
+                    self._by_number.put(number, replace(stored, related=True))
+        self._by_number.note_change(commits)
+
     def note_change(self, commits: int) -> None:
         """A commit changed what is stored of an event: older reads are not kept."""
         self._by_number.note_change(commits)
@@ -189,7 +212,7 @@ class Events:
         return number
 
     def _from_row(self, tx: Tx, row: Row) -> StoredEvent:
-        number, event_id, room_num, line, verdict, before, after, redacted_by, packed = row
+        number, event_id, room_num, line, verdict, before, after, redacted_by, related, packed = row
         version = self._versions.get(room_num)
         if version is None:
             raise KeyError(f"The version of room {room_num} is not known")
@@ -205,6 +228,7 @@ class Events:
             before,
             before if after is None else bytes(after),
             redacted_by,
+            bool(related),
         )
         self._by_number.keep(number, stored, tx.as_of)
         self._numbers.put(event_id, number)
@@ -406,6 +430,12 @@ def restate(tx: Tx, stored: Iterable[StoredEvent]) -> None:
             for item in stored
         ],
     )
+
+
+def line_of(tx: Tx, number: int) -> int | None:
+    """The line of an event; None for an outlier."""
+    row = tx.one("SELECT line FROM events WHERE event_num = ?", (number,))
+    return None if row is None else row[0]
 
 
 def since_line(tx: Tx, room_num: int, line: int) -> list[int]:

@@ -58,4 +58,9 @@ GROWTH: Mapping[str, str] = {
     "device_lists": _USERS,
     "one_time_keys": _DEVICES,
     "fallback_keys": _DEVICES,
+    "relations": "with replies in threads, edits, reactions",
+    "threads": "with threads",
+    "notifications": "with messages",
+    "mentions": "with mentions of users of this server",
+    "room_activity": _ROOMS,
 }

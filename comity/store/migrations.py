@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 
-from comity.store import auth_chains
+from comity.store import auth_chains, views
 from comity.store.database import Driver, GroupTx, Tx
 
 _log = logging.getLogger(__name__)
 #: What SQL alone cannot do, done right after the migration of that number.
-FILLING: Mapping[int, Callable[[Tx], None]] = {4: auth_chains.fill}
+FILLING: Mapping[int, Callable[[Tx], None]] = {4: auth_chains.fill, 6: views.fill}
 #: In the target of a move until that is finished (`comity.store.move`).
 MOVE_PROGRESS = "move_progress"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

@@ -9,7 +9,8 @@ from comity.protocol.errors import MatrixError
 from comity.protocol.event import decode_base64, encode_base64
 from comity.protocol.matching import ABSENT, MAX_GLOB_CHARACTERS, Glob, parse_path, value_at
 from comity.protocol.signing import MAX_AUTHORIZATION_LENGTH, parse_authorization
-from comity.rooms.read.tokens import SyncToken, is_live, line_token, parse_line, position_below
+from comity.rooms.read.tokens import SyncToken, line_token, parse_line, position_below
+from comity.store.events import is_live
 from fuzz.target import Target, require
 
 #: Pattern times text up to which a glob is compared with the slow and simple way.

@@ -21,8 +21,8 @@ NEWEST = available()[-1][0]
 OLDER = range(1, NEWEST)
 #: What a column that came later holds for the rows from before. NULL, where it is not named here.
 LATER: dict[tuple[str, str], object] = {("gaps", "rounds"): 0, ("gaps", "retry_at"): 0}
-#: Tables that a migration fills from what is there.
-FILLED = ("auth_citations",)
+#: Tables that a migration fills from what is there, or of which it fills a column.
+FILLED = ("auth_citations", "events", "relations", "threads", "notifications", "mentions", "room_activity")
 REFUSED = (sqlite3.Error, StatementError)
 
 
@@ -85,6 +85,14 @@ def put(driver: Driver, content: Content) -> Content:
     return held
 
 
+def without(table: tuple[tuple[str, ...], list[Row]], names: tuple[str, ...]) -> list[dict[str, object]]:
+    """The rows of a table, but for some columns."""
+    columns, rows = table
+    return [
+        {name: value for name, value in zip(columns, row, strict=True) if name not in names} for row in rows
+    ]
+
+
 def brought(old: Content, new: Content) -> Content:
     """What an older database holds, as it should stand in the newest schema."""
 
@@ -130,9 +138,12 @@ async def test_an_older_database_keeps_everything(
     assert migrate(bare) == NEWEST
     assert version_of(bare) == NEWEST
     new = whole.content(bare)
-    assert {table: new[table] for table in old} == brought(old, new)
-    filled = {table: content[table] for table in FILLED}
-    assert {table: new[table] for table in FILLED} == filled
+    whole_tables = {table: rows for table, rows in old.items() if table not in FILLED}
+    assert {table: new[table] for table in whole_tables} == brought(whole_tables, new)
+    for table in FILLED:
+        # What the room's state was at each time was not kept at first: no event is known to be beside none.
+        left_out = ("aside",) if version == 1 else ()
+        assert without(new[table], left_out) == without(content[table], left_out)
     assert {table: rows for table, (_, rows) in new.items() if table not in (*old, *FILLED) and rows} == {}
     assert new.keys() == content.keys()
     assert whole.breaches(bare) == []

@@ -83,7 +83,10 @@ async def _room(place: Place, version: str) -> str:
         other.send(CAROL, "m.room.topic", {"topic": "two"}, ""),
         other.send(BOB, "m.room.join_rules", {"join_rule": "invite"}, ""),
     )
-    await place.say(room_id, "both")
+    both = await place.say(room_id, "both")
+    thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": both}}
+    named = {"m.mentions": {"user_ids": [ALICE]}, **thread}
+    await place.accept(place.branch(room_id).send(BOB, "m.room.message", {"body": "in a thread", **named}))
     await _what_waits(place, room_id)
     return room_id
 

@@ -20,13 +20,13 @@ from comity.rooms.read.access import Access, access
 from comity.rooms.read.format import ClientFormat, Reading
 from comity.rooms.read.paging import FillGap, Paging, Walk
 from comity.rooms.read.tail import Tails
-from comity.rooms.read.tokens import is_live, parse_line, position_below
+from comity.rooms.read.tokens import parse_line, position_below
 from comity.rooms.read.visible import RoomView, Visibility
 from comity.store import heads, partial, queues
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
-from comity.store.events import Events, StoredEvent, live_line
+from comity.store.events import Events, StoredEvent, is_live, live_line
 from comity.store.state import States
 
 #: Events whose senders' transactions are remembered: about 300 bytes each.

@@ -65,8 +65,3 @@ def parse_line(text: str) -> int:
 def position_below(line: int) -> int:
     """The last position whose live event is at or below `line`."""
     return line >> LINE_BITS
-
-
-def is_live(line: int) -> bool:
-    """Whether an event at `line` came as it happened, not as history fetched later."""
-    return line & ((1 << LINE_BITS) - 1) == 0
