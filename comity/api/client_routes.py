@@ -17,6 +17,7 @@ from comity.api.client import (
     push_rules,
     receipts,
     register,
+    relations,
     rooms_read,
     services,
     typing,
@@ -78,4 +79,5 @@ def add(
     ByTimeApi(rooms.timestamps, users.limits).routes(router, guard)
     SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)
+    relations.routes(router, guard, rooms.relations)
     sync_routes.routes(router, guard, sync, users.filters)

@@ -7,12 +7,14 @@ number of members (DESIGN §4.8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from comity.protocol.event import Event
 from comity.protocol.push_rules import (
+    KINDS,
     CompiledRules,
     RoomContext,
     compile_rules,
@@ -58,8 +60,8 @@ SILENT = Notice(0)
 
 
 @cache
-def _rules(user_id: str) -> CompiledRules:
-    return compile_rules(default_rules(user_id))
+def _rules_of_nobody() -> CompiledRules:
+    return compile_rules(default_rules(_NOBODY))
 
 
 def notice_of(event: Event, context: Callable[[], RoomContext]) -> Notice:
@@ -70,7 +72,7 @@ def notice_of(event: Event, context: Callable[[], RoomContext]) -> Notice:
     mentions = mentions if isinstance(mentions, dict) else {}
     room = context() if mentions.get("room") is True else RoomContext(0, 0)
     view = view_of(event)
-    outcome = evaluate(_rules(_NOBODY), view, room)
+    outcome = evaluate(_rules_of_nobody(), view, room)
     weight = 2 if outcome.highlight else int(outcome.notify)
     named = mentions.get("user_ids")
     if weight == 2 or not isinstance(named, list):
@@ -83,3 +85,55 @@ def notice_of(event: Event, context: Callable[[], RoomContext]) -> Notice:
         if not evaluate(compile_rules(default_rules(first)), view, room).highlight:
             users.clear()
     return Notice(weight, tuple(users))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a user's rules may differ from the predefined ones in effect: in these rooms, or anywhere."""
+
+    anywhere: bool = False
+    rooms: frozenset[str] = frozenset()
+
+    def matters_in(self, room_id: str) -> bool:
+        """Whether they may in that room."""
+        return self.anywhere or room_id in self.rooms
+
+
+NO_DIFFERENCE = Difference()
+
+
+def difference(user_id: str, ruleset: Mapping[str, Any]) -> Difference:
+    """How a user's ruleset (the value of `global`) differs from the predefined one."""
+    predefined = default_rules(user_id)
+    rooms: set[str] = set()
+    for kind in KINDS:
+        listed = ruleset.get(kind)
+        rules = [rule for rule in listed if isinstance(rule, dict)] if isinstance(listed, list) else []
+        if [rule for rule in rules if rule.get("default")] != predefined[kind]:
+            return Difference(anywhere=True)
+        for rule in rules:
+            if rule.get("default") or rule.get("enabled") is False:
+                continue
+            room_id = _only_room(kind, rule)
+            if room_id is None:
+                return Difference(anywhere=True)
+            rooms.add(room_id)
+    return Difference(rooms=frozenset(rooms))
+
+
+def _only_room(kind: str, rule: Mapping[str, Any]) -> str | None:
+    """The one room in which a rule of a user's own can match; None if there are others."""
+    if kind == "room":
+        room_id = rule.get("rule_id")
+        return room_id if isinstance(room_id, str) else None
+    conditions = rule.get("conditions")
+    for condition in conditions if isinstance(conditions, list) else ():
+        if isinstance(condition, dict) and condition.get("kind") == "event_match":
+            pattern = condition.get("pattern")
+            if (
+                condition.get("key") == "room_id"
+                and isinstance(pattern, str)
+                and not set(pattern) & set("*?")
+            ):
+                return pattern
+    return None

@@ -37,6 +37,7 @@ from comity.rooms.policy_service import PolicyService
 from comity.rooms.portrait import Portraits
 from comity.rooms.public_rooms import PublicRooms
 from comity.rooms.read import Reader
+from comity.rooms.read.relations import RelationsReader
 from comity.rooms.resident import Resident
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Rooms, know_all_rooms, load_numbers
@@ -197,6 +198,7 @@ class RoomSystem:
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
             fill_gap=backfill.fill, whole=completer.whole,
         )  # fmt: skip
+        self.relations = RelationsReader(self.reader, lambda: bus.position)
         backfill.on_history = completer.on_complete = self.reader.history_came
         self.timestamps = Timestamps(
             database=database, rooms=rooms, server=self.server, decisions=core.decisions, grafter=grafter,

@@ -20,6 +20,7 @@ from comity.protocol.build import Draft, Reference, build, reference_to
 from comity.protocol.errors import MatrixError, forbidden, not_found
 from comity.protocol.event import Event
 from comity.protocol.identifiers import server_of
+from comity.protocol.relations import ANNOTATION, THREAD, Relation, relation_of
 from comity.protocol.room_versions import EventIds
 from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
@@ -29,11 +30,13 @@ from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
 from comity.rooms.policy import Policies
 from comity.rooms.room import Room, Rooms
-from comity.store import queues
+from comity.store import queues, relations
 from comity.store.database import Database, Tx, WriteTx
 
 #: An event of ours points to at most this many ends of the graph; the rest wait for the next.
 MAX_PREV_OF_OURS = 10
+#: Annotations of one event by one user that a new one is held against.
+MAX_OWN_ANNOTATIONS = 200
 #: Characters of an event id that room versions 1 and 2 let us choose.
 ASSIGNED_ID_LENGTH = 24
 
@@ -184,6 +187,7 @@ class Writer:
         standing = self._unchanged(tx, batch.room, draft)
         if standing is not None:
             return standing
+        self._check_relation(tx, batch.room, draft)
         if recommended is not None:
             visit = self._told_beside(tx, batch.room, recommended)
             self.append_event(tx, batch, recommended, visit=visit)
@@ -203,6 +207,35 @@ class Writer:
             draft.content, option=orjson.OPT_SORT_KEYS
         )
         return standing if same else None
+
+    def _check_relation(self, tx: Tx, room: Room, draft: Draft) -> None:
+        """Raises 400 M_DUPLICATE_ANNOTATION, and M_UNKNOWN for a thread on what cannot have one.
+
+        client-server §Avoiding duplicate annotations, §Validation of m.thread relationships.
+        """
+        relates = draft.content.get("m.relates_to")
+        if not isinstance(relates, dict) or relates.get("rel_type") not in (ANNOTATION, THREAD):
+            return
+        target, events = relates.get("event_id"), self._rooms.events
+        if not isinstance(target, str):
+            return
+        if relates["rel_type"] == THREAD:
+            root = events.by_id(tx, target)
+            if root is not None and relation_of(root.event) is not None:
+                raise MatrixError(
+                    400, "M_UNKNOWN", "That event relates to another: no thread can start at it"
+                )
+            return
+        rows = relations.children(
+            tx, room.number, [target], rel_type=ANNOTATION, event_type=draft.type, sender=draft.sender,
+            limit=MAX_OWN_ANNOTATIONS,
+        )  # fmt: skip
+        held = list(events.load(tx, [number for _, number in rows]).values())
+        held += events.pending_of(room.number, draft.sender)
+        for stored in held:
+            relation = relation_of(stored.event) if stored.event.type == draft.type else None
+            if relation == Relation(ANNOTATION, target, relates.get("key")):
+                raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have annotated that event so already")
 
     # -- steps that other writers of local events share
 

@@ -371,6 +371,14 @@ class Events:
             and stored.room_num == room_num
         ]
 
+    def pending_of(self, room_num: int, sender: str) -> list[StoredEvent]:
+        """The events of one sender in a room that are not on disk yet."""
+        return [
+            stored
+            for stored in self._pending.values()
+            if stored.room_num == room_num and stored.event.sender == sender
+        ]
+
     def pending_citations(self, number: int) -> list[StoredEvent]:
         """The state events that cite an event and are not on disk yet."""
         return [self._pending[citing] for citing in self._pending_citations.get(number, ())]

@@ -19,6 +19,8 @@ from comity.store.lists import parts
 MAIN = "main"
 #: How far relations are followed to find a thread (client-server §Threaded read receipts advises so).
 MAX_HOPS = 3
+#: Beyond every line.
+LAST_LINE = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def children(
     event_type: str | None = None,
     sender: str | None = None,
     after: int = 0,
-    upto: int,
+    upto: int = LAST_LINE,
     limit: int,
     backwards: bool = True,
 ) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from comity.store import personal
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import live_line
+from comity.store.relations import MAIN
 from comity.store.rooms import LocalMembership
 from comity.store.state import EMPTY
 from comity.sync.asked import Asked, Stretch
@@ -28,7 +29,7 @@ from comity.sync.delta import MEMBER, Delta, Deltas
 from comity.sync.lazy import SentMembers
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
-from comity.sync.unread import MAIN, Count, UnreadCounts
+from comity.sync.unread import Count, UnreadCounts
 from comity.users.ephemeral import Ephemeral
 
 #: (type, JSON text) of a user's account data.
@@ -64,8 +65,10 @@ def event_lists(
         if is_open or wanted.matches(stored.event.type, stored.event.sender, room_id, stored.event.content)
     ]
     reading = reader.reading(
-        tx, asked.user_id, asked.request.device_id, shown.events, view, with_room_id=False
-    )
+        tx, asked.user_id, asked.request.device_id, shown.events, view, with_room_id=False,
+        # client-server §Aggregations of child events: else the client has the children itself.
+        with_bundles=shown.limited,
+    )  # fmt: skip
     reading.shape(asked.wanted)
     return {
         "timeline": {
@@ -126,7 +129,7 @@ class JoinedRooms:
         part["summary"] = summary
         part["ephemeral"] = {"events": ephemeral}
         part["account_data"] = {"events": told}
-        self._add_unread(tx, asked, view, tail, current, part)
+        self._add_unread(tx, asked, view, room_id, tail, current, part)
         return part
 
     def _is_new(self, tx: Tx, asked: Asked, entry: LocalMembership) -> bool:
@@ -223,12 +226,13 @@ class JoinedRooms:
         tx: Tx,
         asked: Asked,
         view: RoomView,
+        room_id: str,
         tail: Tail,
         current: bytes,
         part: dict[str, Any],
     ) -> None:
         """client-server §Receiving notifications; by thread if the filter asks for it."""
-        counts = self._unread.count(tx, view, tail, current, asked.now)
+        counts = self._unread.count(tx, view, tail, current, asked, room_id)
         if not asked.wanted.room.timeline.unread_thread_notifications:
             part["unread_notifications"] = counts.total().told()
             return

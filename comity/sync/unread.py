@@ -6,6 +6,7 @@ the user's receipts, once: what was counted is remembered, and only newer events
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 from comity.bus import Bus
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.event import Event, StateKey
+from comity.protocol.notices import Difference, difference
 from comity.protocol.push_rules import (
     CompiledRules,
     RoomContext,
@@ -23,14 +25,16 @@ from comity.protocol.push_rules import (
     evaluate,
     view_of,
 )
+from comity.protocol.relations import relation_of
 from comity.rooms.read import Reader
 from comity.rooms.read.tail import Tail
 from comity.rooms.read.visible import RoomView
-from comity.store import personal
+from comity.store import notices, personal, relations
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import StoredEvent, live_line
+from comity.sync.asked import Asked
 from comity.sync.summary import Summaries
 
 #: Events after a receipt that are looked at: a count beyond it interests nobody.
@@ -39,9 +43,6 @@ MAX_COUNTED = 1_000
 MAX_KEPT = 50_000
 #: Users whose rules are kept compiled: about 20 KiB each.
 MAX_RULESETS = 2_000
-#: How far relations are followed to find a thread (the specification's advice).
-MAX_HOPS = 3
-MAIN = "main"
 PUSH_RULES = "m.push_rules"
 _KINDS = frozenset({"m.read", personal.PRIVATE_RECEIPT})
 
@@ -65,10 +66,18 @@ class Unread:
     line: int
     #: The position of the room's newest receipt when the receipts were read.
     receipts: int
-    rules: CompiledRules
+    #: What the counts stand on beside the events: other rules mean counting anew.
+    basis: tuple[str | None, frozenset[str], int]
     #: Lines up to which the user has read: "" regardless of threads.
     read: Mapping[str, int]
     threads: dict[str, Count] = field(default_factory=dict)
+
+    def add(self, thread: str, line: int, *, highlight: bool) -> None:
+        """Count an event that notifies, unless the user has read it."""
+        if line > max(self.read[""], self.read.get(thread, 0)):
+            count = self.threads.setdefault(thread, Count())
+            count.notifications += 1
+            count.highlights += highlight
 
     def total(self) -> Count:
         """Over all threads."""
@@ -76,8 +85,22 @@ class Unread:
         return Count(sum(c.notifications for c in counts), sum(c.highlights for c in counts))
 
 
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """A user's push rules, as of a position, and the JSON they were made of."""
+
+    position: int
+    text: str | None
+    compiled: CompiledRules
+    difference: Difference
+
+
 class UnreadCounts:
-    """Counts unread notifications."""
+    """Counts unread notifications.
+
+    For whoever has the predefined rules in a room, from the notices that are kept with its events,
+    one for all members; for others by holding each event against their rules.
+    """
 
     def __init__(self, reader: Reader, summaries: Summaries, bus: Bus) -> None:
         self._states = reader.states
@@ -86,32 +109,35 @@ class UnreadCounts:
         self._summaries = summaries
         self._bus = bus
         self._kept: Bounded[tuple[str, int], Unread] = Bounded(MAX_KEPT)
-        #: user id -> (position, the JSON they were made of, rules)
-        self._rules: Bounded[str, tuple[int, str | None, CompiledRules]] = Bounded(MAX_RULESETS)
+        self._rules: Bounded[str, _Rules] = Bounded(MAX_RULESETS)
 
-    def _rules_of(self, tx: Tx, user_id: str, now: int) -> CompiledRules:
+    def _rules_of(self, tx: Tx, user_id: str, now: int) -> _Rules:
         known = self._rules.get(user_id)
-        if known is not None and not self._bus.changed((user_id,), known[0]):
-            return known[2]
+        if known is not None and not self._bus.changed((user_id,), known.position):
+            return known
         text = personal.account_data(tx, user_id, "", PUSH_RULES)
-        if known is not None and known[1] == text:
-            rules = known[2]
+        if known is not None and known.text == text:
+            rules = replace(known, position=now)
         else:
             stored: Any = orjson.loads(text) if text is not None else None
             ruleset = stored.get("global") if isinstance(stored, dict) else None
-            rules = compile_rules(ruleset if isinstance(ruleset, dict) else default_rules(user_id))
-        self._rules.put(user_id, (now, text, rules))
+            if not isinstance(ruleset, dict):
+                ruleset = default_rules(user_id)
+            rules = _Rules(now, text, compile_rules(ruleset), difference(user_id, ruleset))
+        self._rules.put(user_id, rules)
         return rules
 
-    def count(self, tx: Tx, view: RoomView, tail: Tail, state: bytes, now: int) -> Unread:
-        """The counts of a joined user (`view`'s) at position `now`."""
-        key = (view.user_id, view.room_num)
+    def count(self, tx: Tx, view: RoomView, tail: Tail, state: bytes, asked: Asked, room_id: str) -> Unread:
+        """The counts of a joined user (`view`'s) at position `asked.now`."""
+        key, now = (view.user_id, view.room_num), asked.now
         rules = self._rules_of(tx, view.user_id, now)
+        # The rules, whom they ignore and what was redacted may change what counted before.
+        basis = (rules.text, asked.ignored, tail.redaction)
         kept = self._kept.get(key)
-        if kept is None or kept.rules is not rules or kept.receipts != tail.receipts:
+        if kept is None or kept.basis != basis or kept.receipts != tail.receipts:
             read = self._read_up_to(tx, view)
-            if kept is None or kept.rules is not rules or kept.read != read:
-                kept = Unread(min(read.values()), tail.receipts, rules, read)
+            if kept is None or kept.basis != basis or kept.read != read:
+                kept = Unread(min(read.values()), tail.receipts, basis, read)
             else:
                 kept = replace(kept, receipts=tail.receipts)
             self._kept.put(key, kept)
@@ -119,23 +145,86 @@ class UnreadCounts:
             # Counted on a copy: another device's sync may be counting too.
             threads = {thread: replace(count) for thread, count in kept.threads.items()}
             kept = replace(kept, threads=threads)
-            # Those who follow the room find its newest events in memory.
-            listed = self._tails.newest(tx, tail, kept.line, MAX_COUNTED)
-            if listed is None:
-                listed = self._events.timeline(
-                    tx,
-                    view.room_num,
-                    after=kept.line,
-                    upto=live_line(now),
-                    limit=MAX_COUNTED,
-                    backwards=True,
-                )
-            self._extend(tx, view, kept, state, listed)
+            if rules.difference.matters_in(room_id):
+                self._evaluate(tx, view, kept, state, tail, asked, rules.compiled)
+            else:
+                self._add_notices(tx, view, kept, tail, asked)
             kept.line = live_line(now)
             held = self._kept.get(key)
-            if held is None or held.line <= kept.line:
+            if held is None or held.basis != basis or held.line <= kept.line:
                 self._kept.put(key, kept)
         return kept
+
+    # -- by the predefined rules
+
+    def _add_notices(self, tx: Tx, view: RoomView, kept: Unread, tail: Tail, asked: Asked) -> None:
+        """Count what notifies all members, and this one by name, since `kept.line`."""
+        room_num, upto = view.room_num, live_line(asked.now)
+        if kept.line >= tail.floor:
+            # Those who follow the room find it in memory.
+            first = bisect_right(tail.notifications, kept.line, key=lambda item: item.line)
+            notified = tail.notifications[first:]
+            first = bisect_right(tail.mentions, kept.line, key=lambda item: item.line)
+            named = [item for item in tail.mentions[first:] if item.user_id == view.user_id]
+        else:
+            notified = notices.notifications(tx, room_num, kept.line, upto, MAX_COUNTED)
+            named = notices.mentions_of(tx, view.user_id, room_num, kept.line, upto, MAX_COUNTED)
+        mentions = {item.line: item for item in named}
+        for item in notified:
+            mention = mentions.pop(item.line, None)
+            if item.sender == view.user_id or item.sender in asked.ignored:
+                continue
+            if item.aside and self._seen_at(tx, view, item.line) is None:
+                continue
+            kept.add(item.thread, item.line, highlight=mention is not None or item.weight == 2)
+        for line, mention in mentions.items():
+            stored = self._seen_at(tx, view, line)
+            if stored is not None and stored.event.sender not in asked.ignored:
+                kept.add(mention.thread, line, highlight=True)
+
+    def _seen_at(self, tx: Tx, view: RoomView, line: int) -> StoredEvent | None:
+        """The event at a line, if the user may see it."""
+        listed = self._events.timeline(tx, view.room_num, after=line - 1, upto=line, limit=1, backwards=True)
+        return listed[0] if listed and view.may_see(listed[0]) else None
+
+    # -- by rules of one's own
+
+    def _evaluate(
+        self,
+        tx: Tx,
+        view: RoomView,
+        kept: Unread,
+        state: bytes,
+        tail: Tail,
+        asked: Asked,
+        rules: CompiledRules,
+    ) -> None:
+        """Hold the events since `kept.line` against the user's rules."""
+        listed = self._tails.newest(tx, tail, kept.line, MAX_COUNTED)
+        if listed is None:
+            listed = self._events.timeline(
+                tx,
+                view.room_num,
+                after=kept.line,
+                upto=live_line(asked.now),
+                limit=MAX_COUNTED,
+                backwards=True,
+            )
+        name = self._display_name(tx, view, state)
+        contexts: dict[str, RoomContext] = {}
+        for stored in listed:
+            event = stored.event
+            if event.sender == view.user_id or event.sender in asked.ignored:
+                continue
+            if stored.redacted_by is not None or not view.may_see(stored):
+                continue
+            context = contexts.get(event.sender)
+            if context is None:
+                context = contexts[event.sender] = self._context(tx, view.room_num, state, event)
+            outcome = evaluate(rules, view_of(event), context, name)
+            if outcome.notify:
+                thread = relations.thread_of(tx, relation_of(event))
+                kept.add(thread, stored.line or 0, highlight=outcome.highlight)
 
     def _read_up_to(self, tx: Tx, view: RoomView) -> dict[str, int]:
         """The lines up to which the user has read, by thread; the furthest of their receipts counts."""
@@ -157,26 +246,6 @@ class UnreadCounts:
             elif not began:
                 began = entry.position
         return began
-
-    def _extend(self, tx: Tx, view: RoomView, kept: Unread, state: bytes, listed: list[StoredEvent]) -> None:
-        """Count the events that came since."""
-        name = self._display_name(tx, view, state)
-        contexts: dict[str, RoomContext] = {}
-        for stored in listed:
-            event = stored.event
-            if event.sender == view.user_id or not view.may_see(stored):
-                continue
-            thread = self._thread_of(tx, event)
-            if (stored.line or 0) <= max(kept.read[""], kept.read.get(thread, 0)):
-                continue
-            context = contexts.get(event.sender)
-            if context is None:
-                context = contexts[event.sender] = self._context(tx, view.room_num, state, event)
-            outcome = evaluate(kept.rules, view_of(event), context, name)
-            if outcome.notify:
-                count = kept.threads.setdefault(thread, Count())
-                count.notifications += 1
-                count.highlights += outcome.highlight
 
     def _entry(self, tx: Tx, room_num: int, state: bytes, key: StateKey) -> StoredEvent | None:
         slot = self._states.slot(tx, room_num, key)
@@ -200,18 +269,3 @@ class UnreadCounts:
             sender_power_level=power,
             notification_levels=notifications if isinstance(notifications, dict) else {},
         )
-
-    def _thread_of(self, tx: Tx, event: Event) -> str:
-        """The root of the thread that an event belongs to, or "main"."""
-        for _ in range(MAX_HOPS):
-            relation = event.content.get("m.relates_to")
-            target = relation.get("event_id") if isinstance(relation, dict) else None
-            if not isinstance(target, str) or not isinstance(relation, dict):
-                return MAIN
-            if relation.get("rel_type") == "m.thread":
-                return target
-            stored = self._events.by_id(tx, target)
-            if stored is None or stored.event.room_id != event.room_id:
-                return MAIN
-            event = stored.event
-        return MAIN

@@ -15,6 +15,8 @@ import orjson
 from comity.protocol import canonical_json
 from comity.protocol.event import Event
 from comity.protocol.filters import Filter, select_fields
+from comity.protocol.relations import REFERENCE, REPLACE, THREAD
+from comity.rooms.read.aggregations import Bundle
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import Events, StoredEvent
@@ -86,6 +88,8 @@ class Reading:
     fields: tuple[tuple[str, ...], ...] | None = None
     federation_format: bool = False
 
+    #: By event number, what to tell of the events' children.
+    bundles: Mapping[int, Bundle] = field(default_factory=dict)
     #: Whether to tell what needs the state at the event: `membership`, what it replaced.
     in_context: bool = True
 
@@ -99,7 +103,7 @@ class Reading:
 
         What stood around them then is optional, and would cost a look into as many states.
         """
-        return replace(self, in_context=False)
+        return replace(self, in_context=False, bundles={})
 
 
 class ClientFormat:
@@ -122,6 +126,15 @@ class ClientFormat:
     def event(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
         """One event, as `reading` has it."""
         return orjson.Fragment(self._bytes(tx, stored, reading))
+
+    def redacted(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
+        """One event without what redaction would take, for who shall not see its content."""
+        # A number of its own: finished bytes are kept by it.
+        bare = replace(stored, number=-stored.number, event=stored.event.redacted())
+        bundle = reading.bundles.get(stored.number)
+        return orjson.Fragment(
+            self._bytes(tx, bare, replace(reading, bundles={} if bundle is None else {bare.number: bundle}))
+        )
 
     def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
         """Many events."""
@@ -154,12 +167,30 @@ class ClientFormat:
                 parts.append(b',"replaces_state":%b' % encode(replaced.event.event_id))
                 if reading.may_see(replaced):
                     parts.append(b',"prev_content":%b' % encode(replaced.event.content))
+        bundle = reading.bundles.get(stored.number)
+        if bundle is not None:
+            parts.append(b',"m.relations":%b' % self._bundle(tx, bundle, reading))
         if stored.redacted_by is not None:
             redaction = self._events.get(tx, stored.redacted_by)
             if redaction is not None and redaction.redacted_by is None:
                 parts.append(b',"redacted_because":%b' % self._redaction(redaction, reading))
         parts.append(b"}")
         return b"".join(parts)
+
+    def _bundle(self, tx: Tx, bundle: Bundle, reading: Reading) -> bytes:
+        """client-server §Aggregations of child events. Bundles hold no bundles that lead back to them."""
+        told: dict[str, object] = {}
+        if bundle.edit is not None:
+            told[REPLACE] = self.event(tx, bundle.edit, reading)
+        if bundle.references:
+            told[REFERENCE] = {"chunk": [{"event_id": event_id} for event_id in bundle.references]}
+        if bundle.thread is not None:
+            told[THREAD] = {
+                "latest_event": self.event(tx, bundle.thread.latest, reading),
+                "count": bundle.thread.count,
+                "current_user_participated": bundle.thread.participated,
+            }
+        return encode(told)
 
     def _redaction(self, redaction: StoredEvent, reading: Reading) -> bytes:
         room_id = b',"room_id":%b' % encode(redaction.event.room_id) if reading.with_room_id else b""

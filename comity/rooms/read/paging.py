@@ -6,7 +6,7 @@ through `fill_gap`, and what they cannot give is read across.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ MAX_ROUNDS = 10
 #: (room id, line of the gap, how many events) -> whether anything more could be had.
 FillGap = Callable[[str, int, int], Awaitable[bool]]
 #: (tx, user id, device id, events, the room's view) -> how these events are read.
-MakeReading = Callable[[Tx, str, str, Iterable[StoredEvent], RoomView], Reading]
+MakeReading = Callable[[Tx, str, str, Sequence[StoredEvent], RoomView], Reading]
 
 
 @dataclass(frozen=True, slots=True)

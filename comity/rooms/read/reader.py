@@ -6,7 +6,7 @@ clients (`format`). It changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from comity.protocol.errors import forbidden, not_found
 from comity.protocol.event import StateKey
 from comity.protocol.filters import RoomEventFilter
 from comity.rooms.read.access import Access, access
+from comity.rooms.read.aggregations import Aggregations
 from comity.rooms.read.format import ClientFormat, Reading
 from comity.rooms.read.paging import FillGap, Paging, Walk
 from comity.rooms.read.tail import Tails
@@ -61,6 +62,7 @@ class Reader:
         self.visibility = Visibility(states, events)
         self.format = ClientFormat(states, events)
         self.tails = Tails(events, bus)
+        self.aggregations = Aggregations(events)
         #: event number -> (user, device, transaction id) by which it was sent.
         self._senders: Bounded[int, tuple[str, str, str]] = Bounded(MAX_SENDERS)
         self._bus = bus
@@ -78,19 +80,23 @@ class Reader:
         tx: Tx,
         user_id: str,
         device_id: str,
-        listed: Iterable[StoredEvent],
+        listed: Sequence[StoredEvent],
         view: RoomView,
         *,
         with_room_id: bool = True,
+        with_bundles: bool = True,
     ) -> Reading:
-        """How a user's device reads events: its own transaction ids, its user's membership."""
-        own = [stored for stored in listed if stored.event.sender == user_id]
+        """How a user's device reads events: its own transaction ids, its user's membership, children."""
+        bundles = self.aggregations.bundles(tx, view, listed) if with_bundles else {}
+        inner = [stored for bundle in bundles.values() for stored in bundle.events()]
+        own = [stored for stored in (*listed, *inner) if stored.event.sender == user_id]
         return Reading(
             now_ms=self.clock.now_ms(),
             with_room_id=with_room_id,
             transactions=self._transactions(tx, user_id, device_id, own) if own else {},
             membership=view.membership_at,
             may_see=view.may_see,
+            bundles=bundles,
         )
 
     def _transactions(

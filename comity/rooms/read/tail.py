@@ -11,16 +11,18 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from comity.bus import Bus
-from comity.store import heads
+from comity.store import heads, notices
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Followed
 from comity.store.database import Tx
 from comity.store.events import Events, StoredEvent, live_line
+from comity.store.notices import Mention, Notification
 
 #: Events that a tail begins with: more than most timelines that clients ask for.
 FIRST_EVENTS = 32
 #: And those after which it starts anew.
 MAX_EVENTS = 512
+REDACTION = "m.room.redaction"
 #: Rooms with a tail in memory: at most about 16 KiB each.
 MAX_TAILS = 5_000
 
@@ -40,6 +42,11 @@ class Tail:
     gap_lines: list[int] = field(default_factory=list)
     #: The position of the newest receipt.
     receipts: int = 0
+    #: What notifies since `floor`, oldest first: for all members, and for those who are named.
+    notifications: list[Notification] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
+    #: The line of the newest redaction: what was counted before it may count no more.
+    redaction: int = 0
 
 
 class Tails:
@@ -88,27 +95,44 @@ class Tails:
         for stored in reversed(listed):
             tail.lines.append(stored.line or 0)
             tail.numbers.append(stored.number)
+            if stored.event.type == REDACTION:
+                tail.redaction = stored.line or 0
         tail.head_positions.append(now)
         tail.head_states.append(heads.at(tx, room_num, now))
+        self._add_notices(tx, room_num, tail, tail.floor, now)
         self._refresh(tx, room_num, tail, now)
         return tail
+
+    @staticmethod
+    def _add_notices(tx: Tx, room_num: int, tail: Tail, after: int, now: int) -> None:
+        upto = live_line(now)
+        tail.notifications += notices.notifications(tx, room_num, after, upto, MAX_EVENTS)
+        tail.mentions += notices.mentions(tx, room_num, after, upto)
 
     def _extended(self, tx: Tx, room_num: int, known: Tail, now: int) -> Tail:
         """The tail with what came since: a new one, for others read the old one still."""
         after, upto = live_line(known.position), live_line(now)
         listed = self._events.timeline(tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True)
         tail = Tail(
-            known.floor, now, known.lines[:], known.numbers[:], known.head_positions[:], known.head_states[:]
-        )
+            known.floor, now, known.lines[:], known.numbers[:], known.head_positions[:], known.head_states[:],
+            notifications=known.notifications[:], mentions=known.mentions[:], redaction=known.redaction,
+        )  # fmt: skip
         if len(listed) == MAX_EVENTS:
             tail.floor = (listed[-1].line or 1) - 1
-            tail.lines, tail.numbers = [], []
+            tail.lines, tail.numbers, tail.notifications, tail.mentions = [], [], [], []
         for stored in reversed(listed):
             tail.lines.append(stored.line or 0)
             tail.numbers.append(stored.number)
+            if stored.event.type == REDACTION:
+                tail.redaction = stored.line or 0
         for position, state in heads.between(tx, room_num, known.position, now):
             tail.head_positions.append(position)
             tail.head_states.append(state)
+        if tail.redaction != known.redaction:
+            tail.notifications, tail.mentions = [], []
+            self._add_notices(tx, room_num, tail, tail.floor, now)
+        elif listed:
+            self._add_notices(tx, room_num, tail, max(after, tail.floor), now)
         self._refresh(tx, room_num, tail, now)
         if not set(known.gap_lines) <= set(tail.gap_lines):
             # History has come into a gap: it lies among what was known.
@@ -156,4 +180,7 @@ def _cut(tail: Tail, now: int) -> Tail:
         tail.head_states[:positions],
         tail.gap_lines,
         tail.receipts,
+        [item for item in tail.notifications if item.line <= live_line(now)],
+        [item for item in tail.mentions if item.line <= live_line(now)],
+        tail.redaction,
     )

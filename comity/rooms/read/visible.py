@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from comity.protocol.event import Event
-from comity.protocol.visibility import UserView, history_at, user_may_see
+from comity.protocol.visibility import History, UserView, history_at, history_visibility, user_may_see
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, Events, StoredEvent, live_line
@@ -77,13 +77,26 @@ class RoomView:
             return None
         return self.membership_in(stored.state_after) or "leave"
 
-    def _joined_after(self, line: int) -> bool:
-        """Whether the user joined at any point after that line (and may have left since)."""
+    @property
+    def last_join_line(self) -> int:
+        """The line of the user's last join (they may have left since); 0 if they never joined."""
         if self._last_join is None:
             history = stored_rooms.local_history(self._tx, self.user_id, self.room_num)
             joins = [entry.position for entry in history if entry.membership == "join"]
             self._last_join = live_line(max(joins)) if joins else 0
-        return self._last_join > line
+        return self._last_join
+
+    def sees(self, state_before: bytes, *, joined_later: bool) -> bool:
+        """Whether the user may see events on that state that are no state events themselves.
+
+        `joined_later`: whether they joined at any point after them.
+        """
+        membership = self.membership_in(state_before)
+        if membership == "join":
+            return True
+        policy = self.policy_in(state_before)
+        visibility = history_visibility(policy.content if policy is not None else None)
+        return user_may_see(History(visibility, visibility), UserView(membership, joined_later))
 
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
@@ -100,7 +113,7 @@ class RoomView:
             return True
         policy = self.policy_in(stored.state_before)
         history = history_at(event, policy.content if policy is not None else None)
-        return user_may_see(history, UserView(membership, self._joined_after(stored.line), own))
+        return user_may_see(history, UserView(membership, self.last_join_line > stored.line, own))
 
     def visible(self, listed: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Those of the events that the user may see."""

@@ -1,0 +1,141 @@
+"""Counts of what was not read: once for all members, and by each member's rules, to the same result."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.api.support_rooms import Client, Place, place
+from tests.api.support_users import at
+
+THREADS = {"room": {"timeline": {"unread_thread_notifications": True, "limit": 1}}}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place(tmp_path) as opened:
+        yield opened
+
+
+async def counts(client: Client, room_id: str, since: str | None = None) -> tuple[Any, Any]:
+    part = (await client.sync(since, THREADS))["rooms"]["join"][room_id]
+    return part["unread_notifications"], part["unread_thread_notifications"]
+
+
+async def with_a_rule(client: Client) -> None:
+    """A rule of one's own that never matches: the user's events are held against their rules, one by one."""
+    rule = {
+        "conditions": [{"kind": "event_match", "key": "type", "pattern": "x.never"}],
+        "actions": ["notify"],
+    }
+    (await client.ask("PUT", "/pushrules/global/override/never", rule)).ok()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_both_ways_of_counting_agree(server: Place, seed: int) -> None:
+    chance = Random(seed)
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    await with_a_rule(carol)
+    room_id = await alice.create(
+        power_level_content_override={"users": {alice.user_id: 100}}, room_version="11"
+    )
+    for client in (bob, carol):
+        await client.join(room_id)
+    said: list[str] = [await alice.say(room_id, "first")]
+    since = {client.user_id: await client.token_now() for client in (bob, carol)}
+    for step in range(40):
+        kind = chance.randrange(9)
+        named = chance.choice([[], [bob.user_id, carol.user_id]])
+        content: dict[str, Any] = {"msgtype": chance.choice(["m.text", "m.notice"]), "body": str(step)}
+        if named:
+            content["m.mentions"] = {"user_ids": named}
+        if kind == 0:
+            content["m.mentions"] = {"room": True}
+        if kind in (1, 2):
+            content["m.relates_to"] = {"rel_type": "m.thread", "event_id": said[0]}
+        if kind == 3:
+            content["m.relates_to"] = {"rel_type": "m.replace", "event_id": chance.choice(said)}
+        if kind == 4:
+            # Both read alike.
+            read = chance.choice(said)
+            thread = chance.choice([{}, {"thread_id": "main"}, {"thread_id": said[0]}])
+            for client in (bob, carol):
+                await client.receipt(room_id, read, chance.choice(["m.read"]), **thread)
+        elif kind == 5 and len(said) > 2:
+            await alice.redact(room_id, said.pop(chance.randrange(1, len(said))))
+        elif kind == 6:
+            await alice.send(room_id, "x.custom", {"m.mentions": {"user_ids": named}})
+        else:
+            said.append(await alice.send(room_id, "m.room.message", content))
+        if chance.random() < 0.6:
+            told = []
+            for client in (bob, carol):
+                whole = await counts(client, room_id)
+                answer = await client.sync(since[client.user_id], THREADS)
+                since[client.user_id] = answer["next_batch"]
+                part = answer["rooms"]["join"].get(room_id)
+                if part is not None:
+                    newest = part["unread_notifications"], part["unread_thread_notifications"]
+                    assert newest == whole
+                told.append(whole)
+            assert told[0] == told[1], step
+
+
+async def test_a_redacted_event_counts_no_more(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    since = await bob.token_now()
+    mention = {"msgtype": "m.text", "body": "you", "m.mentions": {"user_ids": [bob.user_id]}}
+    one = await alice.send(room_id, "m.room.message", mention)
+    await alice.say(room_id, "two")
+    assert (await counts(bob, room_id, since))[0] == {"notification_count": 2, "highlight_count": 1}
+    await alice.redact(room_id, one)
+    assert (await counts(bob, room_id, since))[0] == {"notification_count": 1, "highlight_count": 0}
+
+
+async def test_who_is_ignored_notifies_nobody(server: Place) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    room_id = await alice.create()
+    for client in (bob, carol):
+        await client.join(room_id)
+    await alice.say(room_id, "one")
+    mention = {"msgtype": "m.text", "body": "you", "m.mentions": {"user_ids": [bob.user_id]}}
+    await carol.send(room_id, "m.room.message", mention)
+    assert (await counts(bob, room_id))[0] == {"notification_count": 2, "highlight_count": 1}
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
+    assert (await counts(bob, room_id))[0] == {"notification_count": 1, "highlight_count": 0}
+    await with_a_rule(bob)
+    assert (await counts(bob, room_id))[0] == {"notification_count": 1, "highlight_count": 0}
+
+
+async def test_a_muted_room_counts_nothing_and_others_do(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    muted, other = await alice.create(), await alice.create()
+    for room_id in (muted, other):
+        await bob.join(room_id)
+        await alice.say(room_id, "hello")
+    rule = {"conditions": [{"kind": "event_match", "key": "room_id", "pattern": muted}], "actions": []}
+    (await bob.ask("PUT", at("pushrules", "global", "override", muted), rule)).ok()
+    assert (await counts(bob, muted))[0]["notification_count"] == 0
+    assert (await counts(bob, other))[0]["notification_count"] == 1
+
+
+async def test_counts_outlive_a_restart(tmp_path: Path) -> None:
+    async with place(tmp_path) as server:
+        alice, bob = await server.clients("alice", "bob")
+        room_id = await alice.create()
+        await bob.join(room_id)
+        first = await alice.say(room_id, "one")
+        mention = {"msgtype": "m.text", "body": "you", "m.mentions": {"user_ids": [bob.user_id]}}
+        await alice.send(room_id, "m.room.message", mention)
+        await bob.receipt(room_id, first)
+        for number in range(50):
+            await alice.say(room_id, str(number))
+    async with place(tmp_path) as server:
+        bob = server.again(bob)
+        assert (await counts(bob, room_id))[0] == {"notification_count": 51, "highlight_count": 1}
