@@ -275,11 +275,12 @@ async def test_some_relations_are_refused(server: Place) -> None:
     await bob.redact(room_id, reaction)
     await react(bob, room_id, said)
     reply = await relate(alice, room_id, said, "m.thread")
-    content = {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": reply}}
+    nested = {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": reply}}
     path = at("rooms", room_id, "send", "m.room.message", "nested")
-    (await bob.ask("PUT", path, content)).failed(400, "M_UNKNOWN")
+    (await bob.ask("PUT", path, nested)).failed(400, "M_UNKNOWN")
     path = "/_matrix/client/v1" + at("rooms", room_id, "relations", said)
-    for query in ({"dir": "x"}, {"from": "nonsense"}, {"limit": "many"}):
+    wrong: list[dict[str, str]] = [{"dir": "x"}, {"from": "nonsense"}, {"limit": "many"}]
+    for query in wrong:
         (await bob.ask("GET", path, **query)).failed(400, "M_INVALID_PARAM")
 
 
