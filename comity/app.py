@@ -39,7 +39,7 @@ from comity.store.database import Database, StoreFailedError, StoreOverloadedErr
 from comity.store.engines import open_migrated
 from comity.store.events import Events
 from comity.store.state import States
-from comity.sync.v3 import Sync
+from comity.sync.system import SyncSystem
 from comity.users.system import UserSystem
 
 _log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def build(config: Config, ports: Ports) -> App:
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work
-    sync = Sync(database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral)
+    sync = SyncSystem(database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral)
 
     router = Router()
     guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)

@@ -47,6 +47,17 @@ class Bus:
         """Whether anything may have been published for one of `keys` after that position."""
         return after < self._floor or any(self._last.get(key, 0) > after for key in keys)
 
+    def keys_after(self, after: int) -> list[str] | None:
+        """The keys for which something was published after that position; None: not known any more."""
+        if after < self._floor:
+            return None
+        found = []
+        for key, position in reversed(self._last.items()):
+            if position <= after:
+                break
+            found.append(key)
+        return found
+
     async def wait(self, keys: Iterable[str], after: int, timeout: float) -> bool:
         """Wait until one of `keys` passes `after`; False after `timeout` seconds or on close."""
         wanted = list(keys)

@@ -20,6 +20,7 @@ from comity.api.client import (
     relations,
     rooms_read,
     services,
+    sliding,
     typing,
     versions,
 )
@@ -33,7 +34,7 @@ from comity.api.router import Guard, Router
 from comity.config import Config
 from comity.rooms.read.tokens import SyncToken
 from comity.rooms.system import RoomSystem
-from comity.sync.v3 import Sync
+from comity.sync.system import SyncSystem
 from comity.users.system import UserSystem
 
 
@@ -48,7 +49,7 @@ def add(
     config: Config,
     users: UserSystem,
     rooms: RoomSystem,
-    sync: Sync,
+    sync: SyncSystem,
 ) -> None:
     """Add all of them."""
     versions.routes(router, config)
@@ -80,4 +81,5 @@ def add(
     SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)
     relations.routes(router, guard, rooms.relations)
-    sync_routes.routes(router, guard, sync, users.filters)
+    sync_routes.routes(router, guard, sync.v3, users.filters)
+    sliding.routes(router, guard, sync.sliding)

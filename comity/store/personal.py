@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from comity.store.database import Tx
+from comity.store.database import Row, Tx
 from comity.store.lists import parts
 
 PRIVATE_RECEIPT = "m.read.private"
@@ -55,6 +55,25 @@ def room_account_data(tx: Tx, user_id: str, room_id: str, upto: int) -> list[tup
         "SELECT type, content FROM account_data WHERE user_id = ? AND room_id = ? AND position <= ? "
         "ORDER BY position",
         (user_id, room_id, upto),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def all_room_account_data(tx: Tx, user_id: str, upto: int) -> list[tuple[str, str, str]]:
+    """(room id, type, JSON text) of all of a user's account data in rooms."""
+    rows = tx.all(
+        "SELECT room_id, type, content FROM account_data WHERE user_id = ? AND room_id <> '' "
+        "AND position <= ? ORDER BY position",
+        (user_id, upto),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def of_type_in_rooms(tx: Tx, user_id: str, kind: str) -> list[tuple[str, str]]:
+    """(room id, JSON text) of a user's account data of one type, in every room that has it."""
+    rows = tx.all(
+        "SELECT room_id, content FROM account_data WHERE user_id = ? AND type = ? AND room_id <> ''",
+        (user_id, kind),
     )
     return [(row[0], row[1]) for row in rows]
 
@@ -142,6 +161,27 @@ def receipts_since(tx: Tx, room_num: int, position: int, upto: int, user_id: str
         "ORDER BY position",
         (room_num, position, upto, PRIVATE_RECEIPT, user_id),
     )
+    return _receipt_content(rows)
+
+
+def receipts_on(tx: Tx, room_num: int, event_ids: Sequence[str], upto: int, user_id: str) -> bytes | None:
+    """The same, of the receipts on those events and all of the user's own."""
+    rows: dict[tuple[object, ...], None] = {}
+    for marks, chunk in parts(event_ids or [""]):
+        rows.update(
+            dict.fromkeys(
+                tx.all(
+                    "SELECT event_id, receipt_type, user_id, ts, thread_id FROM receipts "
+                    "WHERE room_num = ? AND position <= ? AND (user_id = ? OR "
+                    f"(receipt_type <> ? AND event_id IN ({marks}))) ORDER BY position",
+                    (room_num, upto, user_id, PRIVATE_RECEIPT, *chunk),
+                )
+            )
+        )
+    return _receipt_content(list(rows))
+
+
+def _receipt_content(rows: Sequence[Row]) -> bytes | None:
     content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
     for event_id, receipt_type, reader, ts, thread_id in rows:
         readers = content.setdefault(event_id, {}).setdefault(receipt_type, {})

@@ -54,22 +54,30 @@ class Devices:
     def news(self, tx: Tx, asked: Asked) -> DevicePart:
         """Messages that wait for the device, and whose devices changed."""
         request = asked.request
+        messages, upto = self.messages(tx, asked, MAX_MESSAGES)
+        changed = [] if request.since is None else self.changed(tx, request.user_id, asked.after, asked.now)
+        return DevicePart(messages, changed, upto)
+
+    def messages(self, tx: Tx, asked: Asked, limit: int) -> tuple[list[dict[str, Any]], int | None]:
+        """(messages that wait for the device, the position at which they end if there may be more)."""
+        request = asked.request
         waiting: list[DeviceMessage] = []
         if self._may_wait(request):
             first = 0 if request.since is None else request.since.messages
-            waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, MAX_MESSAGES)
+            waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, limit)
         messages = [
             {"type": item.type, "sender": item.sender, "content": orjson.Fragment(item.content)}
             for item in waiting
         ]
-        changed: list[str] = []
-        if request.since is not None:
-            candidates = device_keys.changed_since(tx, asked.after, asked.now)
-            if candidates:
-                sharing = personal.sharing_room(tx, request.user_id, candidates)
-                changed = sorted(sharing | ({request.user_id} & set(candidates)))
-        upto = waiting[-1].position if len(waiting) == MAX_MESSAGES else None
-        return DevicePart(messages, changed, upto)
+        return messages, waiting[-1].position if len(waiting) == limit else None
+
+    def changed(self, tx: Tx, user_id: str, after: int, now: int) -> list[str]:
+        """The users whose devices changed at `after < position <= now`, of those whom the user sees."""
+        candidates = device_keys.changed_since(tx, after, now)
+        if not candidates:
+            return []
+        sharing = personal.sharing_room(tx, user_id, candidates)
+        return sorted(sharing | ({user_id} & set(candidates)))
 
     async def acknowledge(self, request: SyncRequest) -> None:
         """The device has what came before its token: those messages need not be kept."""

@@ -21,12 +21,10 @@ from comity.store import personal
 from comity.store.database import Database, Tx
 from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked, SyncRequest
-from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices, add_to
 from comity.sync.slice import JoinedRooms
-from comity.sync.summary import Summaries
-from comity.sync.unread import PUSH_RULES, UnreadCounts
+from comity.sync.unread import PUSH_RULES
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
 from comity.users.ephemeral import Ephemeral
 
@@ -47,17 +45,26 @@ class _Answer:
 class Sync:
     """Answers /sync."""
 
-    def __init__(self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        reader: Reader,
+        ephemeral: Ephemeral,
+        user_rooms: RoomsOfUsers,
+        devices: Devices,
+        joined: JoinedRooms,
+        others: OtherRooms,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._reader = reader
         self._ephemeral = ephemeral
-        self._rooms = RoomsOfUsers(bus)
-        self._devices = Devices(database, bus)
-        deltas, summaries = Deltas(reader.states, reader.events), Summaries()
-        unread = UnreadCounts(reader, summaries, bus)
-        self._joined = JoinedRooms(reader, deltas, summaries, unread, ephemeral)
-        self._others = OtherRooms(reader, deltas)
+        self._rooms = user_rooms
+        self._devices = devices
+        self._joined = joined
+        self._others = others
 
     async def sync(self, request: SyncRequest) -> dict[str, Any]:
         """What is new for a device; empty after `request.timeout` seconds without news."""

@@ -14,8 +14,13 @@ VERSIONS = (
     *(f"r0.{minor}" for minor in ("0.1", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "6.1")),
     *(f"v1.{minor}" for minor in range(1, 20)),
 )
-#: COMPAT: how clients (matrix-js-sdk) still ask whether profiles have fields of any name (v1.16).
-UNSTABLE_FEATURES = {"uk.tcpip.msc4133.stable": True}
+#: By feature, so that clients find what is not in a version of the specification.
+UNSTABLE_FEATURES = {
+    # COMPAT: how clients (matrix-js-sdk) still ask whether profiles have fields of any name (v1.16).
+    "uk.tcpip.msc4133.stable": True,
+    # Simplified sliding sync (MSC4186).
+    "org.matrix.simplified_msc3575": True,
+}
 HTTPS_PORT = 443
 
 

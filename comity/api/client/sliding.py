@@ -1,0 +1,51 @@
+"""POST …/sync of simplified sliding sync (MSC4186): reads the request, hands it to `comity.sync`."""
+
+from __future__ import annotations
+
+from comity.api.client.sync import MAX_TIMEOUT_MS, PRESENCES
+from comity.api.router import Call, Guard, Router, json_response
+from comity.ports import Response
+from comity.protocol.errors import bad_json, invalid_param
+from comity.sync.sliding.answer import Sliding
+from comity.sync.sliding.wish import parse
+
+#: MSC4186: what /versions tells clients by.
+UNSTABLE_FEATURE = "org.matrix.simplified_msc3575"
+PATHS = (f"/_matrix/client/unstable/{UNSTABLE_FEATURE}/sync",)
+
+
+def routes(router: Router, guard: Guard, sliding: Sliding) -> None:
+    """Add the routes of this family."""
+    for path in PATHS:
+        router.add("POST", path, SlidingApi(sliding).sync, guard=guard)
+
+
+class SlidingApi:
+    """The route of sliding sync."""
+
+    def __init__(self, sliding: Sliding) -> None:
+        self._sliding = sliding
+
+    async def sync(self, call: Call) -> Response:
+        """POST /sync."""
+        requester, body = call.requester, call.json()
+        if call.query("set_presence", "online") not in PRESENCES:
+            raise invalid_param("set_presence is not offline, online or unavailable")
+        # COMPAT: one draft has these in the query, a later one in the body.
+        pos = call.query("pos") or body.get("pos") or None
+        if pos is not None and not isinstance(pos, str):
+            raise bad_json("pos is not a string")
+        timeout = body.get("timeout", 0) if call.query("timeout") is None else None
+        if timeout is not None and (type(timeout) is not int or timeout < 0):
+            raise bad_json("timeout is not a whole number of milliseconds")
+        if timeout is None:
+            timeout = call.query_int("timeout", 0, most=MAX_TIMEOUT_MS)
+        return json_response(
+            await self._sliding.sync(
+                requester.user_id,
+                requester.device_id,
+                parse(body, requester.user_id),
+                pos,
+                min(timeout, MAX_TIMEOUT_MS) / 1000,
+            )
+        )

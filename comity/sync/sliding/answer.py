@@ -1,0 +1,215 @@
+"""Simplified sliding sync (MSC4186): the rooms that a client looks at, and what is new in them.
+
+Like /sync it looks at `now` first, bounds the whole answer by it, and sleeps on the bus if there is
+nothing, so that no wake-up can be lost (DESIGN §3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from comity.bus import Bus
+from comity.rooms.read import Reader
+from comity.rooms.read.tokens import SyncToken
+from comity.store.database import Database, Tx
+from comity.sync.asked import Asked, SyncRequest
+from comity.sync.sliding.connections import Connections, State, Told
+from comity.sync.sliding.extensions import Extensions, Shown, to_device_since
+from comity.sync.sliding.room import SlidingRooms
+from comity.sync.sliding.room_lists import Entry, RoomLists, direct_rooms
+from comity.sync.sliding.wish import RoomWish, Wish
+from comity.sync.user_rooms import RoomsOfUsers, UserRooms
+from comity.sync.v3 import MAX_TIMEOUT
+from comity.users.ephemeral import Ephemeral
+
+_PRESENT = ("join", "invite", "knock")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer under construction, the state after it, and whether there is anything to tell."""
+
+    now: int
+    joined: Collection[str]
+    state: State
+    body: dict[str, Any] = field(default_factory=dict)
+    is_news: bool = False
+
+
+@dataclass(slots=True)
+class _Looked:
+    """What a request looks at: by room id the entry and what is wanted of it."""
+
+    rooms: dict[str, tuple[Entry, RoomWish]] = field(default_factory=dict)
+    shown: Shown = field(default_factory=Shown)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, entry: Entry, wish: RoomWish) -> None:
+        """Look at a room, as well as for what it is looked at already."""
+        known = self.rooms.get(entry.room_id)
+        if known is not None:
+            wish = wish if known[1] is wish else known[1] | wish
+        self.rooms[entry.room_id] = (entry, wish)
+
+
+class Sliding:
+    """Answers sliding sync."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        reader: Reader,
+        ephemeral: Ephemeral,
+        user_rooms: RoomsOfUsers,
+        lists: RoomLists,
+        rooms: SlidingRooms,
+        extensions: Extensions,
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._reader = reader
+        self._ephemeral = ephemeral
+        self._user_rooms = user_rooms
+        self._lists = lists
+        self._rooms = rooms
+        self._extensions = extensions
+        self.connections = Connections(reader.clock.now_ms())
+
+    async def sync(
+        self, user_id: str, device_id: str, wish: Wish, pos: str | None, timeout: float
+    ) -> dict[str, Any]:
+        """What is new for a device's connection; without news after `timeout` seconds.
+
+        Raises 400 M_UNKNOWN_POS, M_INVALID_PARAM.
+        """
+        clock, device = self._reader.clock, (user_id, device_id)
+        deadline = clock.monotonic() + min(timeout, MAX_TIMEOUT)
+        request = SyncRequest(user_id, device_id, to_device_since(wish))
+        if "to_device" in wish.extensions:
+            await self._extensions.acknowledge(request)
+        if pos is None:
+            base = self.connections.begin(device, wish.connection, clock.monotonic())
+        else:
+            base = self.connections.at(device, wish.connection, pos, clock.monotonic())
+        while True:
+            # What comes from here on has a later position, which the wait compares.
+            serial = self._ephemeral.typing_serial
+            answer = await self._database.read(self._look(request, wish, base))
+            remaining = deadline - clock.monotonic()
+            if answer.is_news or pos is None or remaining <= 0:
+                break
+            if self._typed_since(serial, answer.joined):
+                continue
+            if not await self._bus.wait([user_id, *answer.joined], answer.now, remaining):
+                break
+        new_pos = self.connections.advance(device, wish.connection, base, answer.state)
+        if new_pos is None:
+            # Another request began this connection anew meanwhile.
+            self.connections.at(device, wish.connection, "", clock.monotonic())
+        answer.body["pos"] = new_pos
+        if wish.transaction_id is not None:
+            answer.body["txn_id"] = wish.transaction_id
+        return answer.body
+
+    def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
+        typing = self._ephemeral.typing
+        return self._ephemeral.typing_serial != serial and any(typing(room)[0] > serial for room in joined)
+
+    def _look(self, request: SyncRequest, wish: Wish, base: State) -> Callable[[Tx], _Answer]:
+        now, serial = self._bus.position, self._ephemeral.typing_serial
+
+        def look(tx: Tx) -> _Answer:
+            rooms = self._user_rooms.get(tx, request.user_id, now, afresh=base.position == 0)
+            # To every part but the messages from devices, the place is that of the connection.
+            since = SyncToken(base.position) if base.position else None
+            asked = Asked(replace(request, since=since), now, serial, rooms.ignored)
+            return self._answer(tx, asked, wish, base, rooms)
+
+        return look
+
+    def _answer(self, tx: Tx, asked: Asked, wish: Wish, base: State, rooms: UserRooms) -> _Answer:
+        looked = self._choose(tx, asked, wish, rooms)
+        told, parts = dict(base.rooms), {}
+        changed = 0
+        direct: frozenset[str] | None = None
+        for room_id, (entry, room_wish) in looked.rooms.items():
+            known = base.rooms.get(room_id)
+            if known is not None and self._is_settled(entry, room_wish, known):
+                continue
+            if direct is None:
+                direct = direct_rooms(tx, asked.user_id)
+            part, ids, told[room_id] = self._rooms.part(
+                tx, asked, entry, room_wish, known, is_dm=room_id in direct
+            )
+            changed += 1
+            if part is not None:
+                parts[room_id] = part
+                looked.shown.timelines[room_id] = ids
+        for room_id, own in self._gone(asked, base, rooms):
+            part = self._rooms.departure(tx, asked, room_id, own, told.pop(room_id))
+            changed += 1
+            if part is not None:
+                parts[room_id] = part
+        state = replace(base, rooms=told) if changed else base
+        extensions, state, is_news = self._extensions.fill(tx, asked, wish, state, looked.shown)
+        lists = tuple(sorted(looked.counts.items()))
+        is_news = is_news or bool(parts) or lists != base.lists
+        state = replace(state, position=asked.now, lists=lists)
+        body = {
+            "lists": {name: {"count": count} for name, count in looked.counts.items()},
+            "rooms": parts,
+            "extensions": extensions,
+        }
+        return _Answer(asked.now, rooms.joined, state, body, is_news)
+
+    def _is_settled(self, entry: Entry, wish: RoomWish, told: Told) -> bool:
+        """Whether the client has all of a room that it wants: a look into memory."""
+        return (
+            wish.timeline_limit <= told.timeline_limit
+            and (told.required == wish.required or told.required.covers(wish.required))
+            and not self._bus.changed((entry.room_id,), told.position)
+            and entry.own.position <= told.position
+            and told.membership == entry.own.membership
+        ) or (told.membership == entry.own.membership != "join" and entry.own.position <= told.position)
+
+    def _choose(self, tx: Tx, asked: Asked, wish: Wish, rooms: UserRooms) -> _Looked:
+        """The rooms in the windows of the lists, and those that are asked for by name."""
+        looked = _Looked()
+        entries = self._lists.entries(tx, asked.user_id, rooms, asked.now)
+        for name, listed in wish.lists.items():
+            found = self._lists.select(tx, asked.user_id, listed, entries, rooms, asked.now)
+            looked.counts[name] = len(found)
+            inside = looked.shown.lists[name] = set()
+            for first, last in ((0, len(found)),) if listed.ranges is None else listed.ranges:
+                for entry in found[first : last + 1]:
+                    looked.add(entry, listed.room)
+                    inside.add(entry.room_id)
+        if wish.subscriptions:
+            by_id = {entry.room_id: entry for entry in entries}
+            for room_id, room_wish in wish.subscriptions.items():
+                if room_id in by_id:
+                    looked.add(by_id[room_id], room_wish)
+                    looked.shown.subscribed.add(room_id)
+        looked.shown.rooms = {
+            room_id: entry.own.room_num
+            for room_id, (entry, _) in looked.rooms.items()
+            if entry.own.membership == "join"
+        }
+        for ids in (*looked.shown.lists.values(), looked.shown.subscribed):
+            ids.intersection_update(looked.shown.rooms)
+        return looked
+
+    def _gone(self, asked: Asked, base: State, rooms: UserRooms) -> list[tuple[str, Any]]:
+        """The rooms that the client was told of and that the user is not in any more."""
+        if not base.rooms or not self._bus.changed((asked.user_id,), base.position):
+            return []
+        found = []
+        for room_id in base.rooms:
+            own = rooms.memberships.get(room_id)
+            if own is not None and own.membership not in _PRESENT:
+                found.append((room_id, own))
+        return found

@@ -1,0 +1,145 @@
+"""Connections of sliding sync: what each client has been told, as of its last answers (MSC4186).
+
+In memory alone and bounded: whoever is forgotten is told M_UNKNOWN_POS and begins anew. An answer
+may be lost on its way, so the state before it is kept until the client has shown that it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from comity.protocol.errors import MatrixError
+from comity.sync.sliding.wish import NOTHING_REQUIRED, Required
+
+#: Connections of one device: apps keep two or three.
+MAX_OF_DEVICE = 8
+#: Rooms told of, over all connections: about 300 bytes each.
+MAX_ROOMS = 1_000_000
+#: Members of one room that are remembered as told; beyond it they are told again.
+MAX_MEMBERS = 500
+#: Seconds that a connection is kept without a request: a phone that sleeps over a weekend goes on.
+MAX_IDLE_SECONDS = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client was told of one room: all that was wanted then, up to `position`.
+
+    `members` were told although only those who matter are wanted; `counts` is what was not read.
+    """
+
+    position: int
+    membership: str
+    required: Required = NOTHING_REQUIRED
+    timeline_limit: int = 0
+    members: frozenset[str] = frozenset()
+    counts: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a client knows after one answer; `serial` is given when it is kept.
+
+    `account_data` and `receipts` are the rooms of which it has all of either, up to `position`.
+    """
+
+    serial: int = 0
+    position: int = 0
+    rooms: Mapping[str, Told] = field(default_factory=dict)
+    account_data: frozenset[str] = frozenset()
+    receipts: frozenset[str] = frozenset()
+    typing: int = 0
+    #: What it was last told of its keys, and of the sizes of lists: told again when they change.
+    keys: object = None
+    lists: object = None
+
+    @property
+    def size(self) -> int:
+        """How many rooms it holds something about."""
+        return len(self.rooms) + len(self.account_data) + len(self.receipts)
+
+
+@dataclass(slots=True)
+class _Connection:
+    number: int
+    states: list[State]
+    used: float
+
+
+Device = tuple[str, str]
+
+
+class Connections:
+    """The connections of all devices."""
+
+    def __init__(self, first: int, max_rooms: int = MAX_ROOMS) -> None:
+        """`first` is a number that no earlier run came to: the time of the start (ms).
+
+        `max_rooms` is the constant of that name; tests make it small.
+        """
+        self._max_rooms = max_rooms
+        self._known: dict[tuple[Device, str], _Connection] = {}
+        self._of_device: dict[Device, dict[str, None]] = {}
+        self._rooms = 0
+        self._last = first
+
+    def begin(self, device: Device, name: str, now: float) -> State:
+        """A connection without anything told; one of that name is forgotten."""
+        self._forget(device, name)
+        names = self._of_device.setdefault(device, {})
+        while len(names) >= MAX_OF_DEVICE:
+            self._forget(device, next(iter(names)))
+            names = self._of_device.setdefault(device, {})
+        names[name] = None
+        self._last += 1
+        state = State(self._last)
+        self._known[device, name] = _Connection(self._last, [state], now)
+        return state
+
+    def at(self, device: Device, name: str, pos: str, now: float) -> State:
+        """The state after the answer that gave `pos`. Raises 400 M_UNKNOWN_POS."""
+        connection = self._known.get((device, name))
+        if connection is not None and now - connection.used <= MAX_IDLE_SECONDS:
+            for state in connection.states:
+                if pos == _pos(connection, state):
+                    # What the client shows to have, it will not ask from before again.
+                    kept = connection.states[connection.states.index(state) :]
+                    self._rooms -= sum(old.size for old in connection.states) - sum(old.size for old in kept)
+                    connection.states = kept
+                    connection.used = now
+                    self._known[device, name] = self._known.pop((device, name))
+                    return state
+        raise MatrixError(400, "M_UNKNOWN_POS", "This position is not known any more: begin without one")
+
+    def advance(self, device: Device, name: str, base: State, state: State) -> str | None:
+        """Keep what an answer told, on top of `base`; its `pos`. None if the connection began anew."""
+        connection = self._known.get((device, name))
+        if connection is None or not any(known is base for known in connection.states):
+            return None
+        self._last += 1
+        state = replace(state, serial=self._last)
+        kept = [base, state]
+        self._rooms += sum(new.size for new in kept) - sum(old.size for old in connection.states)
+        connection.states = kept
+        while self._rooms > self._max_rooms and len(self._known) > 1:
+            oldest = next(key for key in self._known if key != (device, name))
+            self._forget(*oldest)
+        return _pos(connection, state)
+
+    def _forget(self, device: Device, name: str) -> None:
+        connection = self._known.pop((device, name), None)
+        if connection is None:
+            return
+        self._rooms -= sum(state.size for state in connection.states)
+        names = self._of_device[device]
+        del names[name]
+        if not names:
+            del self._of_device[device]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _pos(connection: _Connection, state: State) -> str:
+    return f"{connection.number}/{state.serial}"

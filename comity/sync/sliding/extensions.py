@@ -1,0 +1,213 @@
+"""Extensions of sliding sync: what comes beside rooms, if it is asked for (MSC4186).
+
+Messages from devices, news of keys, account data, receipts, typing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from comity.bus import Bus
+from comity.protocol.errors import invalid_param
+from comity.protocol.push_rules import default_rules
+from comity.rooms.read.tokens import SyncToken
+from comity.store import device_keys, personal
+from comity.store.database import Tx
+from comity.sync.asked import Asked, SyncRequest
+from comity.sync.devices import MAX_MESSAGES, Devices
+from comity.sync.sliding.connections import State
+from comity.sync.sliding.wish import ExtensionWish, Wish
+from comity.sync.unread import PUSH_RULES
+from comity.users.ephemeral import Ephemeral
+
+#: Digits of a position in a token of to-device messages.
+MAX_DIGITS = 11
+
+
+@dataclass(slots=True)
+class Shown:
+    """The rooms of one answer: by room id the number, and the ids of the events in its timeline.
+
+    `lists` are the rooms in the windows of each list, `subscribed` those that are asked for by name.
+    """
+
+    rooms: dict[str, int] = field(default_factory=dict)
+    timelines: dict[str, list[str]] = field(default_factory=dict)
+    lists: dict[str, set[str]] = field(default_factory=dict)
+    subscribed: set[str] = field(default_factory=set)
+
+    def scope(self, wish: ExtensionWish) -> list[str]:
+        """The rooms that an extension is about."""
+        if wish.lists is None and wish.rooms is None:
+            return list(self.rooms)
+        found: set[str] = set()
+        for name, rooms in self.lists.items():
+            if wish.lists is None or name in wish.lists:
+                found |= rooms
+        found |= self.subscribed if wish.rooms is None else self.subscribed & wish.rooms
+        return sorted(found)
+
+
+def to_device_since(wish: Wish) -> SyncToken | None:
+    """Up to where the client has messages from devices. Raises 400 M_INVALID_PARAM."""
+    asked = wish.extensions.get("to_device")
+    if asked is None or asked.since is None:
+        return None
+    if not asked.since.isascii() or not asked.since.isdigit() or len(asked.since) > MAX_DIGITS:
+        raise invalid_param("since of to_device is not one that this server gave")
+    return SyncToken(int(asked.since))
+
+
+class Extensions:
+    """Fills in the extensions of answers."""
+
+    def __init__(self, devices: Devices, ephemeral: Ephemeral, bus: Bus) -> None:
+        self._devices = devices
+        self._ephemeral = ephemeral
+        self._bus = bus
+
+    def fill(
+        self, tx: Tx, asked: Asked, wish: Wish, state: State, shown: Shown
+    ) -> tuple[dict[str, Any], State, bool]:
+        """(the answer's `extensions`, the state after it, whether there is any news).
+
+        `state.position` is up to where the client was told before.
+        """
+        told: dict[str, Any] = {}
+        is_news = False
+        wanted: Mapping[str, ExtensionWish] = wish.extensions
+        if "to_device" in wanted or "e2ee" in wanted:
+            is_news, state = self._from_devices(tx, asked, wish, state, told)
+        mine = state.position == 0 or self._bus.changed((asked.user_id,), state.position)
+        if "account_data" in wanted:
+            scope = shown.scope(wanted["account_data"])
+            events, rooms, state = self._account_data(tx, asked, state, scope, mine=mine)
+            told["account_data"] = {"global": events, "rooms": rooms}
+            is_news = is_news or bool(events or rooms)
+        if "receipts" in wanted:
+            found, state = self._receipts(tx, asked, state, shown, shown.scope(wanted["receipts"]))
+            told["receipts"] = {"rooms": found}
+            is_news = is_news or bool(found)
+        if "typing" in wanted:
+            typing, state = self._typing(asked, state, shown.scope(wanted["typing"]))
+            told["typing"] = {"rooms": typing}
+            is_news = is_news or bool(typing)
+        return told, state, is_news
+
+    # -- devices
+
+    def _from_devices(
+        self, tx: Tx, asked: Asked, wish: Wish, state: State, told: dict[str, Any]
+    ) -> tuple[bool, State]:
+        is_news = False
+        position = state.position
+        if "to_device" in wish.extensions:
+            # Its messages go by a token of their own: what is acknowledged by it is gone.
+            limit = min(wish.extensions["to_device"].limit or MAX_MESSAGES, MAX_MESSAGES)
+            here = replace(asked, request=replace(asked.request, since=to_device_since(wish)))
+            messages, upto = self._devices.messages(tx, here, limit)
+            told["to_device"] = {"next_batch": str(asked.now if upto is None else upto), "events": messages}
+            is_news = bool(messages)
+        if "e2ee" in wish.extensions:
+            user_id, device_id = asked.user_id, asked.request.device_id
+            changed = [] if position == 0 else self._devices.changed(tx, user_id, position, asked.now)
+            counts = device_keys.one_time_key_counts(tx, user_id, device_id)
+            unused = device_keys.unused_fallback_algorithms(tx, user_id, device_id)
+            keys = (tuple(sorted(counts.items())), tuple(sorted(unused)))
+            told["e2ee"] = {
+                "device_one_time_keys_count": counts,
+                "device_unused_fallback_key_types": unused,
+            }
+            if changed:
+                told["e2ee"]["device_lists"] = {"changed": changed, "left": []}
+            is_news = is_news or bool(changed) or keys != state.keys
+            state = replace(state, keys=keys)
+        return is_news, state
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The device has the messages before the token that it gives."""
+        await self._devices.acknowledge(request)
+
+    # -- account data
+
+    def _account_data(
+        self, tx: Tx, asked: Asked, state: State, scope: Collection[str], *, mine: bool
+    ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]], State]:
+        events: list[dict[str, Any]] = []
+        rooms: dict[str, list[dict[str, Any]]] = {}
+        known = state.account_data
+        if state.position == 0:
+            changed = [
+                ("", kind, text)
+                for kind, text in personal.room_account_data(tx, asked.user_id, "", asked.now)
+            ]
+            if all(kind != PUSH_RULES for _, kind, _ in changed):
+                # client-server §Push Rules: the rules are account data, predefined ones included.
+                rules = orjson.dumps({"global": default_rules(asked.user_id)}).decode()
+                changed.append(("", PUSH_RULES, rules))
+        elif mine:
+            changed = personal.account_data_since(tx, asked.user_id, state.position, asked.now)
+        else:
+            changed = []
+        wanted = set(scope)
+        for room_id, kind, text in changed:
+            event = {"type": kind, "content": orjson.Fragment(text)}
+            if not room_id:
+                events.append(event)
+            elif room_id in wanted and room_id in known:
+                rooms.setdefault(room_id, []).append(event)
+            else:
+                # Out of sight now: told whole when it is seen again.
+                known = known - {room_id}
+        new = wanted - known
+        if new:
+            for room_id, kind, text in personal.all_room_account_data(tx, asked.user_id, asked.now):
+                if room_id in new:
+                    event = {"type": kind, "content": orjson.Fragment(text)}
+                    rooms.setdefault(room_id, []).append(event)
+            known = known | new
+        return events, rooms, replace(state, account_data=known)
+
+    # -- receipts, typing
+
+    def _receipts(
+        self, tx: Tx, asked: Asked, state: State, shown: Shown, scope: Collection[str]
+    ) -> tuple[dict[str, Any], State]:
+        known, found = state.receipts, {}
+        wanted = set(scope)
+        changed = self._bus.keys_after(state.position)
+        suspects = known if changed is None else known.intersection(changed)
+        for room_id in suspects:
+            if room_id in wanted:
+                content = personal.receipts_since(
+                    tx, shown.rooms[room_id], state.position, asked.now, asked.user_id
+                )
+                if content is not None:
+                    found[room_id] = _receipt(content)
+            else:
+                known = known - {room_id}
+        new = wanted - state.receipts
+        for room_id in new:
+            content = personal.receipts_on(
+                tx, shown.rooms[room_id], shown.timelines.get(room_id, []), asked.now, asked.user_id
+            )
+            if content is not None:
+                found[room_id] = _receipt(content)
+        return found, replace(state, receipts=known | new)
+
+    def _typing(self, asked: Asked, state: State, scope: Collection[str]) -> tuple[dict[str, Any], State]:
+        found: dict[str, Any] = {}
+        for room_id in scope if asked.typing_serial > state.typing else ():
+            serial, typing = self._ephemeral.typing(room_id)
+            if serial > state.typing and (typing or state.typing):
+                users = [user_id for user_id in typing if user_id not in asked.ignored]
+                found[room_id] = {"type": "m.typing", "content": {"user_ids": users}}
+        return found, replace(state, typing=asked.typing_serial)
+
+
+def _receipt(content: bytes) -> dict[str, Any]:
+    return {"type": "m.receipt", "content": orjson.Fragment(content)}

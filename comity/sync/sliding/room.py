@@ -1,0 +1,261 @@
+"""One room's part of a sliding sync (MSC4186): what a client wants of it and was not told yet.
+
+A slice of the same positions as /sync's: the timeline's newest stretch, the state that changed
+between two heads, counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from comity.protocol.event import StateKey
+from comity.protocol.filters import NO_FILTER, EventFilter, Filter, RoomEventFilter, RoomFilter
+from comity.rooms.read import Reader
+from comity.rooms.read.tail import Tail
+from comity.rooms.read.tokens import SyncToken, line_token
+from comity.rooms.read.visible import RoomView
+from comity.store import rooms as stored_rooms
+from comity.store.database import Tx
+from comity.store.events import live_line
+from comity.store.state import EMPTY
+from comity.sync.asked import Asked, Stretch
+from comity.sync.delta import MEMBER, Deltas
+from comity.sync.departures import OtherRooms
+from comity.sync.sliding.connections import MAX_MEMBERS, Told
+from comity.sync.sliding.room_lists import Entry
+from comity.sync.sliding.wish import Required, RoomWish
+from comity.sync.summary import Summaries
+from comity.sync.timeline import stretch
+from comity.sync.unread import UnreadCounts
+
+_NAMING = ("m.room.name", "m.room.avatar", MEMBER)
+
+
+class SlidingRooms:
+    """Cuts the parts of rooms."""
+
+    def __init__(
+        self, reader: Reader, deltas: Deltas, summaries: Summaries, unread: UnreadCounts, others: OtherRooms
+    ) -> None:
+        self._reader = reader
+        self._deltas = deltas
+        self._summaries = summaries
+        self._unread = unread
+        self._others = others
+
+    def part(
+        self, tx: Tx, asked: Asked, entry: Entry, wish: RoomWish, told: Told | None, *, is_dm: bool
+    ) -> tuple[dict[str, Any] | None, list[str], Told]:
+        """(the room's part, or None if there is no news; the ids of its events; what the client knows then).
+
+        `asked` is the request as a whole: its `after` is the connection's, not the room's.
+        """
+        if entry.own.membership != "join":
+            part, now_told = self._from_outside(tx, asked, entry, told)
+            return part, [], now_told
+        is_new = told is None or self._came_anew(tx, asked, entry, told)
+        after = 0 if told is None or is_new else told.position
+        here = _since(asked, after, wish.timeline_limit)
+        reader, room_num = self._reader, entry.own.room_num
+        tail = reader.tails.get(tx, room_num, entry.room_id, asked.now)
+        view = reader.visibility.view(tx, asked.user_id, room_num)
+        is_longer = told is not None and not is_new and wish.timeline_limit > told.timeline_limit
+        shown = self._timeline(tx, here, view, entry, tail, 0 if is_longer else after)
+        current = reader.tails.head(tx, room_num, tail, asked.now)
+        known = EMPTY if is_new else reader.tails.head(tx, room_num, tail, after)
+        before = Told(0, "join") if told is None or is_new else told
+        numbers, members, renamed = self._state(tx, room_num, known, current, wish.required, before, shown)
+        total = self._unread.count(tx, view, tail, current, here, entry.room_id).total()
+        counts = (total.notifications, total.highlights)
+        now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts)
+        if not (is_new or is_longer or shown.events or numbers or renamed or counts != before.counts):
+            return None, [], now_told
+        reading = reader.reading(tx, asked.user_id, asked.request.device_id, shown.events, view,
+                                 with_room_id=False, with_bundles=shown.limited or is_new)  # fmt: skip
+        loaded = reader.events.load(tx, numbers)
+        part = {
+            "bump_stamp": entry.bump,
+            "membership": "join",
+            "notification_count": counts[0],
+            "highlight_count": counts[1],
+            "required_state": reader.format.events(tx, list(loaded.values()), reading.brief()),
+            "timeline": reader.format.events(tx, shown.events, reading),
+            "limited": shown.limited,
+            "num_live": 0 if asked.is_initial else sum(
+                (stored.line or 0) > live_line(asked.after) for stored in shown.events
+            ),
+        }  # fmt: skip
+        if shown.events or is_new:
+            part["prev_batch"] = line_token(shown.before)
+        if is_new:
+            part["initial"] = True
+            part["is_dm"] = is_dm
+        if is_longer:
+            part["unstable_expanded_timeline"] = part["expanded_timeline"] = True
+        if is_new or renamed:
+            part.update(self._names(tx, room_num, current, asked.user_id))
+        return part, [stored.event.event_id for stored in shown.events], now_told
+
+    def _came_anew(self, tx: Tx, asked: Asked, entry: Entry, told: Told) -> bool:
+        """Whether the user's present stay began after what the client was told."""
+        if told.membership != "join":
+            return True
+        if entry.own.position <= told.position:
+            return False
+        history = stored_rooms.local_history(tx, asked.user_id, entry.own.room_num)
+        return any(
+            told.position < item.position <= asked.now and item.membership != "join" for item in history
+        )
+
+    def _timeline(
+        self, tx: Tx, asked: Asked, view: RoomView, entry: Entry, tail: Tail, after: int
+    ) -> Stretch:
+        if asked.wanted.room.timeline.events.limit == 0:
+            # Nothing of the timeline is wanted: only where it is.
+            line = tail.lines[-1] if tail.lines else 0
+            return Stretch([], line > live_line(after), line)
+        shown = stretch(
+            tx, self._reader, asked, view, entry.room_id, tail,
+            after=live_line(after), upto=live_line(asked.now),
+        )  # fmt: skip
+        if after == 0 and shown.hidden:
+            return Stretch(shown.events, True, shown.before, True)
+        return shown
+
+    # -- state
+
+    def _state(
+        self,
+        tx: Tx,
+        room_num: int,
+        known: bytes,
+        current: bytes,
+        wanted: Required,
+        told: Told,
+        shown: Stretch,
+    ) -> tuple[list[int], frozenset[str], bool]:
+        """(the numbers of state events to tell, the members told as they matter, whether names changed)."""
+        states = self._reader.states
+        senders = {stored.event.sender for stored in shown.events} if wanted.lazy else set()
+        members = (told.members if wanted.lazy else frozenset()) | senders
+        numbers: dict[int, None] = {}
+        renamed = False
+        if known == EMPTY:
+            numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
+        else:
+            for slot, _, number in states.difference(tx, known, current):
+                event_type, state_key = states.key(tx, room_num, slot)
+                renamed = renamed or event_type in _NAMING
+                is_wanted = wanted.wants(event_type, state_key)
+                if number and (is_wanted or (event_type == MEMBER and state_key in members)):
+                    numbers[number] = None
+            if not told.required.covers(wanted):
+                numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
+        for user_id in sorted(senders - told.members):
+            number = self._number(tx, room_num, current, (MEMBER, user_id))
+            if number:
+                numbers[number] = None
+        if len(members) > MAX_MEMBERS:
+            members = frozenset(senders)
+        return sorted(numbers), frozenset(members), renamed
+
+    def _number(self, tx: Tx, room_num: int, state: bytes, key: StateKey) -> int:
+        slot = self._reader.states.slot(tx, room_num, key)
+        return 0 if slot is None else self._reader.states.get(tx, state, slot)
+
+    def _pick(self, tx: Tx, room_num: int, state: bytes, wanted: Required) -> Iterable[int]:
+        """The numbers of the wanted entries of a state."""
+        states = self._reader.states
+        if wanted.is_exact:
+            found = (self._number(tx, room_num, state, key) for key in sorted(wanted.exact))
+            return [number for number in found if number]
+        return [
+            number
+            for slot, number in states.items(tx, state)
+            if number and (wanted.everything or wanted.wants(*states.key(tx, room_num, slot)))
+        ]
+
+    def _names(self, tx: Tx, room_num: int, state: bytes, user_id: str) -> dict[str, Any]:
+        """What a client calls the room and shows of it; and how many are in it."""
+        told: dict[str, Any] = {}
+        for key, field, name in (("m.room.name", "name", "name"), ("m.room.avatar", "url", "avatar")):
+            number = self._number(tx, room_num, state, (key, ""))
+            stored = self._reader.events.get(tx, number) if number else None
+            value = stored.event.content.get(field) if stored is not None else None
+            if isinstance(value, str) and value:
+                told[name] = value
+        summary, heroes = self._summaries.summary(tx, room_num, state, user_id, is_named="name" in told)
+        told["joined_count"] = summary["m.joined_member_count"]
+        told["invited_count"] = summary["m.invited_member_count"]
+        if heroes:
+            told["heroes"] = [self._hero(tx, room_num, state, hero) for hero in heroes]
+        return told
+
+    def _hero(self, tx: Tx, room_num: int, state: bytes, user_id: str) -> dict[str, str]:
+        number = self._number(tx, room_num, state, (MEMBER, user_id))
+        stored = self._reader.events.get(tx, number) if number else None
+        content = stored.event.content if stored is not None else {}
+        profile = {name: content.get(name) for name in ("displayname", "avatar_url")}
+        return {
+            "user_id": user_id,
+            **{name: value for name, value in profile.items() if isinstance(value, str)},
+        }
+
+    # -- from outside
+
+    def _from_outside(
+        self, tx: Tx, asked: Asked, entry: Entry, told: Told | None
+    ) -> tuple[dict[str, Any] | None, Told]:
+        """An invite or a knock: stripped state, once."""
+        membership = entry.own.membership
+        now_told = Told(asked.now, membership)
+        if told is not None and told.membership == membership and entry.own.position <= told.position:
+            return None, now_told
+        invited = membership == "invite"
+        found = (self._others.invited if invited else self._others.knocked)(tx, asked, entry.own)
+        if found is None:
+            return None, now_told
+        stripped = next(iter(found.values()))["events"]
+        part: dict[str, Any] = {
+            "initial": True,
+            "bump_stamp": entry.bump,
+            "membership": membership,
+            "stripped_state": stripped,
+            "required_state": [],
+            "timeline": [],
+        }
+        # COMPAT: earlier drafts have a name for each.
+        part["invite_state" if invited else "knock_state"] = stripped
+        return part, now_told
+
+    def departure(
+        self, tx: Tx, asked: Asked, room_id: str, own: stored_rooms.LocalMembership, told: Told
+    ) -> dict[str, Any] | None:
+        """A room that the user is not in any more: what came up to then."""
+        here = _since(asked, told.position, told.timeline_limit or 1)
+        left = self._others.left(tx, here, room_id, own, ())
+        if left is None:
+            return None
+        timeline = left["timeline"]
+        return {
+            "membership": own.membership,
+            "bump_stamp": own.position,
+            "required_state": [],
+            "timeline": timeline["events"],
+            "limited": timeline["limited"],
+            "prev_batch": timeline["prev_batch"],
+            "num_live": len(timeline["events"]),
+        }
+
+
+def _since(asked: Asked, after: int, limit: int) -> Asked:
+    """The request as one room needs it: since what was told of it, with its own limit."""
+    since = SyncToken(after) if after else None
+    request = replace(asked.request, since=since, wanted=_limited(limit), use_state_after=True)
+    return replace(asked, request=request)
+
+
+def _limited(limit: int) -> Filter:
+    return replace(NO_FILTER, room=RoomFilter(timeline=RoomEventFilter(events=EventFilter(limit=limit))))

@@ -1,0 +1,196 @@
+"""Lists of sliding sync: which of a user's rooms are in each, in which order (MSC4186).
+
+The rooms of a user are kept sorted by what happened in them last; a look costs what changed since
+the one before, not the number of rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from comity.bus import Bus
+from comity.store import personal
+from comity.store.cache import Bounded
+from comity.store.database import Tx
+from comity.store.rooms import LocalMembership
+from comity.sync.sliding.room_facts import RoomFacts
+from comity.sync.sliding.wish import ListFilter, ListWish
+from comity.sync.user_rooms import UserRooms
+
+#: Users whose rooms are kept sorted: about 100 bytes a room.
+MAX_USERS = 2_000
+_PRESENT = ("join", "invite", "knock")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A room of a user; `bump` is the position by which it is sorted."""
+
+    room_id: str
+    bump: int
+    own: LocalMembership
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """A user's rooms as of `position`, newest first."""
+
+    position: int
+    memberships: object
+    entries: list[Entry]
+
+
+class RoomLists:
+    """Sorts and filters the rooms of users."""
+
+    def __init__(self, facts: RoomFacts, bus: Bus) -> None:
+        self._facts = facts
+        self._bus = bus
+        self._sorted: Bounded[str, _Sorted] = Bounded(MAX_USERS)
+
+    def entries(self, tx: Tx, user_id: str, rooms: UserRooms, now: int) -> list[Entry]:
+        """The rooms that lists may show: joined, invited, knocked on; and those one was thrown out of."""
+        known = self._sorted.get(user_id)
+        if known is not None and known.memberships is rooms.memberships:
+            changed = self._bus.keys_after(known.position)
+            if changed is not None:
+                mine = [key for key in changed if key in rooms.memberships]
+                if mine:
+                    known = self._renewed(tx, known, rooms, mine, now)
+                    self._sorted.put(user_id, known)
+                elif now > known.position:
+                    known.position = now
+                return known.entries
+        listed = {
+            room_id: own
+            for room_id, own in rooms.memberships.items()
+            if own.membership in _PRESENT or own.membership == "ban"
+        }
+        bumps = self._facts.activity(
+            tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
+        )
+        entries = [_entry(room_id, own, bumps[own.room_num]) for room_id, own in listed.items()]
+        entries.sort(key=_by_bump)
+        self._sorted.put(user_id, _Sorted(now, rooms.memberships, entries))
+        return entries
+
+    def _renewed(self, tx: Tx, known: _Sorted, rooms: UserRooms, changed: Sequence[str], now: int) -> _Sorted:
+        pairs = [(rooms.memberships[room_id].room_num, room_id) for room_id in changed]
+        bumps = self._facts.activity(tx, pairs, now, set(changed))
+        again = set(changed)
+        entries = [
+            _entry(entry.room_id, entry.own, bumps[entry.own.room_num]) if entry.room_id in again else entry
+            for entry in known.entries
+        ]
+        # Nearly in order already, which is what this sort is quick with.
+        entries.sort(key=_by_bump)
+        return _Sorted(now, known.memberships, entries)
+
+    def select(
+        self, tx: Tx, user_id: str, wish: ListWish, entries: list[Entry], rooms: UserRooms, now: int
+    ) -> list[Entry]:
+        """The rooms of one list, in its order."""
+        test = self._test(tx, user_id, wish.filter, rooms, now)
+        found = entries if test is None else [entry for entry in entries if test(entry)]
+        if wish.by_name:
+            found = sorted(found, key=lambda entry: self._name(tx, entry, now))
+        return found
+
+    def _name(self, tx: Tx, entry: Entry, now: int) -> tuple[bool, str, str]:
+        name = self._facts.get(tx, entry.own.room_num, entry.room_id, now).name
+        return name is None, (name or "").casefold(), entry.room_id
+
+    def _test(
+        self, tx: Tx, user_id: str, wanted: ListFilter, rooms: UserRooms, now: int
+    ) -> Callable[[Entry], bool] | None:
+        """Whether a room passes the filter; None if all do."""
+        tests: list[Callable[[Entry], bool]] = []
+        if wanted.is_invite is not None:
+            tests.append(lambda entry: (entry.own.membership == "invite") is wanted.is_invite)
+        if wanted.is_dm is not None:
+            direct = direct_rooms(tx, user_id)
+            tests.append(lambda entry: (entry.room_id in direct) is wanted.is_dm)
+        if wanted.tags is not None or wanted.not_tags:
+            tests.append(_tag_test(tx, user_id, wanted))
+        if wanted.spaces is not None:
+            inside = self._children(tx, wanted.spaces, rooms, now)
+            tests.append(lambda entry: entry.room_id in inside)
+        if wanted.is_encrypted is not None or wanted.room_types is not None or wanted.not_room_types:
+            tests.append(lambda entry: self._fits(tx, entry, wanted, now))
+        if wanted.room_name_like:
+            part = wanted.room_name_like.casefold()
+            tests.append(lambda entry: part in self._name(tx, entry, now)[1])
+        if not tests:
+            return None
+        return lambda entry: all(test(entry) for test in tests)
+
+    def _fits(self, tx: Tx, entry: Entry, wanted: ListFilter, now: int) -> bool:
+        facts = self._facts.get(tx, entry.own.room_num, entry.room_id, now)
+        room_type, is_encrypted = facts.room_type, facts.is_encrypted
+        if entry.own.stripped is not None:
+            # Of a room that we are not in, its inviter's word is all there is.
+            room_type, is_encrypted = _stripped_facts(entry.own.stripped)
+        if wanted.is_encrypted is not None and is_encrypted is not wanted.is_encrypted:
+            return False
+        if wanted.room_types is not None and room_type not in wanted.room_types:
+            return False
+        return room_type not in wanted.not_room_types
+
+    def _children(self, tx: Tx, spaces: Iterable[str], rooms: UserRooms, now: int) -> frozenset[str]:
+        """The rooms inside spaces that the user is in."""
+        found: set[str] = set()
+        for space in spaces:
+            own = rooms.joined.get(space)
+            if own is not None:
+                found |= self._facts.get(tx, own.room_num, space, now).children
+        return frozenset(found)
+
+
+def _by_bump(entry: Entry) -> tuple[int, str]:
+    return -entry.bump, entry.room_id
+
+
+def _entry(room_id: str, own: LocalMembership, activity: int) -> Entry:
+    """What happened before somebody came, or where they only are invited, does not lift a room for them."""
+    is_joined = own.membership == "join"
+    return Entry(room_id, max(activity, own.position) if is_joined else own.position, own)
+
+
+def direct_rooms(tx: Tx, user_id: str) -> frozenset[str]:
+    """The rooms that a user marked as direct chats (client-server §Direct Messaging)."""
+    content: Any = orjson.loads(personal.account_data(tx, user_id, "", "m.direct") or "{}")
+    found: set[str] = set()
+    for rooms in content.values() if isinstance(content, dict) else ():
+        found.update(room for room in rooms if isinstance(room, str)) if isinstance(rooms, list) else None
+    return frozenset(found)
+
+
+def _tag_test(tx: Tx, user_id: str, wanted: ListFilter) -> Callable[[Entry], bool]:
+    tags: dict[str, frozenset[str]] = {}
+    for room_id, text in personal.of_type_in_rooms(tx, user_id, "m.tag"):
+        content: Any = orjson.loads(text)
+        named = content.get("tags") if isinstance(content, dict) else None
+        tags[room_id] = frozenset(named) if isinstance(named, dict) else frozenset()
+
+    def test(entry: Entry) -> bool:
+        own = tags.get(entry.room_id, frozenset())
+        return (wanted.tags is None or bool(own & wanted.tags)) and not own & wanted.not_tags
+
+    return test
+
+
+def _stripped_facts(text: str) -> tuple[str | None, bool]:
+    """(room type, whether encrypted) as stripped state tells it."""
+    listed: Any = orjson.loads(text)
+    room_type, is_encrypted = None, False
+    for item in listed if isinstance(listed, list) else ():
+        content = item.get("content") if isinstance(item, dict) else None
+        if isinstance(content, dict) and item.get("type") == "m.room.create":
+            told = content.get("type")
+            room_type = told if isinstance(told, str) else None
+        is_encrypted = is_encrypted or (isinstance(item, dict) and item.get("type") == "m.room.encryption")
+    return room_type, is_encrypted

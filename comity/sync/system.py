@@ -1,0 +1,40 @@
+"""The parts of `sync`, built in the order in which they need each other."""
+
+from __future__ import annotations
+
+from comity.bus import Bus
+from comity.rooms.read import Reader
+from comity.store.database import Database
+from comity.sync.delta import Deltas
+from comity.sync.departures import OtherRooms
+from comity.sync.devices import Devices
+from comity.sync.slice import JoinedRooms
+from comity.sync.sliding.answer import Sliding
+from comity.sync.sliding.extensions import Extensions
+from comity.sync.sliding.room import SlidingRooms
+from comity.sync.sliding.room_facts import RoomFacts
+from comity.sync.sliding.room_lists import RoomLists
+from comity.sync.summary import Summaries
+from comity.sync.unread import UnreadCounts
+from comity.sync.user_rooms import RoomsOfUsers
+from comity.sync.v3 import Sync
+from comity.users.ephemeral import Ephemeral
+
+
+class SyncSystem:
+    """Both ways to follow rooms: views of one log, on the same parts."""
+
+    def __init__(self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral) -> None:
+        user_rooms, devices = RoomsOfUsers(bus), Devices(database, bus)
+        deltas, summaries = Deltas(reader.states, reader.events), Summaries()
+        unread, others = UnreadCounts(reader, summaries, bus), OtherRooms(reader, deltas)
+        self.v3 = Sync(
+            database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
+            devices=devices, joined=JoinedRooms(reader, deltas, summaries, unread, ephemeral), others=others,
+        )  # fmt: skip
+        self.sliding = Sliding(
+            database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
+            lists=RoomLists(RoomFacts(reader, bus), bus),
+            rooms=SlidingRooms(reader, deltas, summaries, unread, others),
+            extensions=Extensions(devices, ephemeral, bus),
+        )  # fmt: skip

@@ -1,0 +1,402 @@
+"""Simplified sliding sync (MSC4186): lists, windows, required state, increments, extensions, connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comity.sync.sliding.connections import MAX_OF_DEVICE
+from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place, until_waiting
+from tests.api.support_users import Answer, at
+
+PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+NAMES = [["m.room.name", ""], ["m.room.topic", ""]]
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place(tmp_path) as opened:
+        yield opened
+
+
+async def try_slide(client: Client, body: object, pos: str | None = None, timeout: int = 0) -> Answer:
+    query: dict[str, object] = {"timeout": timeout}
+    if pos is not None:
+        query["pos"] = pos
+    return await client.ask("POST", PATH, body, **query)
+
+
+async def slide(client: Client, body: object, pos: str | None = None, timeout: int = 0) -> Any:
+    return (await try_slide(client, body, pos, timeout)).ok()
+
+
+def window(last: int = 9, limit: int = 5, required: object = NAMES, filters: object = None) -> dict[str, Any]:
+    listed = {"ranges": [[0, last]], "timeline_limit": limit, "required_state": required}
+    return {"lists": {"all": {**listed, "filters": filters or {}}}}
+
+
+def everything(**more: Any) -> dict[str, Any]:
+    names = ("to_device", "e2ee", "account_data", "receipts", "typing")
+    return {**window(), "extensions": {name: {"enabled": True, **more.get(name, {})} for name in names}}
+
+
+async def test_the_window_holds_the_rooms_with_the_newest_messages(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    rooms = [await alice.create(name=f"room {number}") for number in range(4)]
+    for room_id in rooms:
+        await bob.join(room_id)
+    await alice.say(rooms[1], "newest but one")
+    await alice.say(rooms[0], "newest")
+    answer = await slide(bob, window(1))
+    assert answer["lists"] == {"all": {"count": 4}}
+    assert set(answer["rooms"]) == {rooms[0], rooms[1]}
+    told = answer["rooms"][rooms[0]]
+    assert (told["initial"], told["name"], told["joined_count"], told["is_dm"]) == (True, "room 0", 2, False)
+    assert bodies(told["timeline"]) == ["newest"]
+    assert told["limited"] is True
+    assert told["notification_count"] == 1
+    assert by_key(told["required_state"]) == {("m.room.name", ""): {"name": "room 0"}}
+    assert told["bump_stamp"] > answer["rooms"][rooms[1]]["bump_stamp"]
+    # What happens in a room outside brings it in.
+    await alice.say(rooms[3], "hello")
+    answer = await slide(bob, window(1), answer["pos"])
+    assert set(answer["rooms"]) == {rooms[3]}
+    assert answer["rooms"][rooms[3]]["initial"] is True
+
+
+async def test_increments_hold_what_is_new_alone(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="first")
+    await bob.join(room_id)
+    answer = await slide(bob, window())
+    nothing = await slide(bob, window(), answer["pos"])
+    assert nothing["rooms"] == {}
+    said = await alice.say(room_id, "hello")
+    answer = await slide(bob, window(), nothing["pos"])
+    told = answer["rooms"][room_id]
+    assert ids(told["timeline"]) == [said]
+    assert (told["limited"], told["num_live"], told["required_state"]) == (False, 1, [])
+    assert "initial" not in told
+    assert "name" not in told
+    await alice.set_state(room_id, "m.room.name", {"name": "second"})
+    await alice.set_state(room_id, "m.room.avatar", {"url": "mxc://example.org/a"})
+    await alice.set_state(room_id, "x.other", {"not": "wanted"})
+    told = (await slide(bob, window(), answer["pos"]))["rooms"][room_id]
+    assert by_key(told["required_state"]) == {("m.room.name", ""): {"name": "second"}}
+    assert (told["name"], told["avatar"]) == ("second", "mxc://example.org/a")
+    assert len(told["timeline"]) == 3
+
+
+async def test_a_lost_answer_is_given_again(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    first = await slide(bob, window())
+    said = await alice.say(room_id, "hello")
+    lost = await slide(bob, window(), first["pos"])
+    again = await slide(bob, window(), first["pos"])
+    assert ids(lost["rooms"][room_id]["timeline"]) == ids(again["rooms"][room_id]["timeline"]) == [said]
+    # The one that was lost cannot be gone on from once another took its place.
+    (await try_slide(bob, window(), lost["pos"])).failed(400, "M_UNKNOWN_POS")
+    after = await slide(bob, window(), again["pos"])
+    assert after["rooms"] == {}
+    (await try_slide(bob, window(), first["pos"])).failed(400, "M_UNKNOWN_POS")
+
+
+async def test_rooms_out_of_sight_are_caught_up_with(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    near, far = [await alice.create(name=name) for name in ("near", "far")]
+    for room_id in (far, near):
+        await bob.join(room_id)
+    both = await slide(bob, window(1, limit=2))
+    await alice.say_all(far, "1", "2", "3")
+    await alice.set_state(far, "m.room.topic", {"topic": "changed"})
+    await alice.say(near, "x")
+    one = await slide(bob, window(0, limit=2), both["pos"])
+    assert set(one["rooms"]) == {near}
+    told = (await slide(bob, window(1, limit=2), one["pos"]))["rooms"][far]
+    assert "initial" not in told
+    assert (told["limited"], bodies(told["timeline"])) == (True, ["3"])
+    assert by_key(told["required_state"]) == {("m.room.topic", ""): {"topic": "changed"}}
+    page = await bob.messages(far, from_=told["prev_batch"], limit=2)
+    assert bodies(page["chunk"]) == ["2", "1"]
+
+
+async def test_more_can_be_wanted_of_a_room_later(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="name", topic="topic")
+    await bob.join(room_id)
+    await alice.say_all(room_id, "1", "2", "3")
+    small = await slide(bob, window(limit=1, required=[["m.room.name", ""]]))
+    assert bodies(small["rooms"][room_id]["timeline"]) == ["3"]
+    large = await slide(bob, window(limit=3), small["pos"])
+    told = large["rooms"][room_id]
+    assert bodies(told["timeline"]) == ["1", "2", "3"]
+    assert told["unstable_expanded_timeline"] is True
+    assert ("m.room.topic", "") in by_key(told["required_state"])
+    assert (await slide(bob, window(limit=1), large["pos"]))["rooms"] == {}
+
+
+async def test_a_room_can_be_asked_for_by_name(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id, secret = await alice.create(name="name"), await alice.create(preset="private_chat")
+    await bob.join(room_id)
+    wish = {"required_state": [["*", "*"]], "timeline_limit": 3}
+    body = {"room_subscriptions": {room_id: wish, secret: wish, "!nowhere:example.org": wish}}
+    answer = await slide(bob, body)
+    assert set(answer["rooms"]) == {room_id}
+    assert ("m.room.create", "") in by_key(answer["rooms"][room_id]["required_state"])
+    said = await alice.say(room_id, "hello")
+    answer = await slide(bob, body, answer["pos"])
+    assert ids(answer["rooms"][room_id]["timeline"]) == [said]
+
+
+async def test_members_are_loaded_lazily(server: Place) -> None:
+    alice, bob, carol, dave = await server.clients("alice", "bob", "carol", "dave")
+    room_id = await alice.create(name="crowd")
+    for client in (bob, carol, dave):
+        await client.join(room_id)
+    await carol.say(room_id, "from carol")
+    wish = window(limit=1, required=[["m.room.member", "$LAZY"], ["m.room.member", "$ME"]])
+
+    def members(answer: Any) -> set[str]:
+        return {event["state_key"] for event in answer["rooms"][room_id]["required_state"]}
+
+    answer = await slide(bob, wish)
+    assert members(answer) == {bob.user_id, carol.user_id}
+    await carol.say(room_id, "again")
+    answer = await slide(bob, wish, answer["pos"])
+    assert members(answer) == set()
+    await dave.say(room_id, "from dave")
+    answer = await slide(bob, wish, answer["pos"])
+    assert members(answer) == {dave.user_id}
+    # Whose name was told is told when it changes; nobody else's.
+    for client in (carol, alice):
+        (await client.ask("PUT", at("profile", client.user_id, "displayname"), {"displayname": "X"})).ok()
+    answer = await slide(bob, wish, answer["pos"])
+    assert members(answer) == {carol.user_id, alice.user_id} - ({alice.user_id} - senders(answer, room_id))
+
+
+def senders(answer: Any, room_id: str) -> set[str]:
+    return {event["sender"] for event in answer["rooms"][room_id]["timeline"]}
+
+
+async def test_a_room_without_a_name_has_heroes(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    (await alice.ask("PUT", at("profile", alice.user_id, "displayname"), {"displayname": "Alice"})).ok()
+    room_id = await alice.create()
+    await bob.join(room_id)
+    told = (await slide(bob, window()))["rooms"][room_id]
+    assert "name" not in told
+    assert told["heroes"] == [{"user_id": alice.user_id, "displayname": "Alice"}]
+
+
+async def test_lists_are_filtered(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    encryption = {"type": "m.room.encryption", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+    plain = await alice.create(name="Plain Room")
+    secret = await alice.create(name="Secret", initial_state=[encryption])
+    space = await alice.create(name="Space", creation_content={"type": "m.space"})
+    await alice.set_state(space, "m.space.child", {"via": ["example.org"]}, secret)
+    for room_id in (plain, secret, space):
+        await bob.join(room_id)
+    invited = await alice.create(preset="private_chat", invite=[bob.user_id], name="Invited")
+    await bob.account_data("m.direct", {alice.user_id: [plain]})
+    await bob.account_data("m.tag", {"tags": {"m.favourite": {}}}, secret)
+
+    async def found(**filters: object) -> set[str]:
+        answer = await slide(bob, window(filters=filters))
+        assert answer["lists"]["all"]["count"] == len(answer["rooms"])
+        return set(answer["rooms"])
+
+    assert await found() == {plain, secret, space, invited}
+    assert await found(is_invite=True) == {invited}
+    assert await found(is_invite=False) == {plain, secret, space}
+    assert await found(is_dm=True) == {plain}
+    assert await found(is_encrypted=True) == {secret}
+    assert await found(is_encrypted=False, is_invite=False) == {plain, space}
+    assert await found(room_types=["m.space"]) == {space}
+    assert await found(room_types=[None], is_invite=False) == {plain, secret}
+    assert await found(not_room_types=["m.space"], is_invite=False) == {plain, secret}
+    assert await found(spaces=[space]) == {secret}
+    assert await found(tags=["m.favourite"]) == {secret}
+    assert await found(not_tags=["m.favourite"], is_invite=False) == {plain, space}
+    assert await found(room_name_like="plain") == {plain}
+    # A filter's answer follows what it asks about.
+    await bob.account_data("m.tag", {"tags": {}}, secret)
+    assert await found(tags=["m.favourite"]) == set()
+    await alice.set_state(plain, "m.room.encryption", encryption["content"])  # type: ignore[arg-type]
+    assert await found(is_encrypted=True) == {plain, secret}
+
+
+async def test_invites_and_leaving_are_told(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    start = await slide(bob, window())
+    room_id = await alice.create(preset="private_chat", invite=[bob.user_id], name="Private")
+    answer = await slide(bob, window(), start["pos"])
+    told = answer["rooms"][room_id]
+    assert told["membership"] == "invite"
+    names = {event["type"]: event["content"] for event in told["invite_state"]}
+    assert names["m.room.name"] == {"name": "Private"}
+    assert (told["timeline"], told["required_state"]) == ([], [])
+    assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+    answer = await slide(bob, window(), answer["pos"])
+    await bob.join(room_id)
+    await alice.say(room_id, "welcome")
+    answer = await slide(bob, window(), answer["pos"])
+    assert (answer["rooms"][room_id]["initial"], answer["rooms"][room_id]["membership"]) == (True, "join")
+    await alice.say(room_id, "a last word")
+    await alice.treat(room_id, "kick", bob)
+    await alice.say(room_id, "behind his back")
+    answer = await slide(bob, window(), answer["pos"])
+    told = answer["rooms"][room_id]
+    assert told["membership"] == "leave"
+    assert bodies(told["timeline"]) == ["a last word"]
+    assert told["timeline"][-1]["content"]["membership"] == "leave"
+    assert answer["lists"]["all"]["count"] == 0
+    assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+
+
+async def test_it_waits_for_what_happens(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    answer = await slide(bob, window())
+    waiting = asyncio.create_task(slide(bob, window(), answer["pos"], 30_000))
+    await until_waiting()
+    assert not waiting.done()
+    said = await alice.say(room_id, "hello")
+    assert ids((await waiting)["rooms"][room_id]["timeline"]) == [said]
+    waiting = asyncio.create_task(slide(bob, window(), (await slide(bob, window()))["pos"], 30_000))
+    await until_waiting()
+    await server.clock.turn(31)
+    assert (await waiting)["rooms"] == {}
+
+
+async def test_the_extensions(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    said = await alice.say(room_id, "hello")
+    await alice.receipt(room_id, said)
+    await bob.account_data("x.global", {"a": 1})
+    await bob.account_data("x.room", {"b": 2}, room_id)
+    (
+        await alice.ask(
+            "PUT", at("sendToDevice", "x.hello", "1"), {"messages": {bob.user_id: {"*": {"c": 3}}}}
+        )
+    ).ok()
+    typing = at("rooms", room_id, "typing", alice.user_id)
+    (await alice.ask("PUT", typing, {"typing": True, "timeout": 30000})).ok()
+    answer = await slide(bob, everything())
+    told = answer["extensions"]
+    assert {event["type"] for event in told["account_data"]["global"]} == {"x.global", "m.push_rules"}
+    assert told["account_data"]["rooms"] == {room_id: [{"type": "x.room", "content": {"b": 2}}]}
+    assert told["receipts"]["rooms"][room_id]["content"][said]["m.read"].keys() == {alice.user_id}
+    assert told["typing"]["rooms"][room_id]["content"] == {"user_ids": [alice.user_id]}
+    assert [event["content"] for event in told["to_device"]["events"]] == [{"c": 3}]
+    assert told["e2ee"]["device_one_time_keys_count"] == {}
+    # Once told, all of that is told no more; a message is, until its token comes back.
+    answer = await slide(bob, everything(), answer["pos"])
+    again = answer["extensions"]
+    assert again["account_data"] == {"global": [], "rooms": {}}
+    assert (again["receipts"], again["typing"]) == ({"rooms": {}}, {"rooms": {}})
+    assert [event["content"] for event in again["to_device"]["events"]] == [{"c": 3}]
+    since = {"to_device": {"since": again["to_device"]["next_batch"]}}
+    answer = await slide(bob, everything(**since), answer["pos"])
+    assert answer["extensions"]["to_device"]["events"] == []
+    # Each kind of news comes by itself.
+    await bob.account_data("x.room", {"b": 3}, room_id)
+    await alice.receipt(room_id, await alice.say(room_id, "more"))
+    (await alice.ask("PUT", typing, {"typing": False})).ok()
+    told = (await slide(bob, everything(**since), answer["pos"]))["extensions"]
+    assert told["account_data"]["rooms"] == {room_id: [{"type": "x.room", "content": {"b": 3}}]}
+    assert len(told["receipts"]["rooms"][room_id]["content"]) == 1
+    assert told["typing"]["rooms"][room_id]["content"] == {"user_ids": []}
+
+
+async def test_devices_news_wake_who_waits(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    answer = await slide(bob, everything())
+    since = {"to_device": {"since": answer["extensions"]["to_device"]["next_batch"]}}
+    waiting = asyncio.create_task(slide(bob, everything(**since), answer["pos"], 30_000))
+    await until_waiting()
+    (
+        await alice.ask(
+            "PUT", at("sendToDevice", "x.hello", "1"), {"messages": {bob.user_id: {"*": {"c": 3}}}}
+        )
+    ).ok()
+    told = (await waiting)["extensions"]["to_device"]
+    assert [event["sender"] for event in told["events"]] == [alice.user_id]
+
+
+async def test_extensions_are_for_the_rooms_that_they_name(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    one, two = await alice.create(), await alice.create()
+    for room_id in (one, two):
+        await bob.join(room_id)
+        await bob.account_data("x.room", {}, room_id)
+    body = window()
+    body["extensions"] = {"account_data": {"enabled": True, "lists": [], "rooms": [one]}}
+    body["room_subscriptions"] = {one: {"timeline_limit": 1, "required_state": []}}
+    answer = await slide(bob, body)
+    assert set(answer["extensions"]["account_data"]["rooms"]) == {one}
+    body["extensions"]["account_data"] = {"enabled": True}
+    answer = await slide(bob, body, answer["pos"])
+    assert set(answer["extensions"]["account_data"]["rooms"]) == {two}
+
+
+async def test_connections_are_bounded_and_end_with_the_server(tmp_path: Path) -> None:
+    async with place(tmp_path) as server:
+        alice = await server.client("alice")
+        first = await slide(alice, {"conn_id": "0"})
+        for number in range(1, MAX_OF_DEVICE + 1):
+            await slide(alice, {"conn_id": str(number)})
+        (await try_slide(alice, {"conn_id": "0"}, first["pos"])).failed(400, "M_UNKNOWN_POS")
+        last = await slide(alice, {"conn_id": "x"})
+        # One of the same name begins anew.
+        await slide(alice, {"conn_id": "x"})
+        (await try_slide(alice, {"conn_id": "x"}, last["pos"])).failed(400, "M_UNKNOWN_POS")
+        last = await slide(alice, {"conn_id": "x"})
+    async with place(tmp_path) as server:
+        alice = server.again(alice)
+        (await try_slide(alice, {"conn_id": "x"}, last["pos"])).failed(400, "M_UNKNOWN_POS")
+
+
+WRONG: list[dict[str, Any]] = [
+    {"lists": []},
+    {"lists": {"a": {"ranges": [[1]]}}},
+    {"lists": {"a": {"ranges": [[2, 1]]}}},
+    {"lists": {"a": {"ranges": [[-1, 1]]}}},
+    {"lists": {"a": {"timeline_limit": "x"}}},
+    {"lists": {"a": {"required_state": [["m.room.name"]]}}},
+    {"lists": {"a": {"required_state": [[1, 2]]}}},
+    {"lists": {"a": {"filters": {"is_dm": "yes"}}}},
+    {"room_subscriptions": {"!a": []}},
+    {"extensions": {"typing": 1}},
+    {"conn_id": 1},
+]
+
+
+@pytest.mark.parametrize("body", WRONG, ids=str)
+async def test_what_is_no_request(server: Place, body: dict[str, Any]) -> None:
+    alice = await server.client("alice")
+    (await try_slide(alice, body)).failed(400, "M_BAD_JSON")
+
+
+async def test_too_much_of_anything(server: Place) -> None:
+    alice = await server.client("alice")
+    wrong: list[dict[str, Any]] = [
+        {"lists": {str(number): {} for number in range(101)}},
+        {"lists": {"a": {"required_state": [["a", str(number)] for number in range(301)]}}},
+        {"lists": {"a": {"filters": {"tags": [str(number) for number in range(101)]}}}},
+        {"extensions": {"to_device": {"enabled": True, "since": "x"}}},
+    ]
+    for body in wrong:
+        (await try_slide(alice, body)).failed(400, "M_INVALID_PARAM")
