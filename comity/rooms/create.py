@@ -6,7 +6,7 @@ The order of events, the presets and what overrides what are the specification's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,35 @@ class NewRoom:
     member_content: Mapping[str, Any] = field(default_factory=dict)
 
 
+def supported_version(identifier: str) -> RoomVersion:
+    """The room version of that name. Raises 400 M_UNSUPPORTED_ROOM_VERSION."""
+    version = room_version(identifier)
+    if version is None:
+        raise MatrixError(
+            400, "M_UNSUPPORTED_ROOM_VERSION", f"Room version {identifier!r} is not supported by this server"
+        )
+    return version
+
+
+def create_draft(new: NewRoom, version: RoomVersion) -> Draft:
+    """The create event that a new room asks for (client-server §Creation). Raises 400 M_INVALID_PARAM."""
+    content = {**new.creation_content, "room_version": version.identifier}
+    content.pop("creator", None)
+    if not version.creator_is_sender:
+        content["creator"] = new.creator
+    if version.creators_have_infinite_power:
+        creators = content.get("additional_creators", [])
+        if not isinstance(creators, list) or not all(identifiers.is_user_id(user) for user in creators):
+            raise invalid_param("additional_creators is not a list of user ids")
+        if new.preset == "trusted_private_chat":
+            creators = [*creators, *new.invite]
+        unique = [user for user in dict.fromkeys(creators) if user != new.creator]
+        content.pop("additional_creators", None)
+        if unique:
+            content["additional_creators"] = unique
+    return Draft("m.room.create", new.creator, content, state_key="")
+
+
 class Creator:
     """Creates rooms on this server."""
 
@@ -102,16 +131,35 @@ class Creator:
         self._default_version = default_version
 
     async def create(self, new: NewRoom) -> str:
-        """Create the room without its invites; its id, once it is on disk. Raises MatrixError."""
-        version = room_version(new.version or self._default_version)
-        if version is None:
-            raise MatrixError(
-                400, "M_UNSUPPORTED_ROOM_VERSION", f"Room version {new.version!r} is not supported"
-            )
+        """Create the room without its invites; its id, once it is on disk. Raises MatrixError.
+
+        400 M_INVALID_ROOM_STATE when the authorization rules do not allow what is asked for.
+        """
+        version = supported_version(new.version or self._default_version)
         if len(new.initial_state) > MAX_INITIAL_STATE:
             raise invalid_param(f"At most {MAX_INITIAL_STATE} initial state events can be given")
         alias = await self._alias(new)
-        create = self._create_draft(new, version)
+        drafts = self._drafts(new, version, alias)
+
+        def also(tx: Tx, room: Room) -> None:
+            if alias is not None:
+                self._store_alias(tx, alias, room.room_id, new.creator)
+            if new.visibility == "public":
+                stored_rooms.set_published(tx, room.number, published=True)
+
+        return await self.found(version, create_draft(new, version), drafts, also)
+
+    async def found(
+        self,
+        version: RoomVersion,
+        create: Draft,
+        drafts: Sequence[Draft],
+        also: Callable[[Tx, Room], None] | None = None,
+    ) -> str:
+        """A room of exactly these first events, in one transaction with `also`; its id, once on disk.
+
+        The sender of `create` is the creator. Raises MatrixError; then nothing is left of it.
+        """
         room_id = f"!{self._entropy.token(ROOM_ID_LENGTH)}:{self._server_name}"
         room = Room(self._rooms.numbers.room(), room_id, version, b"", {}, resident=False, next_slot=0)
         first = await self._create_event(room, create)
@@ -120,30 +168,40 @@ class Creator:
         self._rooms.put(room)
         try:
             async with room.lock:
-                future = await self._fill(room, first, new, alias)
+                future = await self._fill(room, first, drafts, also)
         except BaseException:
             self._rooms.drop(room)
             raise
         await asyncio.shield(future)
         return room.room_id
 
-    async def _fill(self, room: Room, first: Event, new: NewRoom, alias: str | None) -> asyncio.Future[int]:
+    async def _fill(
+        self, room: Room, first: Event, drafts: Sequence[Draft], also: Callable[[Tx, Room], None] | None
+    ) -> asyncio.Future[int]:
         """Decide on everything that a new room begins with, and queue it."""
         batch = self._decisions.batch(room)
-        batch.room_creator = new.creator
+        batch.room_creator = first.sender
 
         def decide(tx: Tx, batch: Batch) -> None:
             self._writer.append_event(tx, batch, first)
-            for draft in self._drafts(new, room.version, alias):
-                self._writer.append(tx, batch, draft)
+            for draft in drafts:
+                self._append(tx, batch, draft)
 
         await self._decisions.attempt(batch, decide)
-        if alias is not None:
-            batch.also.append(lambda tx: self._store_alias(tx, alias, room.room_id, new.creator))
-        if new.visibility == "public":
-            batch.also.append(lambda tx: stored_rooms.set_published(tx, room.number, published=True))
+        if also is not None:
+            batch.also.append(lambda tx: also(tx, room))
         room.resident = True
         return self._commits.submit([batch])
+
+    def _append(self, tx: Tx, batch: Batch, draft: Draft) -> None:
+        try:
+            self._writer.append(tx, batch, draft)
+        except MatrixError as error:
+            if error.code != "M_FORBIDDEN":
+                raise
+            raise MatrixError(
+                400, "M_INVALID_ROOM_STATE", f"The room cannot begin with that {draft.type}: {error.text}"
+            ) from None
 
     async def _create_event(self, room: Room, draft: Draft) -> Event:
         """The room's first event, of an id that no room has yet.
@@ -183,23 +241,6 @@ class Creator:
             raise MatrixError(400, "M_ROOM_IN_USE", "The room alias is taken")
         return alias
 
-    def _create_draft(self, new: NewRoom, version: RoomVersion) -> Draft:
-        content = {**new.creation_content, "room_version": version.identifier}
-        content.pop("creator", None)
-        if not version.creator_is_sender:
-            content["creator"] = new.creator
-        if version.creators_have_infinite_power:
-            creators = content.get("additional_creators", [])
-            if not isinstance(creators, list) or not all(identifiers.is_user_id(user) for user in creators):
-                raise invalid_param("additional_creators is not a list of user ids")
-            if new.preset == "trusted_private_chat":
-                creators = [*creators, *new.invite]
-            unique = [user for user in dict.fromkeys(creators) if user != new.creator]
-            content.pop("additional_creators", None)
-            if unique:
-                content["additional_creators"] = unique
-        return Draft("m.room.create", new.creator, content, state_key="")
-
     def _drafts(self, new: NewRoom, version: RoomVersion, alias: str | None) -> list[Draft]:
         """Every event after the create event, in the specification's order."""
         preset = new.preset or ("public_chat" if new.visibility == "public" else "private_chat")
@@ -214,8 +255,8 @@ class Creator:
 
         given = self._initial_state(new)
         # What initial_state says takes precedence over what the preset would.
-        levels = given.get(("m.room.power_levels", "")) or self._power_levels(new, version, preset)
-        add("m.room.power_levels", {**levels, **new.power_level_content_override})
+        levels = given.get(("m.room.power_levels", "")) or default_power_levels(new, version, preset)
+        add("m.room.power_levels", _overridden(levels, new.power_level_content_override, version))
         if alias is not None:
             add("m.room.canonical_alias", {"alias": alias})
         for event_type, body in (
@@ -226,7 +267,9 @@ class Creator:
             if (event_type, "") not in given:
                 add(event_type, body)
         for (event_type, state_key), content in given.items():
-            if event_type not in ("m.room.create", "m.room.member", "m.room.power_levels"):
+            # Of memberships, bans alone: who joins does so themselves, and invites have a way of their own.
+            is_ban = event_type == "m.room.member" and content.get("membership") == "ban"
+            if is_ban or event_type not in ("m.room.create", "m.room.member", "m.room.power_levels"):
                 add(event_type, content, state_key)
         if new.name is not None:
             add("m.room.name", {"name": new.name})
@@ -252,24 +295,40 @@ class Creator:
             given[event_type, state_key] = content
         return given
 
-    def _power_levels(self, new: NewRoom, version: RoomVersion, preset: str) -> dict[str, Any]:
-        users: dict[str, int] = {}
-        levels = dict(_EVENT_LEVELS)
-        if version.creators_have_infinite_power:
-            levels["m.room.tombstone"] = CREATORS_ALONE
-        else:
-            users[new.creator] = 100
-            if preset == "trusted_private_chat":
-                users |= dict.fromkeys(new.invite, 100)
-        return {
-            "users": users,
-            "users_default": 0,
-            "events": levels,
-            "events_default": 0,
-            "state_default": 50,
-            "ban": 50,
-            "kick": 50,
-            "redact": 50,
-            "invite": 0,
-            "historical": 100,
-        }
+
+def default_power_levels(new: NewRoom, version: RoomVersion, preset: str) -> dict[str, Any]:
+    """The power levels of a new room before anything overrides them (client-server §Creation)."""
+    users: dict[str, int] = {}
+    levels = dict(_EVENT_LEVELS)
+    if version.creators_have_infinite_power:
+        levels["m.room.tombstone"] = CREATORS_ALONE
+    else:
+        users[new.creator] = 100
+        if preset == "trusted_private_chat":
+            users |= dict.fromkeys(new.invite, 100)
+    return {
+        "users": users,
+        "users_default": 0,
+        "events": levels,
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+        "historical": 100,
+    }
+
+
+def _overridden(
+    levels: Mapping[str, Any], override: Mapping[str, Any], version: RoomVersion
+) -> dict[str, Any]:
+    """`levels` with the client's word on top, key by key.
+
+    rooms/v12: where that says nothing of tombstones, their level stays above `state_default`.
+    """
+    content = {**levels, **override}
+    events = content.get("events")
+    if not version.creators_have_infinite_power or "events" not in override or not isinstance(events, dict):
+        return content
+    return {**content, "events": {"m.room.tombstone": CREATORS_ALONE, **events}}
