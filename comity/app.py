@@ -182,7 +182,7 @@ def build(config: Config, ports: Ports) -> App:
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
         federation.keyring, key,
-        member_content=users.member_content,
+        member_content=users.member_content, carry_over=users.moving.carry_over,
     )  # fmt: skip
     users.connect(rooms.portraits.propagate, rooms.portraits.leave_all, rooms.intake.admits)
     if config.federation.enabled:

@@ -22,6 +22,7 @@ from comity.api.client import (
     services,
     sliding,
     typing,
+    upgrades,
     versions,
 )
 from comity.api.client import sync as sync_routes
@@ -79,6 +80,7 @@ def add(
     ).routes(router, guard, anybody)  # fmt: skip
     ByTimeApi(rooms.timestamps, users.limits).routes(router, guard)
     SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
+    upgrades.routes(router, guard, rooms.upgrader, users.limits)
     rooms_read.routes(router, guard, rooms.reader)
     relations.routes(router, guard, rooms.relations)
     sync_routes.routes(router, guard, sync.v3, users.filters)

@@ -28,6 +28,7 @@ from comity.rooms.policy import Policies
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Room, Rooms
 from comity.rooms.strangers import shown_state
+from comity.rooms.succession import Successions
 from comity.rooms.vouching import Vouching
 from comity.rooms.write import Writer
 from comity.store import rooms as stored_rooms
@@ -67,10 +68,12 @@ class Memberships:
         server_name: str,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
         whole: Callable[[str], Awaitable[None]],
+        successions: Successions,
     ) -> None:
         """`member_content` gives a local user's displayname and avatar_url for their memberships;
         `whole` waits until a room that was joined just now has all of its state."""
         self._whole = whole
+        self._successions = successions
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -111,6 +114,12 @@ class Memberships:
             content["reason"] = reason
         if third_party_signed is not None:
             content["third_party_invite"] = {"signed": third_party_signed}
+        await self._come_in(user_id, room_id, via, content)
+        await self._successions.joined(user_id, room_id)
+        return room_id
+
+    async def _come_in(self, user_id: str, room_id: str, via: Sequence[str], content: dict[str, Any]) -> None:
+        """Join by whichever way leads in."""
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:
             if await self.membership(room, user_id) != "join":
@@ -121,15 +130,14 @@ class Memberships:
                 content["join_authorised_via_users_server"] = authoriser
             if authoriser is not None or not await self._restricted.applies(room, user_id):
                 await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
-                return room_id
+                return
             vouchers = await self._restricted.vouchers(room, user_id)
             await finish(self._vouching.join(user_id, room, vouchers[:MAX_CANDIDATES], content))
-            return room_id
+            return
         candidates = await self.candidates(user_id, room_id, via)
         if not candidates:
             raise not_found("No server is known through which the room could be joined")
         await finish(self._joiner.join(user_id, room_id, candidates, content))
-        return room_id
 
     async def candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
         """Servers to come in through: those named, the inviter's, the room id's."""

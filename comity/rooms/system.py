@@ -45,8 +45,10 @@ from comity.rooms.room_summary import Summaries
 from comity.rooms.serve import Server
 from comity.rooms.staging import Staging
 from comity.rooms.strangers import Strangers
+from comity.rooms.succession import CarryOver, Successions
 from comity.rooms.third_party_invite import ThirdPartyInvites
 from comity.rooms.timestamp import Timestamps
+from comity.rooms.upgrade import Upgrader
 from comity.rooms.vouching import Vouching
 from comity.rooms.write import Writer
 from comity.store.database import Database
@@ -86,6 +88,7 @@ class RoomSystem:
         key: SigningKey,
         *,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
+        carry_over: CarryOver,
     ) -> None:
         name = config.server_name
         database.read_now(lambda tx: know_all_rooms(tx, events))
@@ -135,7 +138,8 @@ class RoomSystem:
             server=server, restricted=restricted, strangers=strangers, policies=policies, fetcher=fetcher,
             server_name=name, key=key,
         )  # fmt: skip
-        self._build_memberships(core, strangers, arrivals, restricted, policies, member_content)
+        successions = Successions(database, rooms, merger, carry_over)
+        self._build_memberships(core, strangers, arrivals, restricted, policies, successions, member_content)
         self._build_views(core, bus, directory_calls, grafter, backfill)
 
     def _build_policies(self, config: Config, core: _Core) -> Policies:
@@ -154,6 +158,7 @@ class RoomSystem:
         arrivals: Arrivals,
         restricted: Restricted,
         policies: Policies,
+        successions: Successions,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
     ) -> None:
         """What changes the memberships of our users."""
@@ -169,11 +174,16 @@ class RoomSystem:
             database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
             writer=writer, joiner=joiner, leaver=leaver, restricted=restricted, vouching=vouching,
             policies=policies, fetcher=core.fetcher, calls=calls, server_name=core.name,
-            member_content=member_content, whole=completer.whole,
+            member_content=member_content, whole=completer.whole, successions=successions,
         )  # fmt: skip
         self.knocks = Knocks(
             rooms=core.rooms, writer=writer, strangers=strangers, templates=templates,
             memberships=self.memberships, calls=calls, member_content=member_content,
+        )  # fmt: skip
+        self.upgrader = Upgrader(
+            database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
+            writer=writer, creator=self.creator, successions=successions, whole=completer.whole,
+            member_content=member_content,
         )  # fmt: skip
         self.third_party_invites = ThirdPartyInvites(
             database=core.database, rooms=core.rooms, merger=core.merger, writer=writer,

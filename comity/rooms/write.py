@@ -90,8 +90,15 @@ class Writer:
             raise not_found("This server is not in a room of that id")
         return room
 
-    async def send(self, room_id: str, draft: Draft, *, transaction: ClientTransaction | None = None) -> str:
-        """Write one event; its id, once it is on disk.
+    async def send(
+        self,
+        room_id: str,
+        draft: Draft,
+        *,
+        transaction: ClientTransaction | None = None,
+        also: Callable[[WriteTx], None] | None = None,
+    ) -> str:
+        """Write one event; its id, once it is on disk. What `also` writes is stored with it or not at all.
 
         A repeated `transaction` gives the first one's event id. A state event that would change
         nothing gives the id of the one that stands. Raises MatrixError (403 M_FORBIDDEN when the
@@ -106,7 +113,7 @@ class Writer:
                     continue
                 known = await self._repeated(transaction)
                 if known is None:
-                    known = await self._decide_and_submit(room, draft, transaction, recommended)
+                    known = await self._decide_and_submit(room, draft, transaction, recommended, also)
             if known is None:
                 recommended = await self._recommended(room, draft)
                 continue
@@ -149,6 +156,7 @@ class Writer:
         draft: Draft,
         transaction: ClientTransaction | None,
         recommended: Event | None,
+        also: Callable[[WriteTx], None] | None,
     ) -> tuple[str, asyncio.Future[int] | None] | None:
         """None: the room's policy server is to be asked first; `recommended` is what it has signed."""
         batch = self._decisions.batch(room)
@@ -161,6 +169,8 @@ class Writer:
         if not batch.decided:
             # What it would set stands already; perhaps not on the disk yet.
             return event.event_id, room.last_write
+        if also is not None:
+            batch.also.append(also)
         future = self._commits.submit([batch], self._remember(transaction, event.event_id))
         if transaction is not None:
             self._in_flight[transaction] = (event.event_id, future)

@@ -462,6 +462,11 @@ def aliases_of(tx: Tx, room_id: str) -> list[str]:
     ]
 
 
+def move_aliases(tx: Tx, room_id: str, other: str) -> None:
+    """Have all local aliases of a room lead to another."""
+    tx.run("UPDATE aliases SET room_id = ? WHERE room_id = ?", (other, room_id))
+
+
 # -- redactions that wait for their target
 
 

@@ -135,6 +135,28 @@ class PushRules:
         checked = checked_actions(actions)
         await self._change(user_id, lambda rules: _find(rules, kind, rule_id).update(actions=checked))
 
+    async def carry_over(self, user_id: str, old: str, new: str) -> None:
+        """Have the rules for one room hold for another too, unless that has its own.
+
+        Those of the kind `room`; and overrides that are named after the room, with which clients
+        silence it.
+        """
+
+        def make(content: dict[str, Any] | None) -> Mapping[str, Any] | None:
+            if content is None:
+                return None
+            rules, added = merged(user_id, content), False
+            for kind in ("room", "override"):
+                own = {rule["rule_id"]: rule for rule in rules[kind] if not rule["default"]}
+                count = sum(not rule["default"] for every in rules.values() for rule in every)
+                if old in own and new not in own and count < MAX_OWN_RULES:
+                    place = rules[kind].index(own[old])
+                    rules[kind].insert(place, _renamed(own[old], old, new))
+                    added = True
+            return {"global": rules} if added else None
+
+        await self._account_data.change(user_id, "", PUSH_RULES, make)
+
     async def _change(self, user_id: str, change: Callable[[Ruleset], None]) -> None:
         def make(content: dict[str, Any] | None) -> Mapping[str, Any]:
             rules = merged(user_id, content)
@@ -165,6 +187,19 @@ def _checked_conditions(conditions: object) -> list[object]:
     ):
         raise bad_json("A condition is an object with a kind")
     return conditions
+
+
+def _renamed(rule: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """A rule for one room as it is for another."""
+    renamed = {**rule, "rule_id": new}
+    if "conditions" in rule:
+        renamed["conditions"] = [
+            {**condition, "pattern": new}
+            if condition.get("key") == "room_id" and condition.get("pattern") == old
+            else condition
+            for condition in rule["conditions"]
+        ]
+    return renamed
 
 
 def _check_kind(kind: str) -> None:

@@ -25,6 +25,7 @@ from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import LeaveAll, Management
+from comity.users.moving import Moving
 from comity.users.openid import OpenId
 from comity.users.passwords import Passwords
 from comity.users.profile import Profiles, Propagate, member_content
@@ -66,6 +67,7 @@ class UserSystem:
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)
         self.push_rules = PushRules(self.account_data)
+        self.moving = Moving(self.account_data, self.push_rules)
         self.openid = OpenId(database, clock, entropy, name)
         self.ephemeral = Ephemeral(database, bus, clock, sink, name)
         self.receipts = Receipts(database, bus, clock, sink, name)
