@@ -32,8 +32,8 @@ from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx, WriteTx
 
 _log = logging.getLogger(__name__)
-#: Bans that are carried over, the newest first: each is an event that is judged and signed while the
-#: others of the new room's transaction wait.
+#: Bans that are carried over, the newest first: each is an event of the new room's one transaction, and
+#: a thousand take a second or so in which the server does little else.
 MAX_BANS = 1_000
 TOMBSTONE_BODY = "This room has been replaced"
 

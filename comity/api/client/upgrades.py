@@ -8,13 +8,16 @@ from comity.ports import Response
 from comity.rooms.upgrade import Upgrader
 from comity.users.rate_limits import JOINS, RateLimits
 
+#: How many joins an upgrade counts for: the new room may begin with a thousand events.
+UPGRADE_COST = 5.0
+
 
 def routes(router: Router, guard: Guard, upgrader: Upgrader, rate_limits: RateLimits) -> None:
     """Add the route."""
 
     async def upgrade(call: Call) -> Response:
         user_id = call.requester.user_id
-        rate_limits.check(JOINS, user_id)
+        rate_limits.check(JOINS, user_id, cost=UPGRADE_COST)
         new_id = await upgrader.upgrade(
             user_id,
             call.parameters["roomId"],
