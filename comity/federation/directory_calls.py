@@ -81,12 +81,12 @@ class DirectoryCalls:
         return DirectoryAnswer(str(room_id), named)
 
     async def public_rooms(
-        self, server: str, limit: int, since: str | None, wanted: dict[str, Any]
+        self, server: str, limit: int, since: str | None, wanted: dict[str, Any], networks: dict[str, Any]
     ) -> PublicRoomsAnswer:
-        """GET publicRooms, or POST where a filter is `wanted`."""
+        """GET publicRooms, or POST where a filter is `wanted`, or `networks` other than the usual."""
         target = f"{V1}/publicRooms"
-        if wanted:
-            body: dict[str, Any] = {"limit": limit, "filter": wanted}
+        if wanted or networks:
+            body: dict[str, Any] = {"limit": limit, "filter": wanted, **networks}
             if since is not None:
                 body["since"] = since
             data = await self._client.request(

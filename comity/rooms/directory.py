@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.errors import FederationError
+from comity.protocol import identifiers
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
 from comity.protocol.identifiers import split_alias
@@ -58,7 +59,9 @@ class Directory:
     async def create(self, user_id: str, alias: str, room_id: str) -> None:
         """Create an alias of ours for a room. Raises 409 M_UNKNOWN when it is taken."""
         parts = split_alias(alias)
-        if parts is None or parts[1] != self._server_name:
+        if parts is None or any(part.isspace() for part in alias):
+            raise invalid_param("That is not a room alias")
+        if parts[1] != self._server_name:
             raise invalid_param("The alias is not one of this server")
         if await self._rooms.get(room_id) is None:
             raise not_found("There is no such room here")
@@ -112,10 +115,12 @@ class Directory:
         )
 
     async def aliases(self, user_id: str, room_id: str) -> list[str]:
-        """The local aliases of a room, for its members. Raises 403 M_FORBIDDEN, 404 M_NOT_FOUND."""
+        """The local aliases of a room, for its members. Raises 403 M_FORBIDDEN, 400 M_INVALID_PARAM."""
+        if not identifiers.is_room_id(room_id):
+            raise invalid_param("That is not a room id")
         room = await self._rooms.get(room_id)
         if room is None:
-            raise not_found("There is no such room here")
+            raise forbidden("You are not in the room")
 
         def read(tx: Tx) -> list[str]:
             find = self._merger.lookup(tx, room, room.state)

@@ -22,8 +22,8 @@ from comity.store.database import Database, Tx
 
 #: Rooms in one answer, and where nobody says how many.
 MAX_LIMIT, DEFAULT_LIMIT = 500, 100
-#: Characters of a search, of a token, and room types in a filter.
-MAX_TERM, MAX_TOKEN, MAX_TYPES = 1_000, 2_000, 50
+#: Characters of a search, of a token and of a network's id, and room types in a filter.
+MAX_TERM, MAX_TOKEN, MAX_NETWORK, MAX_TYPES = 1_000, 2_000, 255, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,9 @@ class Search:
     term: str = ""
     #: None: of every type; an entry None: rooms without a type.
     types: frozenset[str | None] | None = None
+    #: The third-party network whose rooms are asked for, and none but those; or all networks' beside ours.
+    network: str | None = None
+    all_networks: bool = False
 
     def filter(self) -> dict[str, Any]:
         """The filter as it goes over the wire; empty if nothing is filtered."""
@@ -46,29 +49,46 @@ class Search:
             wanted["room_types"] = sorted(self.types, key=lambda kind: kind or "")
         return wanted
 
+    def networks(self) -> dict[str, Any]:
+        """The networks as they go over the wire; empty for the usual, Matrix alone."""
+        if self.network is not None:
+            return {"third_party_instance_id": self.network}
+        return {"include_all_networks": True} if self.all_networks else {}
 
-def search_of(limit: object, since: object, wanted: object) -> Search:
+
+def search_of(asked: Mapping[str, Any]) -> Search:
     """A Search from an untrusted query or body. Raises 400 M_INVALID_PARAM."""
+    limit, since, wanted = asked.get("limit"), asked.get("since"), asked.get("filter")
+    network, every = asked.get("third_party_instance_id"), asked.get("include_all_networks")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise invalid_param("limit is not a number of rooms")
     if since is not None and (not isinstance(since, str) or len(since) > MAX_TOKEN):
         raise invalid_param("since is not a token of an earlier answer")
-    if wanted is None:
-        return Search(limit or 0, since or None)
+    if every is not None and not isinstance(every, bool):
+        raise invalid_param("include_all_networks is neither true nor false")
+    if network is not None and (not isinstance(network, str) or len(network) > MAX_NETWORK):
+        raise invalid_param(f"third_party_instance_id is not text of at most {MAX_NETWORK} characters")
+    if network and every:
+        raise invalid_param("third_party_instance_id can only be used if include_all_networks is false")
+    term, types = _filter_of({} if wanted is None else wanted)
+    return Search(limit or 0, since or None, term, types, network or None, bool(every))
+
+
+def _filter_of(wanted: object) -> tuple[str, frozenset[str | None] | None]:
     if not isinstance(wanted, dict):
         raise invalid_param("filter is not an object")
     term, types = wanted.get("generic_search_term"), wanted.get("room_types")
     if term is not None and (not isinstance(term, str) or len(term) > MAX_TERM):
         raise invalid_param(f"generic_search_term is not text of at most {MAX_TERM} characters")
     if types is None:
-        return Search(limit or 0, since or None, term or "")
+        return term or "", None
     if (
         not isinstance(types, list)
         or len(types) > MAX_TYPES
         or not all(kind is None or isinstance(kind, str) for kind in types)
     ):
         raise invalid_param(f"room_types is not a list of at most {MAX_TYPES} room types")
-    return Search(limit or 0, since or None, term or "", frozenset(types))
+    return term or "", frozenset(types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,10 @@ class PublicRooms:
         return answer
 
     def _matching(self, tx: Tx, search: Search, for_servers: bool) -> list[Mapping[str, Any]]:
-        found = []
+        found: list[Mapping[str, Any]] = []
+        if search.network is not None:
+            # No room here is a bridge's to another network.
+            return found
         for row in published.published(tx):
             if for_servers and not self._summaries.is_federated(tx, row):
                 continue
@@ -146,7 +169,9 @@ class PublicRooms:
             raise invalid_param("server is not a server name")
         limit = min(search.limit or DEFAULT_LIMIT, MAX_LIMIT)
         try:
-            answer = await self._calls.public_rooms(server, limit, search.since, search.filter())
+            answer = await self._calls.public_rooms(
+                server, limit, search.since, search.filter(), search.networks()
+            )
         except FederationError as error:
             if error.status == 403:
                 raise MatrixError(403, "M_FORBIDDEN", f"{server} does not show its directory") from None

@@ -67,8 +67,28 @@ async def test_filters(tmp_path: Path) -> None:
         for body in (
             {"filter": 3}, {"filter": {"room_types": "m.space"}}, {"filter": {"generic_search_term": 1}},
             {"limit": "2"}, {"limit": -1}, {"since": "!"}, {"since": 4}, {"limit": True},
+            {"include_all_networks": "true"}, {"third_party_instance_id": 4},
+            {"include_all_networks": True, "third_party_instance_id": "irc"},
         ):  # fmt: skip
             (await alice.ask("POST", "/publicRooms", body)).failed(400, "M_INVALID_PARAM")
+
+
+async def test_networks(tmp_path: Path) -> None:
+    """Here there are none but Matrix; another server is asked for the same."""
+    async with neighbours(tmp_path, 2, p1=PUBLISHING) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        await alice.create(name="Ours", visibility="public")
+        for client, query in ((alice, {}), (bob, {"server": ONE})):
+            for asked, found in (
+                ({"include_all_networks": True}, ["Ours"]),
+                ({"include_all_networks": False}, ["Ours"]),
+                ({"third_party_instance_id": "irc"}, []),
+                ({"third_party_instance_id": "irc", "include_all_networks": False}, []),
+                ({"third_party_instance_id": None}, ["Ours"]),
+            ):
+                answer = (await client.ask("POST", "/publicRooms", asked, **query)).ok()
+                assert names(answer) == found
+                assert answer["total_room_count_estimate"] == len(found)
 
 
 async def test_who_decides_what_is_published(tmp_path: Path) -> None:

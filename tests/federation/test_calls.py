@@ -197,12 +197,12 @@ async def test_times_exchanges_and_policies(calls: Calls, peer: PeerServer) -> N
 async def test_rooms_from_outside(side: Side, peer: PeerServer) -> None:
     answer: dict[str, Any] = {"chunk": [{"room_id": ROOM}], "next_batch": "n", "prev_batch": 3}
     peer.on("GET", f"{V1}/publicRooms", 200, answer)
-    found = await side.directory.public_rooms(peer.name, 5, "s", {})
+    found = await side.directory.public_rooms(peer.name, 5, "s", {}, {})
     assert (found.rooms, found.next_batch, found.prev_batch, found.total) == (answer["chunk"], "n", None, 1)
     assert peer.received[0].target == f"{V1}/publicRooms?limit=5&since=s"
     peer.on("POST", f"{V1}/publicRooms", 200, {**answer, "total_room_count_estimate": 7})
     wanted = {"generic_search_term": "x"}
-    assert (await side.directory.public_rooms(peer.name, 5, None, wanted)).total == 7
+    assert (await side.directory.public_rooms(peer.name, 5, None, wanted, {})).total == 7
     assert peer.received[1].json == {"limit": 5, "filter": wanted}
     tree = {"room": {"room_id": ROOM}, "children": [{"a": 1}], "inaccessible_children": ["!b:c", 4]}
     peer.on("GET", path(f"{V1}/hierarchy", ROOM), 200, tree)
@@ -232,7 +232,7 @@ ASK: dict[str, Ask] = {
     DIRECTORY: lambda side, server: side.directory.query_directory(server, "#a:b"),
     TIME: lambda side, server: side.calls.timestamp_to_event(server, "r", 5, forwards=True),
     HIERARCHY: lambda side, server: side.directory.hierarchy(server, "r", suggested_only=False),
-    PUBLIC: lambda side, server: side.directory.public_rooms(server, 5, None, {}),
+    PUBLIC: lambda side, server: side.directory.public_rooms(server, 5, None, {}, {}),
     PROFILE: lambda side, server: side.users.query_profile(server, "@a:b", None),
 }
 MALFORMED: list[tuple[str, object]] = [

@@ -58,6 +58,7 @@ class DirectoryApi:
 
     async def aliases(self, call: Call) -> Response:
         """The local aliases of a room."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         return json_response(
             {"aliases": await self._directory.aliases(call.requester.user_id, call.parameters["roomId"])}
         )
@@ -68,12 +69,12 @@ class DirectoryApi:
         """GET /publicRooms, of this server or another."""
         if call.user is None and (call.query("server") or not self._publish_without_account):
             raise MatrixError(401, "M_MISSING_TOKEN", "The published rooms are for users of this server")
-        return await self._listed(call, search_of(call.query_int("limit", 0), call.query("since"), None))
+        search = search_of({"limit": call.query_int("limit", 0), "since": call.query("since")})
+        return await self._listed(call, search)
 
     async def search(self, call: Call) -> Response:
         """POST /publicRooms, with a filter."""
-        body = call.json()
-        return await self._listed(call, search_of(body.get("limit"), body.get("since"), body.get("filter")))
+        return await self._listed(call, search_of(call.json()))
 
     async def _listed(self, call: Call, search: Search) -> Response:
         server = call.query("server")

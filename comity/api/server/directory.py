@@ -39,12 +39,13 @@ class DirectoryApi:
 
     async def public_rooms(self, call: Call) -> Response:
         """GET /publicRooms."""
-        return await self._listed(search_of(call.query_int("limit", 0), call.query("since"), None))
+        return await self._listed(
+            search_of({"limit": call.query_int("limit", 0), "since": call.query("since")})
+        )
 
     async def search(self, call: Call) -> Response:
         """POST /publicRooms, with a filter."""
-        body = call.json()
-        return await self._listed(search_of(body.get("limit"), body.get("since"), body.get("filter")))
+        return await self._listed(search_of(call.json()))
 
     async def hierarchy(self, call: Call) -> Response:
         """GET /hierarchy/{roomId}."""
