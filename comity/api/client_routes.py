@@ -71,8 +71,9 @@ def add(
     openid.routes(router, guard, users.openid)
     services.routes(router, guard)
     RoomsApi(
-        rooms.creator, rooms.memberships, rooms.knocks, rooms.directory, users.profiles, users.limits
-    ).routes(router, guard)
+        rooms.founder, rooms.memberships, rooms.third_party_invites, rooms.knocks, rooms.directory,
+        users.profiles, users.limits,
+    ).routes(router, guard)  # fmt: skip
     EventsApi(rooms.writer, rooms.directory, users.limits).routes(router, guard)
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,

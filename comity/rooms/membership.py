@@ -35,6 +35,8 @@ from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
 _log = logging.getLogger(__name__)
+#: With which a server says that it does not know an invite's room version; clients have one code for it.
+_UNSUPPORTED = frozenset({"M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION"})
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
 
@@ -104,7 +106,6 @@ class Memberships:
         via: Sequence[str],
         *,
         reason: str | None = None,
-        third_party_signed: Mapping[str, Any] | None = None,
     ) -> str:
         """Join a room; its id. Raises MatrixError when no way leads in."""
         if not identifiers.is_room_id(room_id):
@@ -112,8 +113,6 @@ class Memberships:
         content: dict[str, Any] = {**await self._member_content(user_id), "membership": "join"}
         if reason is not None:
             content["reason"] = reason
-        if third_party_signed is not None:
-            content["third_party_invite"] = {"signed": third_party_signed}
         await self._come_in(user_id, room_id, via, content)
         await self._successions.joined(user_id, room_id)
         return room_id
@@ -221,7 +220,7 @@ class Memberships:
     ) -> None:
         if not identifiers.is_user_id(target):
             raise invalid_param("user_id is not a user id")
-        room = await self._writer.resident_room(room_id)
+        room = await self._room(room_id)
         await self._whole(room_id)
         if from_any_of is not None and await self.membership(room, target) not in from_any_of:
             raise forbidden(
@@ -232,6 +231,13 @@ class Memberships:
             content["reason"] = reason
         await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=target))
 
+    async def _room(self, room_id: str) -> Room:
+        """The room whose members are to change. Nobody here is in one that is unknown: 403 M_FORBIDDEN."""
+        room = await self._rooms.get(room_id)
+        if room is None or not room.extremities:
+            raise forbidden("You are not in the room")
+        return room
+
     # -- invites
 
     async def invite(
@@ -240,6 +246,7 @@ class Memberships:
         """Invite a user of any server. Raises MatrixError."""
         if not identifiers.is_user_id(target):
             raise invalid_param("user_id is not a user id")
+        await self._room(room_id)
         await self._whole(room_id)
         content: dict[str, Any] = {"membership": "invite"}
         if server_of(target) == self._server_name:
@@ -270,6 +277,10 @@ class Memberships:
         except FederationError as error:
             if error.kind == "unwelcome":
                 raise forbidden(f"The operator of this server does not let it talk to {server}") from None
+            if error.code in _UNSUPPORTED:
+                raise MatrixError(
+                    400, "M_UNSUPPORTED_ROOM_VERSION", f"{server} does not support the room's version"
+                ) from None
             if error.status == 403:
                 raise MatrixError(
                     403, error.code or "M_FORBIDDEN", "The invited user's server refused"

@@ -21,6 +21,7 @@ from comity.rooms.decisions import Decisions
 from comity.rooms.directory import Directory
 from comity.rooms.extremities import Extremities
 from comity.rooms.fetch import Fetcher
+from comity.rooms.founding import Founder
 from comity.rooms.gaps import GapFiller
 from comity.rooms.graft import Grafter
 from comity.rooms.hierarchy import Hierarchies
@@ -176,6 +177,7 @@ class RoomSystem:
             policies=policies, fetcher=core.fetcher, calls=calls, server_name=core.name,
             member_content=member_content, whole=completer.whole, successions=successions,
         )  # fmt: skip
+        self.founder = Founder(core.database, core.rooms, self.creator, self.memberships)
         self.knocks = Knocks(
             rooms=core.rooms, writer=writer, strangers=strangers, templates=templates,
             memberships=self.memberships, calls=calls, member_content=member_content,

@@ -18,6 +18,7 @@ from comity.protocol import canonical_json, identifiers
 from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from comity.protocol.identifiers import server_of
+from comity.rooms.join import tell
 from comity.rooms.membership import Memberships, finish
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
@@ -103,6 +104,29 @@ class ThirdPartyInvites:
         invite = {"display_name": name if isinstance(name, str) else "", "signed": dict(signed)}
         content = {"membership": "invite", "third_party_invite": invite}
         return Draft("m.room.member", sender, content, state_key=target)
+
+    # -- told by the invited user
+
+    async def claim(self, user_id: str, room_id: str, value: object) -> None:
+        """A local user shows, as they join, that an address that was invited is theirs: they are invited.
+
+        `value` is the unchecked `third_party_signed` (client-server §Joining rooms). Raises 400 for what
+        is malformed, 403 M_FORBIDDEN where no invite that waits is meant by it.
+        """
+        sender = value.get("sender") if isinstance(value, dict) else None
+        if not identifiers.is_user_id(sender) or not identifiers.is_room_id(room_id):
+            raise bad_json("third_party_signed has no sender, or what is to be joined is no room")
+        signed = _signed(value, user_id)
+        room = await self._rooms.get(room_id)
+        if room is not None and room.resident:
+            if await self._memberships.membership(room, user_id) == "join":
+                return
+        elif server_of(str(sender)) == self._server_name:
+            raise forbidden("The user who invited you is not in the room")
+        try:
+            await self._invited(user_id, room_id, str(sender), signed)
+        except FederationError as error:
+            raise tell(error) from None
 
     # -- told by an identity server
 

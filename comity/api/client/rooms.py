@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from comity.api.client.prefixes import add_classic
@@ -10,14 +9,14 @@ from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol import identifiers
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
-from comity.rooms.create import MAX_INVITES, Creator, NewRoom
+from comity.rooms.create import MAX_INVITES, NewRoom
 from comity.rooms.directory import Directory
+from comity.rooms.founding import Founder
 from comity.rooms.knock import Knocks
 from comity.rooms.membership import Memberships
+from comity.rooms.third_party_invite import ThirdPartyInvites
 from comity.users.profile import Profiles, member_content
-from comity.users.rate_limits import JOINS, RateLimits
-
-_log = logging.getLogger(__name__)
+from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
 
 
 class RoomsApi:
@@ -25,16 +24,18 @@ class RoomsApi:
 
     def __init__(
         self,
-        creator: Creator,
+        founder: Founder,
         memberships: Memberships,
+        third_party_invites: ThirdPartyInvites,
         knocks: Knocks,
         directory: Directory,
         profiles: Profiles,
         rate_limits: RateLimits,
     ) -> None:
         self._rate_limits = rate_limits
-        self._creator = creator
+        self._founder = founder
         self._memberships = memberships
+        self._third_party_invites = third_party_invites
         self._knocks = knocks
         self._directory = directory
         self._profiles = profiles
@@ -44,7 +45,7 @@ class RoomsApi:
         for template, handler in (
             ("/createRoom", self.create),
             ("/join/{roomIdOrAlias}", self.join),
-            ("/rooms/{roomId}/join", self.join),
+            ("/rooms/{roomId}/join", self.join_by_id),
             ("/knock/{roomIdOrAlias}", self.knock),
             ("/rooms/{roomId}/leave", self.leave),
             ("/rooms/{roomId}/forget", self.forget),
@@ -63,6 +64,8 @@ class RoomsApi:
         invite = _list(body, "invite", str)
         if len(invite) > MAX_INVITES or not all(identifiers.is_user_id(user) for user in invite):
             raise invalid_param(f"invite is not a list of at most {MAX_INVITES} user ids")
+        if _list(body, "invite_3pid", dict):
+            raise _no_addresses()
         visibility = _one(body, "visibility", str) or "private"
         if visibility not in ("public", "private"):
             raise bad_json("visibility is neither public nor private")
@@ -81,30 +84,30 @@ class RoomsApi:
             power_level_content_override=_one(body, "power_level_content_override", dict) or {},
             member_content=await member_content(self._profiles, user_id),
         )
-        room_id = await self._creator.create(new)
-        for target in invite:
-            try:
-                await self._memberships.invite(user_id, room_id, target, is_direct=new.is_direct)
-            except MatrixError as error:
-                # The room stands; who could not be reached can be invited again.
-                _log.warning("%s could not be invited to %s: %s", target, room_id, error)
-        return json_response({"room_id": room_id})
+        return json_response({"room_id": await self._founder.create(new)})
 
     async def join(self, call: Call) -> Response:
-        """POST /join/{roomIdOrAlias} and /rooms/{roomId}/join."""
+        """POST /join/{roomIdOrAlias}."""
         self._rate_limits.check(JOINS, call.requester.user_id)
-        target = call.parameters.get("roomIdOrAlias") or call.parameters["roomId"]
-        body = call.json_or_empty()
+        target = call.parameters["roomIdOrAlias"]
         via = [*call.query_all("via"), *call.query_all("server_name")]
         if target.startswith("#"):
             target, servers = await self._directory.resolve(target)
             via += servers
-        signed = body.get("third_party_signed")
-        if signed is not None and not isinstance(signed, dict):
-            raise bad_json("third_party_signed is not an object")
-        room_id = await self._memberships.join(
-            call.requester.user_id, target, via, reason=_one(body, "reason", str), third_party_signed=signed
-        )
+        return await self._join(call, target, via)
+
+    async def join_by_id(self, call: Call) -> Response:
+        """POST /rooms/{roomId}/join, which takes no alias."""
+        self._rate_limits.check(JOINS, call.requester.user_id)
+        via = [*call.query_all("via"), *call.query_all("server_name")]
+        return await self._join(call, call.parameters["roomId"], via)
+
+    async def _join(self, call: Call, room_id: str, via: list[str]) -> Response:
+        user_id, body = call.requester.user_id, call.json_or_empty()
+        reason, signed = _one(body, "reason", str), _one(body, "third_party_signed", dict)
+        if signed is not None:
+            await self._third_party_invites.claim(user_id, room_id, signed)
+        room_id = await self._memberships.join(user_id, room_id, via, reason=reason)
         return json_response({"room_id": room_id})
 
     async def knock(self, call: Call) -> Response:
@@ -121,12 +124,14 @@ class RoomsApi:
 
     async def leave(self, call: Call) -> Response:
         """POST /rooms/{roomId}/leave."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         reason = _one(call.json_or_empty(), "reason", str)
         await self._memberships.leave(call.requester.user_id, call.parameters["roomId"], reason=reason)
         return json_response({})
 
     async def forget(self, call: Call) -> Response:
         """POST /rooms/{roomId}/forget."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         await self._memberships.forget(call.requester.user_id, call.parameters["roomId"])
         return json_response({})
 
@@ -134,9 +139,7 @@ class RoomsApi:
         """POST /rooms/{roomId}/invite."""
         self._rate_limits.check(JOINS, call.requester.user_id)
         if "medium" in call.json():
-            raise MatrixError(
-                403, "M_THREEPID_DENIED", "Invites to third-party identifiers are not offered here"
-            )
+            raise _no_addresses()
         target = call.field("user_id", str)
         reason = call.field("reason", str, required=False)
         await self._memberships.invite(
@@ -146,23 +149,30 @@ class RoomsApi:
 
     async def kick(self, call: Call) -> Response:
         """POST /rooms/{roomId}/kick."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         target, reason = call.field("user_id", str), call.field("reason", str, required=False)
         await self._memberships.kick(call.requester.user_id, call.parameters["roomId"], target, reason=reason)
         return json_response({})
 
     async def ban(self, call: Call) -> Response:
         """POST /rooms/{roomId}/ban."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         target, reason = call.field("user_id", str), call.field("reason", str, required=False)
         await self._memberships.ban(call.requester.user_id, call.parameters["roomId"], target, reason=reason)
         return json_response({})
 
     async def unban(self, call: Call) -> Response:
         """POST /rooms/{roomId}/unban."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
         target, reason = call.field("user_id", str), call.field("reason", str, required=False)
         await self._memberships.unban(
             call.requester.user_id, call.parameters["roomId"], target, reason=reason
         )
         return json_response({})
+
+
+def _no_addresses() -> MatrixError:
+    return MatrixError(403, "M_THREEPID_DENIED", "Invites to third-party identifiers are not offered here")
 
 
 def _one(body: dict[str, Any], name: str, kind: type) -> Any:

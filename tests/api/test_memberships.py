@@ -1,0 +1,188 @@
+"""Memberships as clients change them (client-server §Room membership): the answers of each endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comity.protocol.signing import SigningKey, sign_json
+from tests.api.neighbours import name_of, neighbours, settle
+from tests.api.support_rooms import Client, Place, place
+from tests.api.support_users import at
+
+ONE, TWO = name_of(1), name_of(2)
+NOWHERE = "!nothing:example.org"
+#: An identity server's key.
+IDENTITY = SigningKey("0", b"i" * 32)
+TOKEN = "abc123"
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place(tmp_path) as opened:
+        yield opened
+
+
+async def member(client: Client, room_id: str, other: Client) -> Any:
+    """Somebody's membership event's content."""
+    return (await client.ask("GET", at("rooms", room_id, "state", "m.room.member", other.user_id))).ok()
+
+
+async def test_joining_by_alias_and_by_id(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create(room_alias_name="club")
+    alias = "#club:example.org"
+    # /rooms/{roomId}/join requires a room id.
+    (await bob.ask("POST", at("rooms", alias, "join"), {})).failed(400, "M_INVALID_PARAM")
+    assert (await bob.ask("POST", at("join", alias), {"reason": "why not"})).ok() == {"room_id": room_id}
+    assert (await member(bob, room_id, bob))["reason"] == "why not"
+    for path in (at("join", alias), at("rooms", room_id, "join")):
+        assert (await bob.ask("POST", path, {})).ok() == {"room_id": room_id}
+    (await bob.ask("POST", at("join", "#no:example.org"), {})).failed(404, "M_NOT_FOUND")
+    (await bob.ask("POST", at("join", "club"), {})).failed(400, "M_INVALID_PARAM")
+    (await bob.ask("POST", at("join", alias), {"reason": 4})).failed(400, "M_BAD_JSON")
+    (await bob.ask("POST", at("join", alias), {"third_party_signed": "x"})).failed(400, "M_BAD_JSON")
+
+
+async def test_who_may_not_come_in(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    closed = await alice.create(preset="private_chat")
+    (await bob.ask("POST", at("join", closed), {})).failed(403, "M_FORBIDDEN")
+    club = await alice.create(preset="private_chat")
+    allow = [{"type": "m.room_membership", "room_id": club}]
+    rule = {"type": "m.room.join_rules", "content": {"join_rule": "restricted", "allow": allow}}
+    restricted = await alice.create(room_version="12", initial_state=[rule])
+    (await bob.ask("POST", at("join", restricted), {})).failed(403, "M_FORBIDDEN")
+    room_id = await alice.create()
+    await alice.treat(room_id, "ban", bob)
+    (await bob.ask("POST", at("join", room_id), {})).failed(403, "M_FORBIDDEN")
+    (await bob.ask("POST", at("knock", room_id), {})).failed(403, "M_FORBIDDEN")
+    (await bob.ask("POST", at("knock", closed), {})).failed(403, "M_FORBIDDEN")
+    await alice.treat(room_id, "unban", bob)
+    await bob.join(room_id)
+
+
+async def test_reasons_are_handed_on(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    for how, membership in (("invite", "invite"), ("kick", "leave"), ("ban", "ban"), ("unban", "leave")):
+        body = {"user_id": bob.user_id, "reason": f"{how} it is"}
+        assert (await alice.ask("POST", at("rooms", room_id, how), body)).ok() == {}
+        found = await member(alice, room_id, bob)
+        assert (found["membership"], found["reason"]) == (membership, f"{how} it is")
+    await bob.join(room_id)
+    assert (await bob.ask("POST", at("rooms", room_id, "leave"), {"reason": "enough"})).ok() == {}
+    assert (await member(alice, room_id, bob))["reason"] == "enough"
+
+
+@pytest.mark.parametrize("how", ["invite", "kick", "ban", "unban"])
+async def test_who_may_not_change_others(here: Place, how: str) -> None:
+    alice, bob, carol = await here.clients("alice", "bob", "carol")
+    room_id = await alice.create(power_level_content_override={"invite": 50})
+    for target in (bob, carol):
+        await target.join(room_id)
+    if how == "unban":
+        await alice.treat(room_id, "ban", carol)
+    if how == "invite":
+        await carol.leave(room_id)
+    body = {"user_id": carol.user_id}
+    # Too little power, not in the room, no such room.
+    (await bob.ask("POST", at("rooms", room_id, how), body)).failed(403, "M_FORBIDDEN")
+    await bob.leave(room_id)
+    (await bob.ask("POST", at("rooms", room_id, how), body)).failed(403, "M_FORBIDDEN")
+    (await bob.ask("POST", at("rooms", NOWHERE, how), body)).failed(403, "M_FORBIDDEN")
+    path = at("rooms", room_id, how)
+    (await alice.ask("POST", path, {})).failed(400, "M_MISSING_PARAM")
+    (await alice.ask("POST", path, {"user_id": 4})).failed(400, "M_BAD_JSON")
+    (await alice.ask("POST", path, {"user_id": "carol"})).failed(400, "M_INVALID_PARAM")
+    (await alice.ask("POST", path, {**body, "reason": []})).failed(400, "M_BAD_JSON")
+    await alice.treat(room_id, how, carol)
+
+
+async def test_inviting_who_is_invited_or_in(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    await alice.treat(room_id, "invite", bob)
+    await alice.treat(room_id, "invite", bob)
+    await bob.join(room_id)
+    again = await alice.ask("POST", at("rooms", room_id, "invite"), {"user_id": bob.user_id})
+    again.failed(403, "M_FORBIDDEN")
+    address = {"id_server": "x", "id_access_token": "x", "medium": "email", "address": "a@b.c"}
+    answer = await alice.ask("POST", at("rooms", room_id, "invite"), address)
+    answer.failed(403, "M_THREEPID_DENIED")
+
+
+async def test_kicking_who_is_not_in(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    for how in ("kick", "unban"):
+        answer = await alice.ask("POST", at("rooms", room_id, how), {"user_id": bob.user_id})
+        answer.failed(403, "M_FORBIDDEN")
+
+
+async def test_forgetting(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    path = at("rooms", room_id, "forget")
+    (await bob.ask("POST", path, {})).failed(400, "M_UNKNOWN")
+    await bob.leave(room_id)
+    (await bob.try_messages(room_id)).ok()
+    (await bob.ask("POST", path, {})).ok()
+    # "A user will no longer be able to retrieve history for this room."
+    (await bob.try_messages(room_id)).failed(403, "M_FORBIDDEN")
+
+
+# -- joining with what an identity server says
+
+
+def signed(sender: Client, user: Client, key: SigningKey = IDENTITY, token: str = TOKEN) -> dict[str, Any]:
+    """What an identity server gives a user who has shown that an address is theirs."""
+    told = {"mxid": user.user_id, "sender": sender.user_id, "token": token}
+    return sign_json(told, "id.example", key)
+
+
+async def a_waiting_invite(alice: Client) -> str:
+    """A closed room in which an invite to an address waits."""
+    room_id = await alice.create(preset="private_chat")
+    content = {"display_name": "b...@...", "public_key": IDENTITY.public, "key_validity_url": "https://x.y"}
+    await alice.set_state(room_id, "m.room.third_party_invite", content, TOKEN)
+    return room_id
+
+
+async def test_joining_by_a_third_party_invite(here: Place) -> None:
+    """The server MUST verify that it matches an invite that waits in the room."""
+    alice, bob, carol = await here.clients("alice", "bob", "carol")
+    room_id = await a_waiting_invite(alice)
+    path = at("join", room_id)
+    for value, status, code in (
+        (signed(alice, bob, SigningKey("0", b"x" * 32)), 403, "M_FORBIDDEN"),
+        (signed(alice, bob, token="other"), 403, "M_FORBIDDEN"),
+        (signed(carol, bob), 403, "M_FORBIDDEN"),
+        (signed(alice, carol), 400, "M_INVALID_PARAM"),
+        ({**signed(alice, bob), "sender": "alice"}, 400, "M_BAD_JSON"),
+        ({"sender": alice.user_id}, 400, "M_BAD_JSON"),
+    ):
+        (await bob.ask("POST", path, {"third_party_signed": value})).failed(status, code)
+    body = {"third_party_signed": signed(alice, bob)}
+    assert (await bob.ask("POST", path, body)).ok() == {"room_id": room_id}
+    found = await member(alice, room_id, bob)
+    assert found["membership"] == "join"
+    assert "third_party_invite" not in found
+    # Once in, it is an ordinary join again.
+    assert (await bob.ask("POST", path, body)).ok() == {"room_id": room_id}
+
+
+async def test_joining_a_room_elsewhere_by_a_third_party_invite(tmp_path: Path) -> None:
+    async with neighbours(tmp_path) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        room_id = await a_waiting_invite(alice)
+        wrong = {"third_party_signed": signed(alice, bob, SigningKey("0", b"x" * 32))}
+        (await bob.ask("POST", at("join", room_id), wrong, via=ONE)).failed(403, "M_FORBIDDEN")
+        body = {"third_party_signed": signed(alice, bob)}
+        (await bob.ask("POST", at("join", room_id), body, via=ONE)).ok()
+        await settle(here, there)
+        assert (await member(alice, room_id, bob))["membership"] == "join"
