@@ -74,7 +74,7 @@ def add(
         rooms.founder, rooms.memberships, rooms.third_party_invites, rooms.knocks, rooms.directory,
         users.profiles, users.limits,
     ).routes(router, guard)  # fmt: skip
-    EventsApi(rooms.writer, rooms.directory, users.limits).routes(router, guard)
+    EventsApi(rooms.writer, rooms.memberships, rooms.directory, users.limits).routes(router, guard)
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,
         publish_without_account=config.rooms.publish_without_account,

@@ -197,11 +197,10 @@ class Creator:
         try:
             self._writer.append(tx, batch, draft)
         except MatrixError as error:
-            if error.code != "M_FORBIDDEN":
-                raise
-            raise MatrixError(
-                400, "M_INVALID_ROOM_STATE", f"The room cannot begin with that {draft.type}: {error.text}"
-            ) from None
+            text = f"The room cannot begin with that {draft.type}: {error.text}"
+            if error.code == "M_FORBIDDEN":
+                raise MatrixError(400, "M_INVALID_ROOM_STATE", text) from None
+            raise MatrixError(error.status, error.code, text) from None
 
     async def _create_event(self, room: Room, draft: Draft) -> Event:
         """The room's first event, of an id that no room has yet.

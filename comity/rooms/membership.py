@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
@@ -35,18 +35,19 @@ from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 #: With which a server says that it does not know an invite's room version; clients have one code for it.
 _UNSUPPORTED = frozenset({"M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION"})
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
 
 
-async def finish(handshake: Coroutine[Any, Any, None]) -> None:
+async def finish(handshake: Coroutine[Any, Any, T]) -> T:
     """Wait for a handshake with another server, which goes on even if the client does not wait.
 
     Once the other server has let us in, our side must be stored too.
     """
-    await asyncio.shield(asyncio.ensure_future(handshake))
+    return await asyncio.shield(asyncio.ensure_future(handshake))
 
 
 class Memberships:
@@ -261,8 +262,25 @@ class Memberships:
         else:
             await finish(self.invite_remote(room_id, draft, server_of(target)))
 
-    async def invite_remote(self, room_id: str, draft: Draft, server: str) -> None:
-        """Invite a user of another server, which signs the invite before it is stored. Raises MatrixError.
+    async def put(self, room_id: str, draft: Draft) -> str:
+        """A membership that a client sets as state; the event's id. Raises MatrixError.
+
+        Whom it invites is told, and what comes with a join comes, as by the endpoints for that.
+        """
+        membership, server = draft.content.get("membership"), server_of(draft.state_key or "")
+        if membership == "invite" and identifiers.is_user_id(draft.state_key) and server != self._server_name:
+            await self._room(room_id)
+            await self._whole(room_id)
+            return await finish(self.invite_remote(room_id, draft, server))
+        event_id = await self._writer.send(room_id, draft)
+        if membership == "join":
+            await self._successions.joined(draft.sender, room_id)
+        return event_id
+
+    async def invite_remote(self, room_id: str, draft: Draft, server: str) -> str:
+        """Invite a user of another server, which signs the invite before it is stored; the event's id.
+
+        Raises MatrixError.
 
         server-server §Inviting to a room.
         """
@@ -299,6 +317,7 @@ class Memberships:
             lambda: self._writer.resident_room(room_id),
             lambda tx, batch: self._writer.append_event(tx, batch, accepted),
         )
+        return accepted.event_id
 
     def _draft_invite(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
         create = self._state(tx, batch.room)(("m.room.create", ""))

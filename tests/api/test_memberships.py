@@ -136,6 +136,27 @@ async def test_forgetting(here: Place) -> None:
     (await bob.try_messages(room_id)).failed(403, "M_FORBIDDEN")
 
 
+async def test_memberships_set_as_state(tmp_path: Path) -> None:
+    """client-server §Kicking users: as by the endpoints; a user elsewhere hears of their invite."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, amy = await here.clients("alice", "amy")
+        bob = await there.client("bob")
+        room_id = await alice.create(preset="private_chat")
+        event_id = await alice.set_state(room_id, "m.room.member", {"membership": "invite"}, bob.user_id)
+        assert room_id in (await bob.sync())["rooms"]["invite"]
+        found = (await alice.ask("GET", at("rooms", room_id, "event", event_id))).ok()
+        assert found["state_key"] == bob.user_id
+        await bob.join(room_id)
+        await settle(here, there)
+        await alice.set_state(room_id, "m.room.member", {"membership": "leave", "reason": "x"}, bob.user_id)
+        await settle(here, there)
+        assert room_id in (await bob.sync(wanted={"room": {"include_leave": True}}))["rooms"]["leave"]
+        path = at("rooms", room_id, "state", "m.room.member", bob.user_id)
+        (await amy.ask("PUT", path, {"membership": "invite"})).failed(403, "M_FORBIDDEN")
+        path = at("rooms", NOWHERE, "state", "m.room.member", bob.user_id)
+        (await amy.ask("PUT", path, {"membership": "invite"})).failed(403, "M_FORBIDDEN")
+
+
 # -- joining with what an identity server says
 
 

@@ -173,3 +173,31 @@ async def test_summaries(tmp_path: Path) -> None:
         for client in (amy, bob):
             (await summary(client, closed, via=ONE)).failed(404, "M_NOT_FOUND")
         (await summary(bob, "nothing")).failed(400, "M_INVALID_PARAM")
+        (await summary(bob, f"#no:{ONE}")).failed(404, "M_NOT_FOUND")
+        (await summary(bob, f"!no:{ONE}", via=ONE)).failed(404, "M_NOT_FOUND")
+
+
+async def test_a_summary_tells_the_membership(tmp_path: Path) -> None:
+    async with neighbours(tmp_path, 1) as (here,):
+        alice, amy = await here.clients("alice", "amy")
+        club = await alice.create()
+        allow = [{"type": "m.room_membership", "room_id": club}]
+        rule = {"join_rule": "knock_restricted", "allow": allow}
+        room_id = await alice.create(
+            room_version="12", initial_state=[{"type": "m.room.join_rules", "content": rule}]
+        )
+
+        async def summary() -> Any:
+            return (await amy.ask("GET", V1 + at("room_summary", room_id))).ok()
+
+        found = await summary()
+        assert "membership" not in found
+        assert (found["join_rule"], found["allowed_room_ids"]) == ("knock_restricted", [club])
+        (await amy.ask("POST", at("knock", room_id), {})).ok()
+        assert (await summary())["membership"] == "knock"
+        await alice.treat(room_id, "invite", amy)
+        assert (await summary())["membership"] == "invite"
+        await amy.leave(room_id)
+        assert (await summary())["membership"] == "leave"
+        await alice.treat(room_id, "ban", amy)
+        (await amy.ask("GET", V1 + at("room_summary", room_id))).failed(404, "M_NOT_FOUND")

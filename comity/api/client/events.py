@@ -11,6 +11,7 @@ from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param
 from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
+from comity.rooms.membership import Memberships
 from comity.rooms.write import ClientTransaction, Writer
 from comity.users.rate_limits import MESSAGES, RateLimits
 
@@ -21,8 +22,11 @@ MAX_TRANSACTION_ID = 255
 class EventsApi:
     """Routes by which users write into rooms."""
 
-    def __init__(self, writer: Writer, directory: Directory, rate_limits: RateLimits) -> None:
+    def __init__(
+        self, writer: Writer, memberships: Memberships, directory: Directory, rate_limits: RateLimits
+    ) -> None:
         self._writer = writer
+        self._memberships = memberships
         self._directory = directory
         self._rate_limits = rate_limits
 
@@ -81,7 +85,8 @@ class EventsApi:
         draft = Draft(
             event_type, call.requester.user_id, content, state_key=call.parameters.get("stateKey", "")
         )
-        event_id = await self._writer.send(call.parameters["roomId"], draft)
+        send = self._memberships.put if event_type == "m.room.member" else self._writer.send
+        event_id = await send(call.parameters["roomId"], draft)
         return json_response({"event_id": event_id})
 
     async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
