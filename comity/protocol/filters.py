@@ -23,7 +23,7 @@ MAX_ENTRY_CHARACTERS = 512
 #: How many events if the filter does not say.
 DEFAULT_LIMIT = 10
 #: And at most: larger wishes are cut to this, as the specification asks of servers.
-MAX_LIMIT = 500
+MAX_LIMIT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
