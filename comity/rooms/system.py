@@ -10,6 +10,7 @@ from comity.bus import Bus
 from comity.config import Config
 from comity.federation.calls import Calls
 from comity.federation.directory_calls import DirectoryCalls
+from comity.federation.identity_keys import IdentityKeys
 from comity.federation.keyring import Keyring
 from comity.ports import Ports
 from comity.protocol.signing import SigningKey
@@ -189,7 +190,8 @@ class RoomSystem:
         )  # fmt: skip
         self.third_party_invites = ThirdPartyInvites(
             database=core.database, rooms=core.rooms, merger=core.merger, writer=writer,
-            memberships=self.memberships, calls=calls, server_name=core.name,
+            memberships=self.memberships, calls=calls, identity_keys=IdentityKeys(ports.transport),
+            server_name=core.name,
         )  # fmt: skip
 
     def _build_views(

@@ -1,8 +1,9 @@
 """Third-party invites: somebody was invited by an address, and the address has become a user.
 
 server-server §Third-party invites. Owns both ends of the exchange: asking the inviting server when
-an identity server tells us that a user of ours is meant, and inviting the user when we are asked.
-Whether the identity server signed it is for the authorization rules, which have the room's keys.
+an identity server tells us that a user of ours is meant, and inviting the user when we
+are asked, if the identity server's key is still valid. Whether the identity server signed it is for the
+authorization rules, which have the room's keys.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
+from comity.federation.identity_keys import IdentityKeys
 from comity.protocol import canonical_json, identifiers
+from comity.protocol.auth.third_party import keys_that_signed
 from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from comity.protocol.identifiers import server_of
@@ -30,6 +34,8 @@ _log = logging.getLogger(__name__)
 MAX_INVITES = 20
 #: Notices that are worked on at once: anybody may send one, so that strangers share these few.
 MAX_NOTICES = 4
+#: Keys of one invite that are asked about; identity servers have two, a lasting one and one of the invite's.
+MAX_KEYS_ASKED = 4
 #: Characters of a token: the state key of an event must hold it.
 MAX_TOKEN = 255
 
@@ -62,6 +68,7 @@ class ThirdPartyInvites:
         writer: Writer,
         memberships: Memberships,
         calls: Calls,
+        identity_keys: IdentityKeys,
         server_name: str,
     ) -> None:
         self._database = database
@@ -70,6 +77,7 @@ class ThirdPartyInvites:
         self._writer = writer
         self._memberships = memberships
         self._calls = calls
+        self._identity_keys = identity_keys
         self._server_name = server_name
         self._notices = 0
 
@@ -99,11 +107,34 @@ class ThirdPartyInvites:
         pending = await self._database.read(lambda tx: self._merger.lookup(tx, room, room.state)(key))
         if pending is None:
             raise forbidden("The room knows no third-party invite of that token")
+        if pending.sender != sender:  # as the rules have it; before anything is asked that a stranger wrote
+            raise forbidden("The third-party invite was made by another user")
+        await self._check_keys(signed, pending.content)
         # The name is the inviter's word, not that of whoever asks now.
         name = pending.content.get("display_name")
         invite = {"display_name": name if isinstance(name, str) else "", "signed": dict(signed)}
         content = {"membership": "invite", "third_party_invite": invite}
         return Draft("m.room.member", sender, content, state_key=target)
+
+    async def _check_keys(self, signed: Mapping[str, Any], pending: Mapping[str, Any]) -> None:
+        """client-server §Third-party invites: whoever writes the invite asks whether the key is still valid.
+
+        Nobody else does, so that all judge alike. Raises 403 M_FORBIDDEN, and 502 when there is no saying.
+        """
+        trouble: FederationError | None = None
+        asked = False
+        for key in islice(keys_that_signed(signed, pending), MAX_KEYS_ASKED):
+            asked = True
+            try:
+                if await self._identity_keys.is_valid(key):
+                    return
+            except FederationError as error:
+                trouble = error
+        if trouble is not None:
+            text = "Whether the key of the third-party invite is still valid could not be learned"
+            raise MatrixError(502, "M_UNKNOWN", text, detail=str(trouble))
+        if asked:
+            raise forbidden("The key that signed the third-party invite is no longer valid")
 
     # -- told by the invited user
 
@@ -167,6 +198,8 @@ class ThirdPartyInvites:
         if room is not None and room.resident:
             await self._writer.send(room_id, await self._draft(room, sender, user_id, signed))
             return
+        if server_of(sender) == self._server_name:
+            raise not_found("This server is not in a room of that id")
         content = {"membership": "invite", "third_party_invite": {"display_name": "", "signed": signed}}
         event = {
             "type": "m.room.member",

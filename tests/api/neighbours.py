@@ -28,9 +28,11 @@ def name_of(port: int) -> str:
 
 
 @asynccontextmanager
-async def neighbours(directory: Path, count: int = 2, **settings: str) -> AsyncIterator[list[Place]]:
+async def neighbours(
+    directory: Path, count: int = 2, *, network: Network | None = None, **settings: str
+) -> AsyncIterator[list[Place]]:
     """So many servers, at the ports 1, 2, …; `settings` is configuration text by port (`p1=…`)."""
-    network = Network()
+    network = network or Network()
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(

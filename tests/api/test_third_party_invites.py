@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
 
+from comity.ports import Answer as TransportAnswer
 from comity.ports import Request
 from comity.protocol.signing import SigningKey, sign_json
 from tests.api.neighbours import ask_as, name_of, neighbours, refusal, settle
-from tests.api.support_rooms import Client, Place
+from tests.api.support_rooms import Client, Network, Place
 from tests.api.support_users import Answer, at
 
 ONE, TWO = name_of(1), name_of(2)
 #: The identity server's key.
 IDENTITY = SigningKey("0", b"i" * 32)
+#: Signs as well, but has its validity asked elsewhere.
+EPHEMERAL = SigningKey("1", b"e" * 32)
 TOKEN = "abc123"
+VALIDITY = "https://id.example/isvalid"
+
+
+def asked_at(key: SigningKey = IDENTITY, url: str = VALIDITY) -> str:
+    """Where a server asks whether a key is still valid."""
+    return f"{url}?public_key={quote(key.public, safe='')}"
+
+
+def a_network(valid: object = True) -> Network:
+    """A network in which the identity server says so of its key."""
+    network = Network()
+    network.pages[asked_at()] = says({"valid": valid})
+    return network
+
+
+def says(body: object, status: int = 200) -> TransportAnswer:
+    return TransportAnswer(status, {}, orjson.dumps(body))
 
 
 def signed(user_id: str, key: SigningKey = IDENTITY, token: str = TOKEN) -> dict[str, Any]:
@@ -31,7 +52,7 @@ async def a_room(alice: Client, **fields: Any) -> str:
     content = {
         "display_name": "b...@...",
         "public_key": IDENTITY.public,
-        "key_validity_url": "https://id.example",
+        "key_validity_url": VALIDITY,
     }
     await alice.set_state(room_id, "m.room.third_party_invite", content, TOKEN)
     return room_id
@@ -56,7 +77,7 @@ def notice(user_id: str, room_id: str, sender: str, **changes: Any) -> dict[str,
 
 @pytest.mark.parametrize("version", ["1", "11", "12"])
 async def test_a_user_elsewhere(tmp_path: Path, version: str) -> None:
-    async with neighbours(tmp_path) as (here, there):
+    async with neighbours(tmp_path, network=a_network()) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")
         room_id = await a_room(alice, room_version=version)
         (await onbind(there, notice(bob.user_id, room_id, alice.user_id))).ok()
@@ -69,7 +90,7 @@ async def test_a_user_elsewhere(tmp_path: Path, version: str) -> None:
 
 async def test_a_user_of_a_server_that_is_in_the_room(tmp_path: Path) -> None:
     """It writes the invite itself, in the name of whoever invited; the others take it."""
-    async with neighbours(tmp_path) as (here, there):
+    async with neighbours(tmp_path, network=a_network()) as (here, there):
         alice, (bob, ben) = await here.client("alice"), await there.clients("bob", "ben")
         room_id = await a_room(alice)
         await alice.treat(room_id, "invite", ben)
@@ -84,7 +105,7 @@ async def test_a_user_of_a_server_that_is_in_the_room(tmp_path: Path) -> None:
 
 
 async def test_notices_that_are_refused(tmp_path: Path) -> None:
-    async with neighbours(tmp_path) as (here, there):
+    async with neighbours(tmp_path, network=a_network()) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")
         room_id = await a_room(alice)
         good = notice(bob.user_id, room_id, alice.user_id)
@@ -108,7 +129,7 @@ async def test_notices_that_are_refused(tmp_path: Path) -> None:
 
 
 async def test_exchanges_that_are_refused(tmp_path: Path) -> None:
-    async with neighbours(tmp_path) as (here, there):
+    async with neighbours(tmp_path, network=a_network()) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")
         room_id = await a_room(alice)
         path = at("v1", "exchange_third_party_invite", room_id)
@@ -133,3 +154,68 @@ async def test_exchanges_that_are_refused(tmp_path: Path) -> None:
         assert await refusal(ask_as(there, ONE, "PUT", unknown, body)) == (404, "M_NOT_FOUND")
         assert await ask_as(there, ONE, "PUT", path, good) == {}
         assert room_id in (await bob.sync())["rooms"]["invite"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (says({"valid": False}), (403, "M_FORBIDDEN")),
+        (says({"valid": "true"}), (403, "M_FORBIDDEN")),
+        (says({}), (403, "M_FORBIDDEN")),
+        (says({"valid": True}, 500), (502, "M_UNKNOWN")),
+        (says([True]), (502, "M_UNKNOWN")),
+        (None, (502, "M_UNKNOWN")),
+    ],
+)
+async def test_a_key_that_is_not_valid_any_more(
+    tmp_path: Path, answer: TransportAnswer | None, refused: tuple[int, str]
+) -> None:
+    network = Network()
+    async with neighbours(tmp_path, network=network) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        room_id = await a_room(alice)
+        path = at("v1", "exchange_third_party_invite", room_id)
+        body = {
+            "type": "m.room.member", "room_id": room_id, "sender": alice.user_id, "state_key": bob.user_id,
+            "content": {"membership": "invite", "third_party_invite": {"signed": signed(bob.user_id)}},
+        }  # fmt: skip
+        if answer is not None:
+            network.pages[asked_at()] = answer
+        assert await refusal(ask_as(there, ONE, "PUT", path, body)) == refused
+        network.pages[asked_at()] = says({"valid": True})
+        assert await refusal(ask_as(there, ONE, "PUT", path, body)) == (200, None)
+
+
+async def test_which_key_is_asked_about(tmp_path: Path) -> None:
+    """That which signed, at its own URL; one without a URL is valid for ever."""
+    network = Network()
+    async with neighbours(tmp_path, network=network) as (here, there):
+        alice, (bob, ben) = await here.client("alice"), await there.clients("bob", "ben")
+        room_id = await alice.create(preset="private_chat")
+        lasting = SigningKey("2", b"l" * 32)
+        for token, url in (("t1", f"{VALIDITY}?of=short#x"), ("t2", "https://[not a url"), ("t3", 5)):
+            content = {
+                "display_name": "", "public_key": IDENTITY.public, "key_validity_url": VALIDITY,
+                "public_keys": [
+                    {"public_key": EPHEMERAL.public, "key_validity_url": url},
+                    {"public_key": lasting.public},
+                ],
+            }  # fmt: skip
+            await alice.set_state(room_id, "m.room.third_party_invite", content, token)
+
+        async def invited(client: Client, key: SigningKey, token: str = "t1") -> bool:
+            invite = notice(client.user_id, room_id, alice.user_id)["invites"][0]
+            invite["signed"] = signed(client.user_id, key, token)
+            (await onbind(there, notice(client.user_id, room_id, alice.user_id, invites=[invite]))).ok()
+            return room_id in (await client.sync())["rooms"].get("invite", {})
+
+        network.pages[asked_at()] = says({"valid": True})
+        for token in ("t1", "t2", "t3"):
+            assert not await invited(bob, EPHEMERAL, token)
+        network.pages.clear()
+        network.pages[f"{VALIDITY}?of=short&public_key={quote(EPHEMERAL.public, safe='')}"] = says(
+            {"valid": True}
+        )
+        assert not await invited(bob, IDENTITY)
+        assert await invited(bob, EPHEMERAL)
+        assert await invited(ben, lasting)

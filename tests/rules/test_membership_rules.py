@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comity.protocol.auth.membership import MAX_THIRD_PARTY_VERIFICATIONS
+from comity.protocol.auth.third_party import MAX_THIRD_PARTY_VERIFICATIONS
 from comity.protocol.event import Event
 from comity.protocol.room_versions import ROOM_VERSIONS
 from comity.protocol.signing import SigningKey, sign_json

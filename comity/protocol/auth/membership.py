@@ -7,19 +7,12 @@ before (`comity.protocol.signing.required_signers`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from comity.protocol import canonical_json, identifiers
+from comity.protocol import identifiers
 from comity.protocol.auth.power_levels import PowerLevels, room_creator
 from comity.protocol.auth.ruling import Ruling, allowed, denied, member_rule
 from comity.protocol.auth.selection import JOIN_RULES_KEY, POWER_LEVELS_KEY, StateLookup, third_party_token
-from comity.protocol.event import Event, decode_base64
-from comity.protocol.signing import verify
-
-#: The most signatures that are tried for one third-party invite (keys times signatures). Identity
-#: servers give one or two of each; an event has room for hundreds of thousands of pairs.
-MAX_THIRD_PARTY_VERIFICATIONS = 256
+from comity.protocol.auth.third_party import keys_that_signed
+from comity.protocol.event import Event
 
 
 def membership_of(state: StateLookup, user_id: str) -> str:
@@ -139,53 +132,9 @@ def _third_party_invite(event: Event, target: str, state: StateLookup, rule: tup
         return denied(version, "The room knows no third-party invite of that token", *rule, 5)
     if pending.sender != event.sender:
         return denied(version, "The third-party invite was made by another user", *rule, 6)
-    if _is_signed_for(signed, pending.content):
+    if next(keys_that_signed(signed, pending.content), None) is not None:
         return allowed(version, "The third-party invite is signed by a key that the room knows", *rule, 7)
     return denied(version, "No signature of the third-party invite holds", *rule, 8)
-
-
-def _is_signed_for(signed: Mapping[str, Any], pending: Mapping[str, Any]) -> bool:
-    """Whether a signature in `signed` holds under a public key of the `m.room.third_party_invite`."""
-    signatures = signed.get("signatures")
-    if not isinstance(signatures, dict):
-        return False
-    candidates = sorted(
-        {
-            signature
-            for keys in signatures.values()
-            if isinstance(keys, dict)
-            for key_id, signature in keys.items()
-            if key_id.startswith("ed25519:") and isinstance(signature, str)
-        }
-    )
-    message = canonical_json.encode(
-        {name: value for name, value in signed.items() if name not in ("signatures", "unsigned")}
-    )
-    tried = 0
-    for public_key in dict.fromkeys(_public_keys(pending)):
-        for signature in candidates:
-            if tried == MAX_THIRD_PARTY_VERIFICATIONS:
-                return False
-            tried += 1
-            if verify(public_key, message, signature):
-                return True
-    return False
-
-
-def _public_keys(pending: Mapping[str, Any]) -> Iterator[bytes]:
-    """The readable keys in `public_key` and `public_keys` (client-server §m.room.third_party_invite)."""
-    listed = pending.get("public_keys")
-    entries = listed if isinstance(listed, list) else []
-    listed_keys = [entry.get("public_key") for entry in entries if isinstance(entry, dict)]
-    for text in (pending.get("public_key"), *listed_keys):
-        if not isinstance(text, str):
-            continue
-        try:
-            key = decode_base64(text)
-        except ValueError:
-            continue
-        if len(key) == 32:
-            yield key
 
 
 def _leave(
