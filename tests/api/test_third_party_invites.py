@@ -58,11 +58,11 @@ async def a_room(alice: Client, **fields: Any) -> str:
     return room_id
 
 
-async def onbind(place: Place, body: dict[str, Any]) -> Answer:
+async def onbind(place: Place, body: dict[str, Any], method: str = "PUT") -> Answer:
     """What an identity server sends, unsigned."""
     path = "/_matrix/federation/v1/3pid/onbind"
     response = await place.app.handle(
-        Request("PUT", path, "", {}, orjson.dumps(body), "192.0.2.7", frozenset({"federation"}))
+        Request(method, path, "", {}, orjson.dumps(body), "192.0.2.7", frozenset({"federation"}))
     )
     assert isinstance(response.body, bytes)
     return Answer(response.status, orjson.loads(response.body), response.headers)
@@ -80,7 +80,8 @@ async def test_a_user_elsewhere(tmp_path: Path, version: str) -> None:
     async with neighbours(tmp_path, network=a_network()) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")
         room_id = await a_room(alice, room_version=version)
-        (await onbind(there, notice(bob.user_id, room_id, alice.user_id))).ok()
+        method = "PUT" if version == "1" else "POST"
+        (await onbind(there, notice(bob.user_id, room_id, alice.user_id), method)).ok()
         assert room_id in (await bob.sync())["rooms"]["invite"]
         await bob.join(room_id)
         await settle(here, there)

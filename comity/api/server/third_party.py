@@ -24,7 +24,9 @@ class ThirdPartyApi:
         """Add the routes. An identity server signs no requests: its notice needs no guard."""
         template = f"{_V1}/exchange_third_party_invite/{{roomId}}"
         router.add("PUT", template, self.exchange, guard=guard, serves="federation")
-        router.add("PUT", f"{_V1}/3pid/onbind", self.bound, guard=None, serves="federation")
+        # COMPAT: the server-server API has PUT, the identity service API says POST, and that is what is sent.
+        for method in ("PUT", "POST"):
+            router.add(method, f"{_V1}/3pid/onbind", self.bound, guard=None, serves="federation")
 
     async def exchange(self, call: Call) -> Response:
         """PUT /exchange_third_party_invite/{roomId}."""
@@ -32,7 +34,7 @@ class ThirdPartyApi:
         return json_response({})
 
     async def bound(self, call: Call) -> Response:
-        """PUT /3pid/onbind."""
+        """PUT or POST /3pid/onbind."""
         user_id = call.field("mxid", str)
         call.field("medium", str)
         call.field("address", str)
