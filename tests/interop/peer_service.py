@@ -5,11 +5,10 @@ Owns the listener and the shapes of honest answers; `Peer.lies` spoils them afte
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
@@ -17,13 +16,12 @@ from aiohttp import web
 
 from tests.interop import wire
 from tests.interop.authority import Authority
+from tests.interop.listener import listening
 from tests.interop.peer import Asked, Peer
 from tests.interop.peer_room import Room, now_ms
 from tests.interop.process import free_port
 from tests.interop.wire import Json, Signer
 
-#: Larger than any answer or transaction that a test sends.
-BODY_LIMIT = 64 * 1024 * 1024
 #: An answer to /backfill or /get_missing_events.
 MOST_EVENTS = 100
 
@@ -35,27 +33,8 @@ async def serve_peer(authority: Authority) -> AsyncIterator[Peer]:
     connector = aiohttp.TCPConnector(ssl=authority.client_context(), limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
         peer = Peer(Signer(f"localhost:{port}"), http)
-        app = web.Application(client_max_size=BODY_LIMIT)
-
-        transports: set[asyncio.BaseTransport] = set()
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if request.transport is not None:
-                transports.add(request.transport)
-            return await _handle(peer, request)
-
-        app.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=authority.server_context()).start()
-        try:
+        async with listening(authority, port, lambda request: _handle(peer, request)):
             yield peer
-        finally:
-            # The other server keeps its connections: they are cut, since nobody waits for a farewell.
-            for transport in transports:
-                cast(asyncio.WriteTransport, transport).abort()
-            await runner.cleanup()
-            await asyncio.sleep(0)
 
 
 async def _handle(peer: Peer, request: web.Request) -> web.StreamResponse:
