@@ -86,23 +86,34 @@ def missing(software: str) -> str | None:
 
 
 def make_server(
-    software: str, directory: Path, authority: Authority, *, plain: bool = False, database: str = ""
+    software: str,
+    directory: Path,
+    authority: Authority,
+    *,
+    plain: bool = False,
+    database: str = "",
+    behind_front: bool = False,
 ) -> Homeserver:
     """Configure a server in `directory`; it is not started. `plain` adds a port without TLS.
 
     `database` is the URL of an empty PostgreSQL database; without it there is a file in `directory`.
+    A server that is `behind_front` has a port in its name at which it does not listen: see `front`.
     """
     makers = {"synapse": _synapse, "comity": _comity}
     directory.mkdir(parents=True, exist_ok=True)
-    return makers[software](directory, authority, free_port() if plain else 0, database)
+    port = free_port()
+    name = f"localhost:{free_port() if behind_front else port}"
+    return makers[software](directory, authority, name, port, free_port() if plain else 0, database)
 
 
-def _synapse(directory: Path, authority: Authority, plain_port: int, database: str) -> Homeserver:
+def _synapse(
+    directory: Path, authority: Authority, name: str, port: int, plain_port: int, database: str
+) -> Homeserver:
     python = synapse_python()
     assert python is not None, INSTALL_HINT
-    port = free_port()
     secret = secrets.token_hex(16)
     config = synapse_config(directory, authority, port, secret, plain_port)
+    config["server_name"] = name
     if database:
         config["database"] = synapse_database(database)
     file = directory / "homeserver.yaml"
@@ -113,8 +124,10 @@ def _synapse(directory: Path, authority: Authority, plain_port: int, database: s
     process = ServerProcess(
         f"synapse at {port}", [str(python), "-m", "synapse.app.homeserver", "-c", str(file)],
         port=port, log=directory / "server.log", tls=authority.client_context(), cwd=directory,
+        # For what is not federation: its option `federation_custom_ca_list` is for that alone.
+        environment={"SSL_CERT_FILE": str(authority.ca)},
     )  # fmt: skip
-    return Homeserver("synapse", f"localhost:{port}", process, secret, authority, directory, plain_port)
+    return Homeserver("synapse", name, process, secret, authority, directory, plain_port)
 
 
 def _synapse_listener(port: int, *, tls: bool) -> dict[str, object]:
@@ -215,18 +228,20 @@ def _synapse_log() -> dict[str, object]:
     }
 
 
-def _comity(directory: Path, authority: Authority, plain_port: int, database: str) -> Homeserver:
-    port = free_port()
+def _comity(
+    directory: Path, authority: Authority, name: str, port: int, plain_port: int, database: str
+) -> Homeserver:
     secret = secrets.token_hex(16)
     file = directory / "comity.toml"
     text = comity_config(directory, authority, port, secret, plain_port)
+    text = text.replace(f'server_name = "localhost:{port}"', f'server_name = "{name}"')
     file.write_text(text.replace("sqlite:comity.db", database) if database else text)
     process = ServerProcess(
         f"comity at {port}", [sys.executable, "-m", "comity", "serve", "--config", str(file)],
         port=port, log=directory / "server.log", tls=authority.client_context(),
         environment={"PYTHONPATH": str(REPOSITORY)}, cwd=directory,
     )  # fmt: skip
-    return Homeserver("comity", f"localhost:{port}", process, secret, authority, directory, plain_port)
+    return Homeserver("comity", name, process, secret, authority, directory, plain_port)
 
 
 COMITY_PLAIN_LISTENER = """
