@@ -18,6 +18,7 @@ import pytest
 from tests.engines import DATABASES, ENGINES, POSTGRESQL, SQLITE
 from tests.interop.authority import Authority, create_authority
 from tests.interop.client import Client, MakeUser, register
+from tests.interop.front import Fronts, fronted
 from tests.interop.peer import Peer
 from tests.interop.peer_service import serve_peer
 from tests.interop.servers import Homeserver, Pair, make_server, missing
@@ -45,14 +46,14 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 def running(
-    software: str, directory: Path, authority: Authority, engine: str = SQLITE
+    software: str, directory: Path, authority: Authority, engine: str = SQLITE, *, behind_front: bool = False
 ) -> Iterator[Homeserver]:
     """A started server; stopped afterwards, and it must stop cleanly."""
     reason = missing(software)
     if reason is not None:
         pytest.skip(reason)
     database = DATABASES.lasting() if engine == POSTGRESQL else ""
-    server = make_server(software, directory, authority, database=database)
+    server = make_server(software, directory, authority, database=database, behind_front=behind_front)
     server.process.start()
     _running.append(server)
     try:
@@ -78,6 +79,35 @@ def there(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
 def pair(request: pytest.FixtureRequest, here: Homeserver, there: Homeserver) -> Pair:
     """Both directions: the room lives on one server, the guest comes from the other."""
     return Pair(here, there) if request.param == "here" else Pair(there, here)
+
+
+@pytest.fixture(scope="session")
+def here_fronted(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, engine: str
+) -> Iterator[Homeserver]:
+    """Another server of the make under test, which is reached through a front alone."""
+    yield from running(PAIR[0], tmp_path_factory.mktemp("here"), authority, engine, behind_front=True)
+
+
+@pytest.fixture(scope="session")
+def there_fronted(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Homeserver]:
+    """The same of another make."""
+    yield from running(PAIR[1], tmp_path_factory.mktemp("there"), authority, behind_front=True)
+
+
+@pytest.fixture(params=["here", "there"], ids=["hosted-here", "hosted-there"])
+def fronted_pair(request: pytest.FixtureRequest, here_fronted: Homeserver, there_fronted: Homeserver) -> Pair:
+    """Both directions between servers behind fronts."""
+    servers = (here_fronted, there_fronted)
+    return Pair(*servers if request.param == "here" else reversed(servers))
+
+
+@pytest.fixture
+async def fronts(fronted_pair: Pair) -> AsyncIterator[Fronts]:
+    """The fronts of that pair, which hide nothing yet."""
+    host, guest = fronted_pair.host, fronted_pair.guest
+    async with fronted(host) as one, fronted(guest) as other:
+        yield {host.name: one, guest.name: other}
 
 
 @pytest.fixture(params=ROOM_VERSIONS, ids=[f"v{version}" for version in ROOM_VERSIONS])
