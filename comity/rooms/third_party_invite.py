@@ -119,7 +119,7 @@ class ThirdPartyInvites:
     async def _check_keys(self, signed: Mapping[str, Any], pending: Mapping[str, Any]) -> None:
         """client-server §Third-party invites: whoever writes the invite asks whether the key is still valid.
 
-        Nobody else does, so that all judge alike. Raises 403 M_FORBIDDEN, and 502 when there is no saying.
+        Nobody else does, so that all judge alike. Raises 403 M_FORBIDDEN, also when there is no saying.
         """
         trouble: FederationError | None = None
         asked = False
@@ -131,8 +131,9 @@ class ThirdPartyInvites:
             except FederationError as error:
                 trouble = error
         if trouble is not None:
-            text = "Whether the key of the third-party invite is still valid could not be learned"
-            raise MatrixError(502, "M_UNKNOWN", text, detail=str(trouble))
+            # Not a 5xx: whoever asks would take this server for the one that is down, and leave it alone.
+            text = "Whether the key of the third-party invite is still valid could not be learned: try again"
+            raise MatrixError(403, "M_FORBIDDEN", text, detail=str(trouble))
         if asked:
             raise forbidden("The key that signed the third-party invite is no longer valid")
 

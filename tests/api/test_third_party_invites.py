@@ -158,19 +158,13 @@ async def test_exchanges_that_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "refused"),
+    "answer",
     [
-        (says({"valid": False}), (403, "M_FORBIDDEN")),
-        (says({"valid": "true"}), (403, "M_FORBIDDEN")),
-        (says({}), (403, "M_FORBIDDEN")),
-        (says({"valid": True}, 500), (502, "M_UNKNOWN")),
-        (says([True]), (502, "M_UNKNOWN")),
-        (None, (502, "M_UNKNOWN")),
+        says({"valid": False}), says({"valid": "true"}), says({}), says({"valid": True}, 500), says([True]),
+        None,
     ],
-)
-async def test_a_key_that_is_not_valid_any_more(
-    tmp_path: Path, answer: TransportAnswer | None, refused: tuple[int, str]
-) -> None:
+)  # fmt: skip
+async def test_a_key_that_is_not_valid_any_more(tmp_path: Path, answer: TransportAnswer | None) -> None:
     network = Network()
     async with neighbours(tmp_path, network=network) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")
@@ -182,7 +176,7 @@ async def test_a_key_that_is_not_valid_any_more(
         }  # fmt: skip
         if answer is not None:
             network.pages[asked_at()] = answer
-        assert await refusal(ask_as(there, ONE, "PUT", path, body)) == refused
+        assert await refusal(ask_as(there, ONE, "PUT", path, body)) == (403, "M_FORBIDDEN")
         network.pages[asked_at()] = says({"valid": True})
         assert await refusal(ask_as(there, ONE, "PUT", path, body)) == (200, None)
 
