@@ -14,6 +14,7 @@ from tests.interop.agreement import same_state
 from tests.interop.authority import Authority
 from tests.interop.client import ApiError, Client, Json, MakeUser, request
 from tests.interop.identity import V2, IdentityServer, account_of, masked, serve_identity
+from tests.interop.process import free_port
 from tests.interop.servers import Pair
 from tests.interop.waiting import eventually
 from tests.interop.wire import Signer
@@ -137,13 +138,32 @@ async def test_whose_keys_are_no_longer_valid(
     assert room not in await invites_of(bob)
     assert await alice.membership(room, bob.user_id) == ""
     identity.revoked.clear()
+    # Synapse leaves a server in peace for a moment after such an answer of another Synapse.
+    await eventually(lambda: _binds(identity, room, bob), "the invite")
 
-    async def told_again() -> bool:
-        # Synapse leaves a server in peace for a moment after such an answer.
-        await identity.bind(address_of(bob), bob.user_id)
-        return room in await invites_of(bob)
 
-    await eventually(told_again, "the invite")
+async def test_whose_identity_server_cannot_be_asked(
+    pair: Pair, alice: Client, bob: Client, identity: IdentityServer
+) -> None:
+    """It is refused in a way that does not make the asking server take the other for down."""
+    room = await alice.create_room("11", "private_chat")
+    await invite_address(alice, room, identity, address_of(bob))
+    token = identity.stored[0].token
+    good = await alice.state_content(room, KIND, token)
+    elsewhere = f"https://localhost:{free_port()}{V2}/pubkey/isvalid"
+    await alice.set_state(room, KIND, {**good, "key_validity_url": elsewhere, "public_keys": []}, token)
+    assert not await _binds(identity, room, bob)
+    await alice.set_state(room, KIND, good, token)
+    if pair.host.software == "synapse":
+        await eventually(lambda: _binds(identity, room, bob), "the invite")
+    else:
+        assert await _binds(identity, room, bob)
+
+
+async def _binds(identity: IdentityServer, room: str, client: Client) -> bool:
+    """Tell the user's server whose their address is; whether they are invited then."""
+    await identity.bind(address_of(client), client.user_id)
+    return room in await invites_of(client)
 
 
 async def test_that_is_withdrawn(pair: Pair, alice: Client, bob: Client, identity: IdentityServer) -> None:
