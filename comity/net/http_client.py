@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
@@ -41,9 +42,14 @@ MAX_CONNECTIONS_PER_ENDPOINT = 16
 #: Connections at once for second attempts, which take no connection from the pool.
 MAX_FRESH_CONNECTIONS = 64
 
-#: Seconds an idle connection is kept. Most servers keep theirs longer; see `_attempt` for
-#: what happens when not.
-KEEPALIVE_SECONDS = 30.0
+#: Seconds an idle connection is kept: a new one costs three times the processor of a whole exchange
+#: on a kept one, and a message a minute in a room must not cost new ones to all of its servers. Most
+#: servers keep theirs longer (75 s); see `_attempt` for what happens when not.
+KEEPALIVE_SECONDS = 60.0
+
+#: Connections that are open when no further one is kept: 46 KiB each, most of it TLS, 180 MiB in all.
+#: One to each server of the largest rooms; past it, connections are closed after the exchange.
+MAX_KEPT_CONNECTIONS = 4_000
 
 #: Seconds for TCP and TLS to one address, before the next address of the name is tried.
 CONNECT_SECONDS = 15.0
@@ -99,6 +105,8 @@ class _Exchange:
     connect_seconds: float = CONNECT_SECONDS
     reached: bool = False
     reused: bool = False
+    #: Whether its connection is kept after it.
+    kept: bool = True
     #: The DER of what the peer proved itself with, once there is a connection.
     peer_certificate: bytes | None = None
 
@@ -115,7 +123,8 @@ _current: ContextVar[_Exchange] = ContextVar("_current")
 
 
 class _Request(ClientRequest):
-    """aiohttp's request, which notes the certificate of the connection that it is sent on.
+    """aiohttp's request, which notes the certificate of the connection that it is sent on, and says
+    whether that is kept.
 
     The answer does not know its connection any more once it has come whole.
     """
@@ -125,7 +134,26 @@ class _Request(ClientRequest):
         tls = None if transport is None else transport.get_extra_info("ssl_object")
         if isinstance(tls, ssl.SSLObject | ssl.SSLSocket):
             _current.get().peer_certificate = tls.getpeercert(binary_form=True)
+        if conn.protocol is not None and not _current.get().kept:
+            conn.protocol.force_close()
         return await super().send(conn)
+
+
+class _CountedSocket(socket.socket):
+    """A socket that is in a set until it is closed, however long somebody holds it."""
+
+    def __init__(self, open_ones: WeakSet[socket.socket], family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self._open_ones = open_ones
+        open_ones.add(self)
+
+    def close(self) -> None:
+        self._open_ones.discard(self)
+        super().close()
+
+    def detach(self) -> int:
+        self._open_ones.discard(self)
+        return super().detach()
 
 
 class _Broken(Exception):
@@ -159,6 +187,7 @@ class HttpsTransport:
         self._lookup = lookup
         self._pooled: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def open(self) -> None:
         """Read the certificates and get ready. Raises OSError when a file cannot be used."""
@@ -236,6 +265,7 @@ class HttpsTransport:
         if self._pooled is None or self._fresh is None:
             raise exchange.failed("the transport is not open")
         exchange.reused = False
+        exchange.kept = len(self._sockets) < MAX_KEPT_CONNECTIONS
         try:
             try:
                 return await _perform(self._pooled, exchange)
@@ -297,7 +327,7 @@ class HttpsTransport:
         family, kind, protocol, _, address = info
         if not self._guard.allows(str(address[0])):
             raise AddressNotAllowed(str(address[0]))
-        return socket.socket(family, kind, protocol)
+        return _CountedSocket(self._sockets, family, kind, protocol)
 
 
 def client_ssl_context(

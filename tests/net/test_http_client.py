@@ -10,6 +10,7 @@ import ssl
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from comity.net import http_client
 from comity.net.http_client import HttpsTransport
 from comity.net.http_server import server_ssl_context
 from comity.ports import Answer, Endpoint, Request, Response, TransportError
@@ -404,6 +405,21 @@ async def test_a_connection_is_used_again(authority: Authority) -> None:
         for _ in range(3):
             await ask(client, peer.endpoint())
     assert len(peer.connections) == 1
+
+
+async def test_no_more_than_so_many_connections_are_kept(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "MAX_KEPT_CONNECTIONS", 1)
+    issued = authority.issue(["peer.test"])
+    async with (
+        running_peer(answer_all, issued) as first,
+        running_peer(answer_all, issued) as second,
+        transport(authority) as client,
+    ):
+        for peer in (first, second, second):
+            await ask(client, peer.endpoint())
+        assert [len(peer.connections) for peer in (first, second)] == [1, 2]
 
 
 async def drop_the_second_request(connection: Connection) -> None:
