@@ -158,8 +158,11 @@ class FederationClient:
         gate.users += 1
         try:
             try:
-                async with asyncio.timeout(seconds):
-                    await gate.places.acquire()
+                if gate.places.locked():
+                    async with asyncio.timeout(seconds):
+                        await gate.places.acquire()
+                else:
+                    await gate.places.acquire()  # at once: a timer would only be set and cancelled
             except TimeoutError:
                 raise FederationError(
                     server, f"other requests held the server up for {seconds:g} s", temporary=True
@@ -175,6 +178,9 @@ class FederationClient:
 
     async def _find(self, server: str, seconds: float) -> tuple[Endpoint, ...]:
         """The server's places. A discovery that takes too long goes on; the next request profits."""
+        remembered = self._discoverer.remembered(server)
+        if remembered is not None:
+            return remembered
         try:
             async with asyncio.timeout(seconds):
                 return await self._discoverer.endpoints(server)

@@ -83,6 +83,16 @@ class Discoverer:
         known = self._known.get(server)
         if known is None or self._clock.monotonic() >= known.good_until:
             known = await self._look_up(server, 0 if known is None else known.errors)
+        return self._places_of(server, known)
+
+    def remembered(self, server: str) -> tuple[Endpoint, ...] | None:
+        """What `endpoints` would give without looking anything up, or None. Raises FederationError."""
+        known = self._known.get(server)
+        if known is None or self._clock.monotonic() >= known.good_until:
+            return None
+        return self._places_of(server, known)
+
+    def _places_of(self, server: str, known: _Known) -> tuple[Endpoint, ...]:
         if not known.targets:
             raise FederationError(server, known.reason, temporary=True, kind="discovery")
         targets: Sequence[Target] = known.targets

@@ -37,6 +37,7 @@ class Line:
         "limit",
         "loaded",
         "looked",
+        "read_upto",
         "retry",
         "sending_upto",
         "server",
@@ -56,6 +57,8 @@ class Line:
         #: Everything up to here is delivered, and up to there nothing (more) is owed.
         self.delivered = 0
         self.looked = 0
+        #: How far what is owed was on disk when it was last read.
+        self.read_upto = 0
         self.retry: Retry | None = None
         #: What the last failure was: in words, and its kind.
         self.failure: tuple[str, str] | None = None
@@ -69,6 +72,14 @@ class Line:
         self.timer_at = 0
         self.spoke_at = 0
         self.spoke_pause = SPOKE_PAUSE_MS
+
+    @property
+    def has_everything(self) -> bool:
+        """Whether what was owed at the last reading is delivered, and nothing new has been since.
+
+        Then another reading would find nothing; who is owed something later is woken.
+        """
+        return not self.woken and self.looked >= self.read_upto
 
     def may_try_because_it_spoke(self, now: int) -> bool:
         """Whether its talking counts now (ms since the epoch); if so, that is noted."""

@@ -24,6 +24,7 @@ from comity.federation.calls import Calls
 from comity.federation.client import FederationError
 from comity.federation.line import Line, State, stored_retry
 from comity.federation.progress import MAX_ERROR_TEXT, UNAVAILABLE_SECONDS, Progress
+from comity.federation.shared_bodies import SharedBodies
 from comity.federation.transactions import MAX_PDUS, Batch
 from comity.federation.whispers import Whispers
 from comity.ports import Clock, Entropy
@@ -92,6 +93,7 @@ class Outbox:
         self._timer_at = 0
         self.progress = Progress(database, events, clock)
         self._whispers = Whispers()
+        self._bodies = SharedBodies()
         self._passed = 0
         #: Servers to wake a little later, together.
         self._soon: set[str] = set()
@@ -236,6 +238,9 @@ class Outbox:
                     self._failed(line, batch, error)
                     return
                 await self._delivered(line, batch, answer)
+                if line.has_everything and line.server not in self._whispers:
+                    self._rest(line)
+                    return
         except StoreUnavailableError as error:
             # That is not the destination's fault: its schedule stays as it is.
             _log.warning("what %s is owed could not be read: %s", line.server, error)
@@ -264,7 +269,7 @@ class Outbox:
             return line.batch
         line.woken = False
         committed, now = self._database.last_committed, self._clock.now_ms()
-        last = line.sending_upto
+        line.read_upto, last = committed, line.sending_upto
 
         def read(tx: Tx) -> Batch | None:
             if last is not None:
@@ -288,7 +293,8 @@ class Outbox:
             line.sending_upto, line.batch = None, batch
         if batch is None:
             line.looked = max(line.looked, committed)
-        return batch
+            return None
+        return self._bodies.of_one_time(batch)
 
     def _only_passing(self, line: Line) -> Batch:
         """A transaction of nothing that lasts, after which as much is owed as before."""
@@ -297,10 +303,16 @@ class Outbox:
         return Batch(f"p{now}.{self._passed}", (), line.delivered, line.delivered, now)
 
     async def _body(self, batch: Batch, passing: Sequence[bytes]) -> bytes:
+        shared = None if passing else self._bodies.get(batch)
+        if shared is not None:
+            return shared
         stored: list[StoredEvent] = []
         if batch.numbers:
             stored = await self._database.read(lambda tx: transactions.load(tx, self._events, batch))
-        return transactions.body(self._server_name, batch, stored, passing)
+        body = transactions.body(self._server_name, batch, stored, passing)
+        if not passing:
+            self._bodies.put(batch, body)
+        return body
 
     async def _delivered(self, line: Line, batch: Batch, answer: dict[str, Any]) -> None:
         if line.retry is not None:

@@ -12,6 +12,7 @@ import pytest
 from comity.federation import outbox as outbox_module
 from comity.federation import progress, transactions
 from comity.federation.outbox import Outbox
+from comity.federation.shared_bodies import SAME_TIME_MS
 from comity.net.system import ThreadOffload
 from comity.protocol import pacing
 from comity.protocol.signing import SigningKey
@@ -129,6 +130,30 @@ async def test_a_burst_for_many_servers(
     for peer in peers:
         await peer.until(lambda: len(peer.pdus()) == 10)  # noqa: B023
         assert texts(peer) == [str(number) for number in range(10)]
+
+
+async def test_those_who_are_owed_the_same_are_sent_the_same_bytes(
+    outbox: Outbox, rooms: Rooms, a_peer: PeerFactory, clock: ManualClock
+) -> None:
+    peers = [await a_peer() for _ in range(3)]
+    for peer in peers:
+        await rooms.join(peer.name)
+    await outbox.start()
+    await rooms.say("zero")
+    outbox.wake(frozenset(peer.name for peer in peers))
+    for peer in peers:
+        await until_delivered(rooms.database, peer.name, rooms.database.last_committed)
+    await rooms.say("one", "two")
+    began = clock.now_ms()
+    for peer, seconds in zip(peers, (0.0, 1.0, SAME_TIME_MS / 1000), strict=True):
+        clock.advance(seconds)
+        outbox.wake(frozenset({peer.name}))
+        await until_delivered(rooms.database, peer.name, rooms.database.last_committed)
+    first, second, third = (peer.received[-1] for peer in peers)
+    assert first.body == second.body and first.path == second.path == third.path
+    assert texts(peers[0]) == texts(peers[2]) == ["zero", "one", "two"]
+    assert first.json["origin_server_ts"] == began
+    assert third.json["origin_server_ts"] == clock.now_ms() > began
 
 
 async def test_a_failed_transaction_is_sent_again_as_it_was(
