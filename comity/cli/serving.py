@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import gc
 import logging
+import resource
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ MAX_BODY_BYTES = 16 << 20
 #: Allocations between two collections of the youngest objects; then how many of each generation's
 #: collections go before one of the next.
 COLLECTOR_THRESHOLDS = (100_000, 20, 100)
+#: Files and sockets open at once: 20,000 connections of clients, 4,000 kept to other servers, and what
+#: is on its way or belongs to the database.
+MAX_OPEN_FILES = 32_768
 #: Seconds that requests are given to finish after SIGTERM.
 GRACE_SECONDS = 10.0
 #: How this server introduces itself to others.
@@ -40,6 +44,7 @@ USER_AGENT = f"comity/{__version__}"
 async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     """Serve until told to end; finish what is under way. Raises CannotRun, ConfigError."""
     entropy, taken_over = SystemEntropy(), list[str]()
+    allow_open_files()
     with alone(config.data_dir):
         ensure_signing_key(config, entropy)
         tls_contexts = [_tls_context(config, listener) for listener in config.listeners]
@@ -115,6 +120,21 @@ def _certificate_files(config: Config) -> str:
     if config.federation.client_certificate is not None:
         text += f" or federation.client_certificate ({config.federation.client_certificate}) with its key"
     return text
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files as far as is needed and the system allows.
+
+    Systems set it to 1,024 for the sake of old programs; each connection counts, and a message to a large
+    room opens one to each of its servers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("no more than %d files can be opened: %s", soft, error)
 
 
 def _calm_the_collector() -> None:
