@@ -223,6 +223,13 @@ class Router:
                 nodes.append(node.variable)
         return sorted(found)
 
+    def template_of(self, method: str, path: str) -> str | None:
+        """The template of the route that answers a request, if there is one."""
+        segments = path.strip("/").split("/")
+        found = self._find(segments) if len(segments) <= MAX_SEGMENTS else None
+        route = None if found is None else found[0].routes.get(method)
+        return None if route is None else route[4]
+
     def _find(self, segments: list[str]) -> tuple[_Node, list[str]] | None:
         """The node of a path and the values of its variables; a literal goes before a variable."""
         node, values = self._root, list[str]()

@@ -41,7 +41,7 @@ from comity.api.router import Router
 from comity.bus import Bus
 from comity.config import Config, loads
 from comity.federation.sink import NoSink
-from comity.ports import Request
+from comity.ports import Request, Response
 from comity.protocol.errors import invalid_param
 from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
@@ -68,6 +68,7 @@ from comity.users.remote_devices import RemoteDevices
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
+from tests import specification
 from tests.api.elsewhere import user_calls
 from tests.engines import a_driver_of, quiet
 
@@ -162,6 +163,14 @@ class Answer:
         return self.body
 
 
+def answer_of(router: Router, request: Request, response: Response) -> Answer:
+    """What a request got, which must be what the specification says of its operation."""
+    assert isinstance(response.body, bytes)
+    body = orjson.loads(response.body)
+    assert not (faults := specification.faults(router, request, response.status, body)), faults
+    return Answer(response.status, body, response.headers)
+
+
 @dataclass
 class UserServer:
     """The parts that tests reach for, and requests."""
@@ -201,8 +210,7 @@ class UserServer:
         data = raw if raw is not None else b"" if body is None else orjson.dumps(body)
         request = Request(method, target, query, sent, data, address, frozenset({"client"}))
         response = await self.router.handle(request)
-        assert isinstance(response.body, bytes)
-        return Answer(response.status, orjson.loads(response.body), response.headers)
+        return answer_of(self.router, request, response)
 
     async def user(self, name: str, *, device_id: str | None = None) -> str:
         """Make an account and log in; the access token."""

@@ -14,7 +14,7 @@ from comity.ports import Request
 from comity.protocol.signing import SigningKey, sign_json
 from tests.api.neighbours import ask_as, name_of, neighbours, refusal, settle
 from tests.api.support_rooms import Client, Network, Place
-from tests.api.support_users import Answer, at
+from tests.api.support_users import Answer, answer_of, at
 
 ONE, TWO = name_of(1), name_of(2)
 #: The identity server's key.
@@ -61,11 +61,8 @@ async def a_room(alice: Client, **fields: Any) -> str:
 async def onbind(place: Place, body: dict[str, Any], method: str = "PUT") -> Answer:
     """What an identity server sends, unsigned."""
     path = "/_matrix/federation/v1/3pid/onbind"
-    response = await place.app.handle(
-        Request(method, path, "", {}, orjson.dumps(body), "192.0.2.7", frozenset({"federation"}))
-    )
-    assert isinstance(response.body, bytes)
-    return Answer(response.status, orjson.loads(response.body), response.headers)
+    request = Request(method, path, "", {}, orjson.dumps(body), "192.0.2.7", frozenset({"federation"}))
+    return answer_of(place.app.router, request, await place.app.handle(request))
 
 
 def notice(user_id: str, room_id: str, sender: str, **changes: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from comity.store import keys as stored_keys
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 from comity.store.events import Events, StoredEvent
+from tests import specification
 from tests.api.support_users import InlineOffload, SeededEntropy, TurnedClock
 from tests.engines import Pauses, quiet, url_of
 from tests.rules.rooms import Graph, Room, key_of
@@ -82,10 +83,10 @@ class Network:
         path, _, query = target.partition("?")
         self.requests.append((method, path))
         lowered = {name.lower(): value for name, value in headers.items()}
-        response = await app.handle(
-            Request(method, path, query, lowered, body or b"", "192.0.2.1", frozenset({"federation"}))
-        )
+        asked = Request(method, path, query, lowered, body or b"", "192.0.2.1", frozenset({"federation"}))
+        response = await app.handle(asked)
         assert isinstance(response.body, bytes)
+        specification.note_faults(app.router, asked, response)
         return Answer(
             response.status, {name.lower(): value for name, value in response.headers.items()}, response.body
         )

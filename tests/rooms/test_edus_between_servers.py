@@ -14,6 +14,7 @@ from comity.ports import Request
 from comity.protocol.signing import SigningKey, sign_json
 from comity.store import device_lists, to_device
 from comity.store.database import Tx
+from tests import specification
 from tests.rooms.support import Place, places, settle
 
 ONE, TWO = "one.test:1001", "two.test:1002"
@@ -32,10 +33,10 @@ class Person:
         target, _, query = f"/_matrix/client/v3{path}".partition("?")
         headers = {"authorization": f"Bearer {self.token}"}
         data = b"" if body is None else orjson.dumps(body)
-        answer = await self.place.app.handle(
-            Request(method, target, query, headers, data, "192.0.2.1", frozenset({"client"}))
-        )
+        asked = Request(method, target, query, headers, data, "192.0.2.1", frozenset({"client"}))
+        answer = await self.place.app.handle(asked)
         assert isinstance(answer.body, bytes)
+        specification.note_faults(self.place.app.router, asked, answer)
         assert answer.status == status, answer.body
         value: dict[str, Any] = orjson.loads(answer.body)
         return value
