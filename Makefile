@@ -9,7 +9,7 @@ ARGS ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz format map lock clean
+.PHONY: help run test check fuzz format map spec-status lock clean
 
 help:
 	@echo "make run               two homeservers on this machine talk to each other (comity demo);"
@@ -19,6 +19,8 @@ help:
 	@echo "make fuzz              broken input to every parser of foreign bytes; SECONDS=... is how long (60)"
 	@echo "make format            put the source into the house's format"
 	@echo "make map               bring docs/map.md up to date with the modules and their docstrings"
+	@echo "make spec-status       bring docs/spec-status.md up to date with the routes; ARGS=FILE: with the tests"
+	@echo "                       that were recorded by COMITY_RECORD_SERVED=FILE make test"
 	@echo "make lock              pin the newest versions that pyproject.toml allows"
 	@echo "make clean             remove what make made"
 
@@ -49,6 +51,9 @@ format: $(READY)
 
 map: $(READY)
 	@$(BIN)/python docs/make_map.py
+
+spec-status: $(READY)
+	@$(BIN)/python docs/make_spec_status.py $(ARGS)
 
 # uv writes one lock for all versions of Python and all platforms, with hashes.
 lock: $(READY)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import engines
+from tests import engines, recording
 
 #: Set by .ci/run: the programs that the interop suite speaks with are there, so a skip is a fault.
 EVERYTHING_RUNS = os.environ.get("COMITY_CI") == "1"
@@ -29,6 +29,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[engines.RUN_FOLDER] = tempfile.mkdtemp(prefix="comity-run-")
+    if recording.VARIABLE in os.environ:
+        recording.begin()
+
+
+def pytest_sessionfinish() -> None:
+    # No later: once a worker has told that it finished, it may be ended.
+    if recording.VARIABLE in os.environ:
+        recording.end(Path(os.environ[recording.VARIABLE]))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
