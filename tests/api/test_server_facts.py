@@ -22,7 +22,10 @@ LIMITED = "[rate_limits]\nenabled = true\n"
 async def test_versions(server: UserServer) -> None:
     answer = (await server.ask("GET", "/_matrix/client/versions")).ok()
     assert {"r0.6.1", "v1.1", "v1.11", "v1.19"} <= set(answer["versions"])
-    assert answer["unstable_features"] == {"uk.tcpip.msc4133.stable": True}
+    assert answer["unstable_features"] == {
+        "org.matrix.simplified_msc3575": True,
+        "uk.tcpip.msc4133.stable": True,
+    }
 
 
 @pytest.mark.parametrize(
