@@ -30,6 +30,7 @@ from comity.api.client.directory import DirectoryApi
 from comity.api.client.events import EventsApi
 from comity.api.client.rooms import RoomsApi
 from comity.api.client.rooms_by_time import ByTimeApi
+from comity.api.client.search import SearchApi
 from comity.api.client.spaces import SpacesApi
 from comity.api.router import Guard, Router
 from comity.config import Config
@@ -82,6 +83,7 @@ def add(
     ByTimeApi(rooms.timestamps, users.limits).routes(router, guard)
     SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
     upgrades.routes(router, guard, rooms.upgrader, users.limits)
+    SearchApi(rooms.search, users.limits).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)
     relations.routes(router, guard, rooms.relations)
     sync_routes.routes(router, guard, sync.v3, users.filters)

@@ -68,6 +68,8 @@ class Redaction:
     target_number: int
     redacted: Event
     by: int
+    #: The target as it was.
+    original: Event
 
 
 class Batch:
@@ -345,7 +347,7 @@ class Batch:
             # rooms/v3 §Handling redactions: it is not sent to clients.
             return max(verdict, SOFT_FAILED)
         if verdict == ACCEPTED and target.redacted_by is None:
-            self.redactions.append(Redaction(target.number, target.event.redacted(), number))
+            self.redactions.append(Redaction(target.number, target.event.redacted(), number, target.event))
         return verdict
 
     def redaction_allowed(self, tx: Tx, redaction: Event, target: Event, state: bytes) -> bool:
@@ -370,4 +372,5 @@ class Batch:
             if redaction is None or redaction.state_before is None or redaction.verdict != ACCEPTED:
                 continue
             if self.redaction_allowed(tx, redaction.event, target.new.event, redaction.state_before):
-                self.redactions.append(Redaction(target.new.number, target.new.event.redacted(), number))
+                event = target.new.event
+                self.redactions.append(Redaction(target.new.number, event.redacted(), number, event))

@@ -47,6 +47,9 @@ class Commits:
         self._server_name = server_name
         self._clock = clock
         self._noted_at = 0
+        #: Called with each batch in its transaction: who follows what is stored notes there what it must
+        #: not miss.
+        self.followers: list[Callable[[WriteTx, Batch], None]] = []
         #: Called with a room and its servers when something was stored that they are owed.
         self.on_outbound: list[Callable[[frozenset[str]], None]] = []
 
@@ -68,6 +71,9 @@ class Commits:
                 stored = [_Storing(tx, batch, self._server_name) for batch in batches]
                 for storing in stored:
                     position = storing.run() or position
+                for follow in self.followers:
+                    for batch in batches:
+                        follow(tx, batch)
                 if also is not None:
                     also(tx)
                 if position:

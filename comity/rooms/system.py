@@ -40,10 +40,12 @@ from comity.rooms.portrait import Portraits
 from comity.rooms.public_rooms import PublicRooms
 from comity.rooms.read import Reader
 from comity.rooms.read.relations import RelationsReader
+from comity.rooms.read.search import Search
 from comity.rooms.resident import Resident
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Rooms, know_all_rooms, load_numbers
 from comity.rooms.room_summary import Summaries
+from comity.rooms.search_index import SearchIndex, load_progress
 from comity.rooms.serve import Server
 from comity.rooms.staging import Staging
 from comity.rooms.strangers import Strangers
@@ -98,6 +100,8 @@ class RoomSystem:
         merger = Merger(states, events)
         judge, fetcher = Judge(events, merger), Fetcher(calls, keyring)
         self.commits = commits = Commits(database, rooms, merger, bus, name, ports.clock)
+        self.search_index = SearchIndex(database, ports.clock, database.read_now(load_progress))
+        commits.followers.append(self.search_index.follow)
         decisions = Decisions(database, rooms, merger, commits)
         core = _Core(name, key, ports, database, rooms, merger, fetcher, decisions, calls)
         policies = self._build_policies(config, core)
@@ -213,6 +217,7 @@ class RoomSystem:
             fill_gap=backfill.fill, whole=completer.whole,
         )  # fmt: skip
         self.relations = RelationsReader(self.reader, lambda: bus.position)
+        self.search = Search(self.reader, lambda: bus.position, self.search_index.catch_up)
         backfill.on_history = completer.on_complete = self.reader.history_came
         self.timestamps = Timestamps(
             database=database, rooms=rooms, server=self.server, decisions=core.decisions, grafter=grafter,

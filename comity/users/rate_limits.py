@@ -44,6 +44,8 @@ MESSAGES = Limit("messages", Rate(per_second=10, burst=50))
 JOINS = Limit("joins", Rate(per_second=0.5, burst=20))
 #: Changes of one user's profile: each is an event in every room that they are in.
 PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
+#: Searches of one user: each may be a tenth of a second of work.
+SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
 
 
 class RateLimits:

@@ -37,7 +37,8 @@ INSERT INTO received_to_device (origin, message_id, at) VALUES ('b.example', 'id
 INSERT INTO device_changes (user_id, device_id, position, previous) VALUES ('@a:a.example', 'D', 2, 1);
 INSERT INTO cross_signing_keys (user_id, usage, json, position) VALUES ('@a:a.example', 'master', '{}', 2);
 INSERT INTO remote_devices (user_id, device_id, json, display_name) VALUES ('@b:b.example', 'D', NULL, 'x');
-INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES ('@b:b.example', 3, 0, 1)
+INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES ('@b:b.example', 3, 0, 1);
+INSERT INTO search_again (event_num) VALUES (2)
 """
 #: Likewise, with bytes in them.
 _BYTES_BY_HAND = (
@@ -57,6 +58,7 @@ async def make(folder: Path) -> tuple[list[str], str]:
         await _belongings(alice, rooms[0])
         await settle()
     async with a_place(folder) as place:
+        await settle()
         place.database.driver.write_now(lambda tx: tx.script(_BY_HAND))
         for statement, value in _BYTES_BY_HAND:
             place.database.driver.write_now(lambda tx, s=statement, v=value: tx.run(s, (v,)))  # type: ignore[misc]
@@ -119,6 +121,8 @@ async def _belongings(alice: Client, room_id: str) -> None:
     (await alice.ask("POST", "/keys/upload", keys)).ok()
     messages = {"messages": {alice.user_id: {device: {"hello": 1}}}}
     (await alice.ask("PUT", at("sendToDevice", "m.test", "t1"), messages)).ok()
+    category = {"room_events": {"search_term": "mine"}}
+    (await alice.ask("POST", "/search", {"search_categories": category})).ok()
 
 
 def content(driver: Driver) -> Content:
