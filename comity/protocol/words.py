@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,8 +111,12 @@ class Term:
         folded = fold(text[:MAX_TEXT_CHARACTERS])
         counts = [folded.count(stretch) for stretch in self.stretches]
         if self.whole:
-            held = Counter(run[:MAX_WORD_CHARACTERS] for run in _runs(folded))
-            counts.extend(held[word] for word in self.whole)
+            runs = _runs(folded)
+            for word in self.whole:
+                if len(word) < MAX_WORD_CHARACTERS:
+                    counts.append(runs.count(word))
+                else:
+                    counts.append(sum(run.startswith(word) for run in runs))
         return counts if counts and all(counts) else None
 
 
