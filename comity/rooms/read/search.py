@@ -273,7 +273,7 @@ class Search:
         numbers = [number for _, number in reader.states.items(tx, allowed.state)]
         listed = list(reader.events.load(tx, numbers).values())
         view = reader.visibility.view(tx, user_id, allowed.room.room_num)
-        reading = reader.reading(tx, user_id, question.device_id, listed, view)
+        reading = reader.reading(tx, user_id, question.device_id, listed, view, with_bundles=False)
         return reader.format.events(tx, listed, reading.brief())
 
 
