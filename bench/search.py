@@ -95,7 +95,7 @@ async def measure(folder: Path, engine: str, count: int, rooms: int) -> None:
         common, rare = word(1), word(WORDS_IN_LANGUAGE - 7)
         for name, term in (
             ("a rare word", rare),
-            ("a word of 30 in a hundred messages", common),
+            ("a word of four in ten messages", common),
             ("two common words", f"{common} {word(2)}"),
             ("a common and a rare word", f"{common} {word(3_000)}"),
             ("a word that nobody said", "nobodysaidthis"),

@@ -10,8 +10,10 @@ import pytest
 
 from comity.rooms import search_index
 from comity.rooms.read import search_walk
+from comity.store import search as stored_search
 from comity.store.database import Tx
-from comity.store.events import NewEvent
+from comity.store.events import NewEvent, last_number
+from comity.store.search import Progress
 from tests.api.neighbours import name_of, neighbours, settle
 from tests.api.support_rooms import Client, Place, by_key, ids, place, until_waiting
 from tests.api.support_users import Answer, at
@@ -566,3 +568,20 @@ async def test_an_event_that_is_stored_after_a_later_one_is_found(server: Place)
     batch.outliers.append(NewEvent(held.number, held.event, 0, None, None, (), None))
     await server.database.write(lambda tx: index.follow(tx, batch))
     assert found(await search(alice, "straggler")) == [early]
+
+
+async def test_what_changes_while_it_is_being_indexed(server: Place) -> None:
+    """Between the reading of events and the storing of their words, one is redacted and one comes."""
+    (alice,) = await server.clients("alice")
+    room_id = await alice.create()
+    said = await alice.say(room_id, "indiscreet remark")
+    index, database = server.app._rooms.search_index, server.database
+    reached = index._reached
+    upto = database.read_now(last_number) + 2
+    readied = database.read_now(lambda tx: stored_search.ready(tx, reached.newest, upto))
+    assert any("indiscreet" in item.words for item in readied)
+    await alice.redact(room_id, said)
+    late = await alice.say(room_id, "late remark")
+    await index._store(reached.newest, upto, readied, Progress(upto, reached.oldest))
+    assert words_held(server, "indiscreet") == 0 and words_held(server, "remark") == 1
+    assert found(await search(alice, "remark")) == [late]
