@@ -190,7 +190,10 @@ def build(config: Config, ports: Ports) -> App:
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work
-    sync = SyncSystem(database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral)
+    sync = SyncSystem(
+        database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral,
+        key_counts=users.keys.counts,
+    )  # fmt: skip
 
     router = Router()
     guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)

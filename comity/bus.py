@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+#: The key of all changes of anybody's devices: no user id and no room id.
+DEVICE_LISTS = "device lists"
 #: Keys whose last position is remembered. Forgetting one costs a waiter a spurious look.
 MAX_REMEMBERED_KEYS = 100_000
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from comity.bus import Bus
+from comity.bus import DEVICE_LISTS, Bus
 from comity.ports import Clock
 from comity.protocol.identifiers import server_of
 from comity.protocol.notices import ACTIVITY_TYPES, SILENT
@@ -167,6 +167,8 @@ class Commits:
         else:
             owed.clear()
         keys = {room.room_id, *(user for user in users if server_of(user) == self._server_name)}
+        if storing.marks_devices:
+            keys.add(DEVICE_LISTS)
         self._bus.publish(self._database.last_committed, keys)
         owed.discard(self._server_name)
         if owed:
@@ -187,6 +189,8 @@ class _Storing:
         self._was_resident = batch.room.resident
         #: The servers with joined users, if the batch changes that.
         self.servers: frozenset[str] | None = None
+        #: Whether somebody's devices are to be looked at anew.
+        self.marks_devices = False
         #: The ids of events that others turned out to relate to.
         self.related: set[str] = set()
 
@@ -376,6 +380,7 @@ class _Storing:
             if before is not None and before.membership == "join":
                 continue
             device_keys.mark_changed(tx, change.user_id, position)
+            self.marks_devices = True
             is_remote = server_of(change.user_id) != self._server_name
             if is_remote and not device_lists.users_sharing(tx, change.user_id, self._server_name, 1):
                 # While they shared no room with a user of ours, nobody told us of changes.

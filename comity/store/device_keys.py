@@ -7,7 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from comity.store.cache import Followed
 from comity.store.database import Tx
+
+#: Devices whose counts are remembered: about 500 bytes each.
+MAX_COUNTED = 20_000
+
+
+class KeyCounts:
+    """How many keys of devices are left to be given out, remembered: every sync tells it."""
+
+    def __init__(self) -> None:
+        self._known: Followed[tuple[str, str], tuple[dict[str, int], list[str]]] = Followed(MAX_COUNTED)
+
+    def get(self, tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
+        """(one-time keys by algorithm, algorithms with an unused fallback key)."""
+        known = self._known.get((user_id, device_id))
+        if known is None:
+            known = (
+                one_time_key_counts(tx, user_id, device_id),
+                unused_fallback_algorithms(tx, user_id, device_id),
+            )
+            self._known.keep((user_id, device_id), known, tx.as_of)
+        return known
+
+    def change(self, user_id: str, device_id: str, commits: int) -> None:
+        """Keys of a device came or went, as is on disk; `commits` is the database's."""
+        self._known.change((user_id, device_id), commits)
 
 
 def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import orjson
 
-from comity.bus import Bus
+from comity.bus import DEVICE_LISTS, Bus
 from comity.store import device_keys, personal, to_device
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
+from comity.store.device_keys import KeyCounts
 from comity.store.to_device import DeviceMessage
 from comity.sync.asked import Asked, SyncRequest
 
@@ -40,13 +41,14 @@ class DevicePart:
 class Devices:
     """Reads what waits for devices, and lets go of what has come."""
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, counts: KeyCounts) -> None:
+        self.counts = counts
         self._database = database
         self._bus = bus
         #: Device -> a position up to which none of its messages is kept.
         self._empty: Bounded[tuple[str, str], int] = Bounded(MAX_DEVICES)
 
-    def _may_wait(self, request: SyncRequest) -> bool:
+    def may_wait(self, request: SyncRequest) -> bool:
         """Whether messages may wait for a device: a look into memory."""
         empty = self._empty.get((request.user_id, request.device_id))
         return empty is None or self._bus.changed((request.user_id,), empty)
@@ -62,7 +64,7 @@ class Devices:
         """(messages that wait for the device, the position at which they end if there may be more)."""
         request = asked.request
         waiting: list[DeviceMessage] = []
-        if self._may_wait(request):
+        if self.may_wait(request):
             first = 0 if request.since is None else request.since.messages
             waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, limit)
         messages = [
@@ -73,6 +75,8 @@ class Devices:
 
     def changed(self, tx: Tx, user_id: str, after: int, now: int) -> list[str]:
         """The users whose devices changed at `after < position <= now`, of those whom the user sees."""
+        if not self._bus.changed((DEVICE_LISTS,), after):
+            return []
         candidates = device_keys.changed_since(tx, after, now)
         if not candidates:
             return []
@@ -81,7 +85,7 @@ class Devices:
 
     async def acknowledge(self, request: SyncRequest) -> None:
         """The device has what came before its token: those messages need not be kept."""
-        if request.since is None or not self._may_wait(request):
+        if request.since is None or not self.may_wait(request):
             return
         device, upto, now = (request.user_id, request.device_id), request.since.messages, self._bus.position
         if await self._database.read(lambda tx: to_device.since(tx, *device, 0, upto, 1)):
@@ -90,15 +94,9 @@ class Devices:
             self._empty.put(device, now)
 
 
-def add_to(answer: dict[str, Any], tx: Tx, asked: Asked, part: DevicePart) -> None:
-    """Write a device's part into an answer."""
-    request = asked.request
+def add_to(answer: dict[str, Any], part: DevicePart, counts: tuple[dict[str, int], list[str]]) -> None:
+    """Write a device's part into an answer; `counts` is what is left of its keys."""
     if part.messages:
         answer["to_device"] = {"events": part.messages}
     answer["device_lists"] = {"changed": part.changed, "left": []}
-    answer["device_one_time_keys_count"] = device_keys.one_time_key_counts(
-        tx, request.user_id, request.device_id
-    )
-    answer["device_unused_fallback_key_types"] = device_keys.unused_fallback_algorithms(
-        tx, request.user_id, request.device_id
-    )
+    answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"] = counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comity.bus import Bus
 from comity.rooms.read import Reader
 from comity.store.database import Database
+from comity.store.device_keys import KeyCounts
 from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices
@@ -24,8 +25,10 @@ from comity.users.ephemeral import Ephemeral
 class SyncSystem:
     """Both ways to follow rooms: views of one log, on the same parts."""
 
-    def __init__(self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral) -> None:
-        user_rooms, devices = RoomsOfUsers(bus), Devices(database, bus)
+    def __init__(
+        self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral, key_counts: KeyCounts
+    ) -> None:
+        user_rooms, devices = RoomsOfUsers(bus), Devices(database, bus, key_counts)
         deltas, summaries = Deltas(reader.states, reader.events), Summaries()
         unread, others = UnreadCounts(reader, summaries, bus), OtherRooms(reader, deltas)
         self.v3 = Sync(

@@ -40,16 +40,18 @@ class RoomsOfUsers:
         self._known: Bounded[str, UserRooms] = Bounded(MAX_USERS)
         self._room_ids: Bounded[int, str] = Bounded(MAX_ROOM_IDS)
 
+    def known(self, user_id: str, now: int) -> UserRooms | None:
+        """The user's rooms as of position `now`, if they are remembered."""
+        known = self._known.get(user_id)
+        if known is None or known.position > now or self._bus.changed((user_id,), known.position):
+            return None
+        known.position = now
+        return known
+
     def get(self, tx: Tx, user_id: str, now: int, *, afresh: bool = False) -> UserRooms:
         """The user's rooms as of position `now`, which is the bus's."""
-        known = self._known.get(user_id)
-        if (
-            known is not None
-            and not afresh
-            and known.position <= now
-            and not self._bus.changed((user_id,), known.position)
-        ):
-            known.position = now
+        known = None if afresh else self.known(user_id, now)
+        if known is not None:
             return known
         memberships = {}
         for entry in stored_rooms.local_rooms(tx, user_id, now):

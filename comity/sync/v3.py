@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from comity.bus import Bus
+from comity.bus import DEVICE_LISTS, Bus
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read import Reader
 from comity.rooms.read.tokens import SyncToken
@@ -73,7 +73,14 @@ class Sync:
         await self._devices.acknowledge(request)
         while True:
             # What comes from here on has a later position, which the wait compares.
-            serial = self._ephemeral.typing_serial
+            serial, now = self._ephemeral.typing_serial, self._bus.position
+            remaining = deadline - clock.monotonic()
+            quiet = self._quiet_rooms(request, now) if remaining > 0 else None
+            if quiet is not None:
+                # Nothing is new, as far as memory tells: nothing need be read to wait for it.
+                if not await self._bus.wait([request.user_id, *quiet], now, remaining):
+                    deadline = clock.monotonic()
+                continue
             answer = await self._database.read(self._look(request))
             remaining = deadline - clock.monotonic()
             if not answer.is_empty or request.since is None or request.full_state or remaining <= 0:
@@ -82,6 +89,28 @@ class Sync:
                 continue
             if not await self._bus.wait([request.user_id, *answer.joined], answer.now, remaining):
                 return answer.body
+
+    def _quiet_rooms(self, request: SyncRequest, now: int) -> Collection[str] | None:
+        """The rooms that the user is in, if a look into memory tells that there is nothing for the device."""
+        since = request.since
+        if since is None or request.full_state or since.device_position is not None:
+            return None
+        rooms = self._rooms.known(request.user_id, now)
+        if rooms is None or self._bus.changed((request.user_id, DEVICE_LISTS), since.position):
+            return None
+        if self._devices.may_wait(request) or self._any_changed(rooms.joined, since.position, now):
+            return None
+        if self._ephemeral.typing_serial > since.typing and self._typed_since(since.typing, rooms.joined):
+            return None
+        return rooms.joined
+
+    def _any_changed(self, rooms: Collection[str], after: int, now: int) -> bool:
+        """Whether something happened in one of the rooms; it costs what is fewer, rooms or news."""
+        if now - after < len(rooms):
+            keys = self._bus.keys_after(after)
+            if keys is not None:
+                return any(key in rooms for key in keys)
+        return self._bus.changed(rooms, after)
 
     def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
         """Whether typing changed in one of the rooms: it has no position, and only wakes who waits."""
@@ -106,7 +135,7 @@ class Sync:
         if events:
             answer.body["account_data"] = {"events": events}
         answer.is_empty = answer.is_empty and not events and part.is_empty
-        add_to(answer.body, tx, asked, part)
+        add_to(answer.body, part, self._devices.counts.get(tx, asked.user_id, asked.request.device_id))
         answer.body["next_batch"] = str(SyncToken(asked.now, asked.typing_serial, part.upto))
         return answer
 

@@ -5,7 +5,7 @@ client-server §Tracking the device list for a user, server-server §Device Mana
 
 from __future__ import annotations
 
-from comity.bus import Bus
+from comity.bus import DEVICE_LISTS, Bus
 from comity.federation.sink import EduSink
 from comity.store import device_keys, device_lists
 from comity.store.database import WriteTx
@@ -40,7 +40,7 @@ class DeviceNews:
         """The keys of a user, of whatever server, changed: local users get to see that."""
         device_keys.mark_changed(tx, user_id, position)
         woken = [user_id, *device_lists.users_sharing(tx, user_id, self._server_name, MAX_WOKEN)]
-        tx.after_commit(lambda: self._bus.publish(position, woken))
+        tx.after_commit(lambda: self._bus.publish(position, [*woken, DEVICE_LISTS]))
 
     def tell_servers(self, tx: WriteTx, user_id: str) -> None:
         """Wake the outbox for what was stored about a user of ours."""

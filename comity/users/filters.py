@@ -8,8 +8,9 @@ from typing import Any
 
 from comity.protocol import canonical_json
 from comity.protocol.errors import MatrixError, not_found, too_large
-from comity.protocol.filters import parse_filter
+from comity.protocol.filters import NO_FILTER, Filter, parse_filter, parse_text
 from comity.store import personal
+from comity.store.cache import Bounded
 from comity.store.database import Database, Tx, WriteTx
 
 #: A filter's JSON: room for thousands of room ids.
@@ -17,6 +18,9 @@ MAX_FILTER_BYTES = 256 * 1024
 #: Filters of one user; clients use a handful, and the same ones have the same id.
 MAX_FILTERS = 1_000
 ID_CHARACTERS = 20
+#: Filters that are remembered as they were parsed (clients repeat theirs with every request), and the
+#: longest of them: some 10 MiB at most.
+MAX_PARSED, MAX_REMEMBERED = 500, 4_000
 
 
 class Filters:
@@ -24,6 +28,8 @@ class Filters:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        #: By the JSON, or by user and id.
+        self._parsed: Bounded[str, Filter] = Bounded(MAX_PARSED)
 
     async def create(self, user_id: str, definition: Mapping[str, Any]) -> str:
         """Keep a filter; the same definition has the same id.
@@ -59,3 +65,20 @@ class Filters:
         if definition is None:
             raise not_found("There is no such filter")
         return definition.encode()
+
+    async def parsed(self, user_id: str, text: str) -> Filter:
+        """The filter that a /sync names (client-server §Filtering): JSON in braces, else an id.
+
+        Raises 404 M_NOT_FOUND, 400 M_BAD_JSON and others for what is no filter.
+        """
+        if not text:
+            return NO_FILTER
+        # What is kept under an id is never changed.
+        key = text if text.startswith("{") else f"{user_id} {text}"
+        known = self._parsed.get(key)
+        if known is None:
+            definition: str | bytes = text if text.startswith("{") else await self.get(user_id, text)
+            known = parse_filter(parse_text(definition))
+            if len(definition) <= MAX_REMEMBERED:
+                self._parsed.put(key, known)
+        return known

@@ -13,6 +13,7 @@ from comity.protocol.errors import MatrixError, invalid_param
 from comity.store import accounts as stored
 from comity.store import cross_signing, device_keys, device_lists, personal
 from comity.store.database import Database, Tx, WriteTx
+from comity.store.device_keys import KeyCounts
 from comity.users.accounts import Accounts
 from comity.users.device_news import DeviceNews
 from comity.users.key_shapes import MAX_ONE_TIME_KEYS, checked_identity, checked_keys, with_name
@@ -29,6 +30,11 @@ class Keys:
         self._clock = clock
         self._accounts = accounts
         self._news = news
+        #: What is told of them in every sync.
+        self.counts = KeyCounts()
+
+    def _counts_change(self, tx: WriteTx, user_id: str, device_id: str) -> None:
+        tx.after_commit(lambda: self.counts.change(user_id, device_id, self._database.commits))
 
     async def upload(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> dict[str, int]:
         """`POST /keys/upload`: the `one_time_key_counts` after it.
@@ -57,6 +63,7 @@ class Keys:
                 raise invalid_param(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys here")
             for algorithm, key_id, json in fallback:
                 device_keys.put_fallback_key(tx, user_id, device_id, algorithm, key_id, json)
+            self._counts_change(tx, user_id, device_id)
             return counts
 
         if identity is None and not one_time and not fallback:
@@ -68,6 +75,7 @@ class Keys:
     def device_gone(self, tx: WriteTx, user_id: str, device_id: str) -> None:
         """A device is being deleted: its keys with it (for `Sessions.when_device_goes`)."""
         had_keys = device_keys.delete(tx, user_id, device_id)
+        self._counts_change(tx, user_id, device_id)
         self._news.changed(tx, user_id, device_id, keys=had_keys)
 
     async def answer_query(
@@ -111,6 +119,7 @@ class Keys:
                     if key is not None:
                         given = {f"{algorithm}:{key[0]}": orjson.Fragment(key[1])}
                         claimed.setdefault(user_id, {})[device_id] = given
+                        self._counts_change(tx, user_id, device_id)
             # Nothing that has a position changed: wake the owners, whose counts are different now.
             tx.after_commit(lambda: self._bus.publish(self._bus.position, list(claimed)))
             return claimed

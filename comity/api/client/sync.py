@@ -6,7 +6,6 @@ from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import invalid_param
-from comity.protocol.filters import NO_FILTER, Filter, parse_filter, parse_text
 from comity.rooms.read.tokens import SyncToken
 from comity.sync.asked import SyncRequest
 from comity.sync.v3 import Sync
@@ -41,17 +40,9 @@ class SyncApi:
             device_id=requester.device_id,
             # COMPAT: some clients send an empty `since` for none.
             since=SyncToken.parse(since) if since else None,
-            wanted=await self._filter(requester.user_id, call.query("filter")),
+            wanted=await self._filters.parsed(requester.user_id, call.query("filter") or ""),
             timeout=call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
             full_state=call.query_bool("full_state"),
             use_state_after=call.query_bool("use_state_after"),
         )
         return json_response(await self._sync.sync(request))
-
-    async def _filter(self, user_id: str, text: str | None) -> Filter:
-        """client-server §Filtering: JSON if it begins with a brace, else the id of a stored filter."""
-        if not text:
-            return NO_FILTER
-        if text.startswith("{"):
-            return parse_filter(parse_text(text))
-        return parse_filter(parse_text(await self._filters.get(user_id, text)))

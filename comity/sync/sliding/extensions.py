@@ -15,7 +15,7 @@ from comity.bus import Bus
 from comity.protocol.errors import invalid_param
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read.tokens import SyncToken
-from comity.store import device_keys, personal
+from comity.store import personal
 from comity.store.database import Tx
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.devices import MAX_MESSAGES, Devices
@@ -115,8 +115,7 @@ class Extensions:
         if "e2ee" in wish.extensions:
             user_id, device_id = asked.user_id, asked.request.device_id
             changed = [] if position == 0 else self._devices.changed(tx, user_id, position, asked.now)
-            counts = device_keys.one_time_key_counts(tx, user_id, device_id)
-            unused = device_keys.unused_fallback_algorithms(tx, user_id, device_id)
+            counts, unused = self._devices.counts.get(tx, user_id, device_id)
             keys = (tuple(sorted(counts.items())), tuple(sorted(unused)))
             told["e2ee"] = {
                 "device_one_time_keys_count": counts,
