@@ -47,7 +47,14 @@ class Bus:
 
     def changed(self, keys: Iterable[str], after: int) -> bool:
         """Whether anything may have been published for one of `keys` after that position."""
-        return after < self._floor or any(self._last.get(key, 0) > after for key in keys)
+        if after < self._floor:
+            return True
+        # A plain loop: this is asked some ten times for every answer.
+        last = self._last
+        for key in keys:  # noqa: SIM110
+            if last.get(key, 0) > after:
+                return True
+        return False
 
     def keys_after(self, after: int) -> list[str] | None:
         """The keys for which something was published after that position; None: not known any more."""

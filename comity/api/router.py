@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote, unquote_plus
 
 import orjson
 
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 MAX_SEGMENTS = 16
 #: Query parameters that one request may carry.
 MAX_QUERY_PARAMETERS = 200
+#: Values of queries that are remembered as they were decoded, and the longest of them in characters.
+MAX_REMEMBERED_TEXTS, MAX_REMEMBERED_TEXT = 1_000, 2_000
 JSON_HEADERS = {"Content-Type": "application/json"}
 #: client-server §Web Browser Clients.
 CORS_HEADERS = {
@@ -45,6 +48,31 @@ def error_response(error: MatrixError) -> Response:
     if isinstance(retry_after, int):
         response.headers["Retry-After"] = str(-(-retry_after // 1000))
     return response
+
+
+def _parsed_query(text: str) -> dict[str, list[str]]:
+    """Every parameter of a query. Raises 400 M_INVALID_PARAM for too many."""
+    pairs = text.split("&")
+    if len(pairs) > MAX_QUERY_PARAMETERS:
+        raise invalid_param(f"The query has more than {MAX_QUERY_PARAMETERS} parameters")
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair:
+            name, _, value = pair.partition("=")
+            found.setdefault(_decoded(name), []).append(_decoded(value))
+    return found
+
+
+def _decoded(text: str) -> str:
+    if "%" not in text and "+" not in text:
+        return text
+    return _remembered(text) if len(text) <= MAX_REMEMBERED_TEXT else unquote_plus(text)
+
+
+@lru_cache(MAX_REMEMBERED_TEXTS)
+def _remembered(text: str) -> str:
+    """Clients send the same filter with every request."""
+    return unquote_plus(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +118,7 @@ class Call:
     def query_all(self, name: str) -> list[str]:
         """Every value of a query parameter."""
         if self._query is None:
-            try:
-                self._query = parse_qs(
-                    self.request.query, keep_blank_values=True, max_num_fields=MAX_QUERY_PARAMETERS
-                )
-            except ValueError:
-                raise invalid_param("The query has too many parameters or is malformed") from None
+            self._query = _parsed_query(self.request.query)
         return self._query.get(name, [])
 
     def query(self, name: str, default: str | None = None) -> str | None:

@@ -27,6 +27,7 @@ from comity.store.state import EMPTY
 from comity.sync.asked import Asked, Stretch
 from comity.sync.delta import MEMBER, Delta, Deltas
 from comity.sync.lazy import SentMembers
+from comity.sync.shared import SharedParts
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
 from comity.sync.unread import Count, UnreadCounts
@@ -99,6 +100,7 @@ class JoinedRooms:
         self._unread = unread
         self._ephemeral = ephemeral
         self._sent = SentMembers()
+        self._shared = SharedParts(reader)
 
     def part(
         self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
@@ -109,23 +111,34 @@ class JoinedRooms:
         after = 0 if is_new else asked.after
         tail = reader.tails.get(tx, room_num, room_id, asked.now)
         view = reader.visibility.view(tx, asked.user_id, room_num)
-        shown = stretch(
-            tx, reader, asked, view, room_id, tail, after=live_line(after), upto=live_line(asked.now)
-        )
-        if is_new and shown.hidden:
-            # Nothing that the client may have of an earlier stay continues here.
-            shown = Stretch(shown.events, True, shown.before, True)
         is_whole = is_new or asked.request.full_state
-        known = EMPTY if is_whole else reader.tails.head(tx, room_num, tail, after)
         current = reader.tails.head(tx, room_num, tail, asked.now)
-        delta, summary = self._state(tx, asked, view, known, current, shown)
+        is_steady = self._shared.is_steady(asked, entry)
+        shared = self._shared.get(room_num, asked) if is_steady else None
+        if shared is not None:
+            shown, base = shared.shown, shared.delta
+        else:
+            shown = stretch(
+                tx, reader, asked, view, room_id, tail, after=live_line(after), upto=live_line(asked.now)
+            )
+            if is_new and shown.hidden:
+                # Nothing that the client may have of an earlier stay continues here.
+                shown = Stretch(shown.events, True, shown.before, True)
+            known = EMPTY if is_whole else reader.tails.head(tx, room_num, tail, after)
+            base = self._delta(tx, asked, room_num, known, current, shown)
+        delta, summary = self._with_members(tx, asked, room_num, base, shown)
         if is_new and not asked.is_initial:
             account_data = personal.room_account_data(tx, asked.user_id, room_id, asked.now)
         told = account_data_events(asked.wanted.room.account_data, room_id, account_data)
         ephemeral, own_receipt = self._ephemeral_events(tx, asked, room_num, room_id, tail, after)
         if not (is_whole or shown.events or delta.entries or summary or told or ephemeral or own_receipt):
             return None
-        part = event_lists(tx, reader, asked, view, room_id, shown, delta, self._deltas)
+        if shared is not None and delta.entries == base.entries:
+            part: dict[str, Any] = dict(shared.lists)
+        else:
+            part = event_lists(tx, reader, asked, view, room_id, shown, delta, self._deltas)
+            if is_steady and delta.entries == base.entries:
+                self._shared.keep(tx, room_num, asked, tail, shown, base, part)
         part["summary"] = summary
         part["ephemeral"] = {"events": ephemeral}
         part["account_data"] = {"events": told}
@@ -145,26 +158,38 @@ class JoinedRooms:
 
     # -- state
 
-    def _state(
-        self, tx: Tx, asked: Asked, view: RoomView, known: bytes, current: bytes, shown: Stretch
-    ) -> tuple[Delta, dict[str, Any]]:
-        """The state to tell, members loaded lazily if so wished, and the summary if it changed."""
-        room_num, at_end = view.room_num, asked.request.use_state_after
+    def _delta(
+        self, tx: Tx, asked: Asked, room_num: int, known: bytes, current: bytes, shown: Stretch
+    ) -> Delta:
+        """The state to tell; of members, if they are loaded lazily, those who matter at the start."""
         lazy = asked.wanted.room.state.lazy_load_members
-        needed = {stored.event.sender for stored in shown.events}
-        if known == EMPTY:
-            needed.add(asked.user_id)
-        delta = self._deltas.between(
+        needed = None
+        if lazy and known == EMPTY:
+            needed = frozenset({asked.user_id, *(stored.event.sender for stored in shown.events)})
+        return self._deltas.between(
             tx,
             room_num,
             known,
             current,
             shown,
-            at_end=at_end,
-            only_members=frozenset(needed) if lazy and known == EMPTY else None,
+            at_end=asked.request.use_state_after,
+            only_members=needed,
         )
+
+    def _with_members(
+        self, tx: Tx, asked: Asked, room_num: int, base: Delta, shown: Stretch
+    ) -> tuple[Delta, dict[str, Any]]:
+        """The state with members loaded lazily, if so wished; and the summary if it changed."""
+        lazy = asked.wanted.room.state.lazy_load_members
+        if not lazy and not base.renames:
+            return base, {}
+        delta = Delta(base.known, base.current, dict(base.entries), base.renames)
+        needed = {stored.event.sender for stored in shown.events}
+        if delta.known == EMPTY:
+            needed.add(asked.user_id)
         summary: dict[str, Any] = {}
         if delta.renames:
+            current = delta.current
             is_named = self._deltas.is_named(tx, room_num, current)
             summary, heroes = self._summaries.summary(tx, room_num, current, asked.user_id, is_named=is_named)
             needed.update(heroes)

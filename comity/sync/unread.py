@@ -72,6 +72,11 @@ class Unread:
     read: Mapping[str, int]
     threads: dict[str, Count] = field(default_factory=dict)
 
+    def copy(self) -> Unread:
+        """The same, to be counted on."""
+        threads = {name: Count(c.notifications, c.highlights) for name, c in self.threads.items()}
+        return Unread(self.line, self.receipts, self.basis, self.read, threads)
+
     def add(self, thread: str, line: int, *, highlight: bool) -> None:
         """Count an event that notifies, unless the user has read it."""
         if line > max(self.read[""], self.read.get(thread, 0)):
@@ -143,8 +148,7 @@ class UnreadCounts:
             self._kept.put(key, kept)
         if kept.line < live_line(now):
             # Counted on a copy: another device's sync may be counting too.
-            threads = {thread: replace(count) for thread, count in kept.threads.items()}
-            kept = replace(kept, threads=threads)
+            kept = kept.copy()
             if rules.difference.matters_in(room_id):
                 self._evaluate(tx, view, kept, state, tail, asked, rules.compiled)
             else:

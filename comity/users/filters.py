@@ -78,7 +78,10 @@ class Filters:
         known = self._parsed.get(key)
         if known is None:
             definition: str | bytes = text if text.startswith("{") else await self.get(user_id, text)
-            known = parse_filter(parse_text(definition))
-            if len(definition) <= MAX_REMEMBERED:
+            # Of a definition there is one object, whoever names it: those who ask alike are given alike.
+            whole = definition if isinstance(definition, str) else definition.decode()
+            known = self._parsed.get(whole) or parse_filter(parse_text(definition))
+            if len(whole) <= MAX_REMEMBERED:
+                self._parsed.put(whole, known)
                 self._parsed.put(key, known)
         return known
