@@ -93,11 +93,20 @@ class Merger:
     def slot_for(self, tx: Tx, room: Room, key: StateKey, slots: dict[StateKey, int]) -> int:
         """The slot of a key; a new one is added to `slots` and held until it is stored."""
         slot = self.states.slot(tx, room.number, key)
-        if slot is None:
-            slot = room.next_slot
-            room.next_slot += 1
-            slots[key] = slot
-            self.states.hold_slot(room.number, key, slot)
+        return self._new_slot(room, key, slots) if slot is None else slot
+
+    def slots_for(
+        self, tx: Tx, room: Room, keys: Iterable[StateKey], slots: dict[StateKey, int]
+    ) -> dict[StateKey, int]:
+        """`slot_for` of many keys."""
+        keys = list(keys)
+        known = self.states.slots(tx, room.number, keys)
+        return {key: known[key] if key in known else self._new_slot(room, key, slots) for key in keys}
+
+    def _new_slot(self, room: Room, key: StateKey, slots: dict[StateKey, int]) -> int:
+        slot = slots[key] = room.next_slot
+        room.next_slot += 1
+        self.states.hold_slot(room.number, key, slot)
         return slot
 
     def merge(

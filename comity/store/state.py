@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from comity.protocol.event import StateKey
 from comity.store.cache import Bounded
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 #: Slots in a leaf page.
 LEAF = 64
@@ -102,6 +103,7 @@ class States:
         self._keys: Bounded[tuple[int, int], StateKey] = Bounded(slots)
         #: Slots of decisions that are not on disk yet.
         self._pending_slots: dict[tuple[int, str, str], int] = {}
+        self._pending_keys: dict[tuple[int, int], StateKey] = {}
 
     # -- pages
 
@@ -254,6 +256,31 @@ class States:
             self.remember_slot(room_num, key, slot)
         return slot
 
+    def slots(self, tx: Tx, room_num: int, keys: Iterable[StateKey]) -> dict[StateKey, int]:
+        """The slots of many state keys; those that never had a state event are absent."""
+        found: dict[StateKey, int] = {}
+        missing: dict[str, list[str]] = {}
+        for key in keys:
+            cache_key = (room_num, *key)
+            slot = self._pending_slots.get(cache_key)
+            if slot is None:
+                slot = self._slots.get(cache_key)
+            if slot is None:
+                missing.setdefault(key[0], []).append(key[1])
+            elif slot != _NO_SLOT:
+                found[key] = slot
+        for event_type, state_keys in missing.items():
+            for marks, chunk in parts(state_keys):
+                rows = tx.all(
+                    "SELECT state_key, slot FROM state_slots "
+                    f"WHERE room_num = ? AND type = ? AND state_key IN ({marks})",
+                    (room_num, event_type, *chunk),
+                )
+                for state_key, slot in rows:
+                    found[event_type, state_key] = slot
+                    self.remember_slot(room_num, (event_type, state_key), slot)
+        return found
+
     def remember_slot(self, room_num: int, key: StateKey, slot: int) -> None:
         """Note a slot that was given by a decision or read from the table."""
         self._slots.put((room_num, *key), slot)
@@ -262,32 +289,25 @@ class States:
     def hold_slot(self, room_num: int, key: StateKey, slot: int) -> None:
         """Note a slot that a decision gives, until `settle_slots` or `forget_slots`."""
         self._pending_slots[(room_num, *key)] = slot
-        self._keys.put((room_num, slot), key)
+        self._pending_keys[room_num, slot] = key
 
     def settle_slots(self, room_num: int, slots: Mapping[StateKey, int]) -> None:
         """The slots are on disk."""
         for key, slot in slots.items():
             self._pending_slots.pop((room_num, *key), None)
+            self._pending_keys.pop((room_num, slot), None)
             self.remember_slot(room_num, key, slot)
 
     def forget_slots(self, room_num: int, slots: Mapping[StateKey, int]) -> None:
         """The slots were not stored."""
         for key, slot in slots.items():
             self._pending_slots.pop((room_num, *key), None)
+            self._pending_keys.pop((room_num, slot), None)
             self._keys.drop((room_num, slot))
 
     def key(self, tx: Tx, room_num: int, slot: int) -> StateKey:
         """The state key of a slot."""
-        key = self._keys.get((room_num, slot))
-        if key is None:
-            key = next(
-                (
-                    (event_type, state_key)
-                    for (room, event_type, state_key), held in self._pending_slots.items()
-                    if room == room_num and held == slot
-                ),
-                None,
-            )
+        key = self._pending_keys.get((room_num, slot)) or self._keys.get((room_num, slot))
         if key is None:
             row = tx.one(
                 "SELECT type, state_key FROM state_slots WHERE room_num = ? AND slot = ?", (room_num, slot)

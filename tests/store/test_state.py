@@ -229,6 +229,23 @@ def test_slots_and_keys() -> None:
         assert driver.read_now(lambda tx: (states.slot(tx, 1, member), states.key(tx, 1, 2))) == (2, member)
 
 
+def test_many_slots_at_once() -> None:
+    with an_engine() as engine:
+        states, driver = engine.states, engine.driver
+        members = [("m.room.member", f"@u{number}:x") for number in range(700)]
+        stored = {key: slot for slot, key in enumerate(members[:600])}
+        stored["m.room.name", ""] = 600
+        write(driver, lambda tx: insert_slots(tx, 1, stored))
+        write(driver, lambda tx: insert_slots(tx, 2, {members[650]: 3}))
+        states.hold_slot(1, members[600], 601)
+        wanted = [*members, ("m.room.name", ""), ("m.room.topic", "")]
+        expected = {**stored, members[600]: 601}
+        assert driver.read_now(lambda tx: states.slots(tx, 1, wanted)) == expected
+        # Once more, from memory; what has none is not taken for one that was read.
+        assert driver.read_now(lambda tx: states.slot(tx, 1, members[650])) is None
+        assert driver.read_now(lambda tx: states.slots(tx, 1, wanted)) == expected
+
+
 def test_a_held_slots_key_is_found_whatever_is_evicted() -> None:
     with an_engine() as engine:
         engine.states._keys = Bounded(1)
