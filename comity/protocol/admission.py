@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from comity.protocol.auth.rules import StateLookup, authorize, check_auth_events
+from comity.protocol.auth.rules import Denied, StateLookup, authorize, check_auth_events
 from comity.protocol.errors import EventFormatError
 from comity.protocol.event import Event, parse
 from comity.protocol.room_versions import RoomVersion
@@ -99,6 +99,15 @@ def lookup_in(events: Sequence[Event], create: Event | None) -> StateLookup:
     return by_key.get
 
 
+def denied_by_auth_events(event: Event, answer: AuthEvents) -> Denied | None:
+    """Check 4: whether an event's auth events are such as it may cite, and allow it."""
+    denied = check_auth_events(event, answer.events, answer.is_rejected, answer.create)
+    if denied is not None:
+        return denied
+    create = answer.create if event.version.room_id_is_create_hash else None
+    return authorize(event, lookup_in(answer.events, create))
+
+
 class Admission:
     """One event on its way to a Verdict."""
 
@@ -107,6 +116,7 @@ class Admission:
         self._event = event
         self._step = step
         self._verdict: Verdict | None = None
+        self._signers: frozenset[str] | None = None
 
     @classmethod
     def received(cls, version: RoomVersion, value: object) -> Admission | Verdict:
@@ -132,7 +142,7 @@ class Admission:
             return self._verdict
         if self._step == 0:
             event = self._event
-            return NeedSignatures(event, event.signed, required_signers(event))
+            return NeedSignatures(event, event.signed, self._required_signers())
         if self._step == 1:
             return NeedAuthEvents(self._event)
         if self._step == 2:
@@ -148,12 +158,17 @@ class Admission:
         """
         return cls(event, step=2)
 
+    def _required_signers(self) -> frozenset[str]:
+        if self._signers is None:
+            self._signers = required_signers(self._event)
+        return self._signers
+
     def _end(self, outcome: Outcome, reason: str = "", rule: str = "") -> None:
         self._verdict = Verdict(outcome, self._event, reason, rule)
 
     def feed_signatures(self, valid: frozenset[str]) -> None:
         """Checks 2 and 3: without its signatures it is dropped, without its hash redacted."""
-        missing = required_signers(self._event) - valid
+        missing = self._required_signers() - valid
         if missing:
             self._end(
                 Outcome.DROP,
@@ -167,11 +182,7 @@ class Admission:
 
     def feed_auth_events(self, answer: AuthEvents) -> None:
         """Check 4: the rules on the state that the auth events make."""
-        event = self._event
-        denied = check_auth_events(event, answer.events, answer.is_rejected, answer.create)
-        if denied is None:
-            create = answer.create if event.version.room_id_is_create_hash else None
-            denied = authorize(event, lookup_in(answer.events, create))
+        denied = denied_by_auth_events(self._event, answer)
         if denied is not None:
             self._end(Outcome.REJECT, f"Against its auth events: {denied.reason}", denied.rule)
         self._step = 2

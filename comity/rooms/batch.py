@@ -95,6 +95,8 @@ class Batch:
         self.also: list[Callable[[WriteTx], None]] = []
         #: The members and the extremities are replaced whole: we (re)join the room.
         self.replaces_head = False
+        #: The numbers of auth events that many events of a room have in common.
+        self._auth_known: dict[tuple[str, ...], tuple[int, ...]] = {}
         #: Set where the room's row may not be there yet.
         self.room_creator: str | None = None
         self._merger = merger
@@ -183,9 +185,8 @@ class Batch:
 
     def with_entries(self, tx: Tx, root: bytes, entries: Mapping[StateKey, int]) -> bytes:
         """The state with many entries set, given by their keys and event numbers."""
-        changes = {
-            self._merger.slot_for(tx, self.room, key, self.slots): number for key, number in entries.items()
-        }
+        slots = self._merger.slots_for(tx, self.room, entries, self.slots)
+        changes = {slots[key]: number for key, number in entries.items()}
         return self._states.replace(tx, root, changes, self.pages)
 
     def restate(self, tx: Tx, stored: StoredEvent) -> None:
@@ -195,9 +196,14 @@ class Batch:
 
     # -- events
 
-    def add_outlier(self, tx: Tx, event: Event, outcome: Outcome = Outcome.ACCEPT) -> int:
-        """Hold an event for authorization only; its number. One that is held keeps its own."""
-        known = self._events.number(tx, event.event_id)
+    def add_outlier(
+        self, tx: Tx, event: Event, outcome: Outcome = Outcome.ACCEPT, *, is_new: bool = False
+    ) -> int:
+        """Hold an event for authorization only; its number. One that is held keeps its own.
+
+        With `is_new`, the caller knows that the event is not held in any form.
+        """
+        known = None if is_new else self._events.number(tx, event.event_id)
         if known is not None:
             return known
         number = self.rooms.numbers.event()
@@ -210,6 +216,9 @@ class Batch:
     def _auth_numbers(self, tx: Tx, event: Event) -> tuple[int, ...]:
         if not event.is_state:
             return ()
+        known = self._auth_known.get(event.auth_event_ids)
+        if known is not None:
+            return known
         found = self._events.numbers(tx, event.auth_event_ids)
         numbers = set(found.values())
         if event.version.room_id_is_create_hash and event.type != "m.room.create":
@@ -217,7 +226,10 @@ class Batch:
             create = self._events.number(tx, "$" + event.room_id[1:])
             if create is not None:
                 numbers.add(create)
-        return tuple(sorted(numbers))
+        auth = tuple(sorted(numbers))
+        if len(found) == len(event.auth_event_ids) and event.type != "m.room.create":
+            self._auth_known[event.auth_event_ids] = auth
+        return auth
 
     def add(
         self,

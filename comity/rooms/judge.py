@@ -18,6 +18,7 @@ from comity.protocol.admission import (
     Outcome,
     StateBefore,
     Verdict,
+    denied_by_auth_events,
 )
 from comity.protocol.auth.rules import StateLookup
 from comity.protocol.event import Event, StateKey
@@ -135,15 +136,22 @@ class Judge:
             return verdict
         return Verdict(Outcome.SOFT_FAIL, event, "The room's policy server does not recommend the event")
 
-    def judge_outlier(self, tx: Tx, batch: Batch, event: Event) -> Outcome | Missing:
-        """Check 4 alone, for an event that is held for authorization only."""
-        answer = self._auth_events(tx, batch, event)
-        if isinstance(answer, Missing):
-            return answer
-        admission = Admission.checked(event)
-        admission.feed_auth_events(answer)
-        step = admission.next()
-        return step.outcome if isinstance(step, Verdict) else Outcome.ACCEPT
+    def judge_outlier(
+        self, tx: Tx, batch: Batch, event: Event, shared: dict[tuple[str, ...], AuthEvents] | None = None
+    ) -> Outcome | Missing:
+        """Check 4 alone, for an event that is held for authorization only.
+
+        What is found of its auth events is kept in `shared`, for others of the batch that have the same.
+        """
+        answer = None if shared is None else shared.get(event.auth_event_ids)
+        if answer is None:
+            found = self._auth_events(tx, batch, event)
+            if isinstance(found, Missing):
+                return found
+            answer = found
+            if shared is not None and event.type != "m.room.create":
+                shared[event.auth_event_ids] = answer
+        return Outcome.ACCEPT if denied_by_auth_events(event, answer) is None else Outcome.REJECT
 
     def _auth_events(self, tx: Tx, batch: Batch, event: Event) -> AuthEvents | Missing:
         found: list[Event] = []
