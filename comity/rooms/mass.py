@@ -1,13 +1,14 @@
 """Masses of events that are held for authorization: the state of a large room, and its auth chain.
 
-They come as bytes and are never all objects at once: checked a few hundred at a time (the signatures
-in threads), put in the order of their auth events, then judged and stored a few hundred at a time.
-What was stored before an interruption is found there.
+They come as bytes and are never all objects at once: a few hundred at a time are checked (the signatures
+in threads), judged and stored, while the next are being checked. What comes before its auth events is
+put in order and stored behind them. What was stored before an interruption is found there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import orjson
 
 from comity.federation.keyring import Keyring
 from comity.protocol import identifiers
+from comity.protocol.admission import AuthEvents, Outcome
 from comity.protocol.event import Event, StateKey
 from comity.protocol.room_versions import RoomVersion
 from comity.protocol.snapshot import in_auth_order
@@ -26,15 +28,16 @@ from comity.rooms.fetch import Fetcher
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.room import Room
 from comity.store.database import Tx
-from comity.store.events import REJECTED, Events
+from comity.store.events import ACCEPTED, REJECTED, Events
+
+RoomOf = Callable[[], Awaitable[Room | None]]
 
 _log = logging.getLogger(__name__)
-#: Events that are objects at once while they are checked: some megabytes.
-CHECKED_AT_ONCE = 400
-#: As many of those are under way together.
+#: Events that are checked together, then judged and stored by one write: each of these steps holds the
+#: loop for some milliseconds, and the objects are a megabyte or two.
+AT_ONCE = 250
+#: As many of those are under way together: while one is stored, the next is being checked.
 CHECKS_AT_ONCE = 2
-#: Events that are judged and stored by one write; the loop is held for some milliseconds.
-STORED_AT_ONCE = 250
 #: Events whose signers are looked at before other tasks get a turn.
 _GLANCED_AT_ONCE = 2_000
 
@@ -49,14 +52,20 @@ class _Glance(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Part:
-    """A checked event, small."""
+    """A checked event that waits for others, small: all of an auth chain are held at once."""
 
     event_id: str
     auth_event_ids: tuple[str, ...]
-    key: StateKey | None
-    membership: str | None
     depth: int
     encoded: bytes
+
+    def event(self, version: RoomVersion) -> Event:
+        """The whole event."""
+        return Event(version, orjson.loads(self.encoded), event_id=self.event_id, encoded=self.encoded)
+
+
+def _part(event: Event) -> _Part:
+    return _Part(event.event_id, event.auth_event_ids, event.depth, event.encoded)
 
 
 @dataclass(slots=True)
@@ -86,7 +95,7 @@ class Mass:
 
     async def take_in(
         self,
-        room_of: Callable[[], Awaitable[Room | None]],
+        room_of: RoomOf,
         version: RoomVersion,
         room_id: str,
         state: Sequence[msgspec.Raw],
@@ -97,20 +106,43 @@ class Mass:
         What is malformed, wrongly signed or lacks an auth event is left out.
         """
         await self._prepare_keys([*state, *chain])
-        parts: dict[str, _Part] = {}
         taken = Taken()
-        await self._check_all(version, room_id, chain, parts)
-        taken.state.extend(await self._check_all(version, room_id, state, parts))
-        ordered = in_auth_order(parts)
-        for start in range(0, len(ordered), STORED_AT_ONCE):
-            some = ordered[start : start + STORED_AT_ONCE]
-            await self._decisions.make(
-                room_of,
-                lambda tx, batch: self._store(tx, batch, version, some, taken),  # noqa: B023
+        waiting: dict[str, _Part] = {}
+
+        async def put_off(events: Sequence[Event]) -> None:
+            waiting.update((event.event_id, _part(event)) for event in events)
+
+        async def store(events: Sequence[Event]) -> None:
+            taken.state.extend(event.event_id for event in events)
+            lacking = await self._decisions.make(
+                room_of, lambda tx, batch: self._store(tx, batch, events, taken)
             )
-            for part in some:
-                part.encoded = b""
+            await put_off(lacking or ())
+
+        # An auth chain comes in any order. What stands on it is stored as it is checked.
+        await self._check_all(version, room_id, chain, put_off)
+        await self._store_waiting(room_of, version, waiting, taken)
+        await self._check_all(version, room_id, state, store)
+        await self._store_waiting(room_of, version, waiting, taken)
+        for event_id in waiting:
+            _log.debug("event %s lacks auth events and is left out", event_id)
         return taken
+
+    async def _store_waiting(
+        self, room_of: RoomOf, version: RoomVersion, waiting: dict[str, _Part], taken: Taken
+    ) -> None:
+        """Store those that lack no auth event any more; the others go on waiting."""
+        ordered = in_auth_order(waiting)
+        for start in range(0, len(ordered), AT_ONCE):
+            events = [part.event(version) for part in ordered[start : start + AT_ONCE]]
+            lacking = await self._decisions.make(
+                room_of,
+                lambda tx, batch: self._store(tx, batch, events, taken),  # noqa: B023
+            )
+            left = {event.event_id for event in lacking or ()}
+            for event in events:
+                if event.event_id not in left:
+                    del waiting[event.event_id]
 
     async def _prepare_keys(self, raws: Sequence[msgspec.Raw]) -> None:
         """Fetch the keys of all signers at once: one by one, each dead server would be waited for."""
@@ -130,66 +162,62 @@ class Mass:
         await self._keyring.prepare(wanted)
 
     async def _check_all(
-        self, version: RoomVersion, room_id: str, raws: Sequence[msgspec.Raw], parts: dict[str, _Part]
-    ) -> list[str]:
-        """Check events some at a time; the ids of the valid ones."""
-        ids: list[str] = []
-        width = CHECKED_AT_ONCE * CHECKS_AT_ONCE
-        for start in range(0, len(raws), width):
-            some = raws[start : start + width]
-            # While the signatures of some are verified in threads, the next are parsed.
-            found = await asyncio.gather(
-                *(
-                    self._check(version, room_id, some[at : at + CHECKED_AT_ONCE], parts)
-                    for at in range(0, len(some), CHECKED_AT_ONCE)
-                )
-            )
-            for each in found:
-                ids.extend(each)
-            _log.debug("checked %d of %d events of %s", start + len(some), len(raws), room_id)
-        return ids
+        self,
+        version: RoomVersion,
+        room_id: str,
+        raws: Sequence[msgspec.Raw],
+        take: Callable[[Sequence[Event]], Awaitable[None]],
+    ) -> None:
+        """Check events some at a time, and hand the valid ones on.
 
-    async def _check(
-        self, version: RoomVersion, room_id: str, raws: Sequence[msgspec.Raw], parts: dict[str, _Part]
-    ) -> list[str]:
+        While some are taken, the next are parsed and their signatures verified in threads.
+        """
+        under_way: collections.deque[asyncio.Task[list[Event]]] = collections.deque()
+        try:
+            for start in range(0, len(raws), AT_ONCE):
+                some = raws[start : start + AT_ONCE]
+                under_way.append(asyncio.create_task(self._check(version, some, room_id)))
+                if len(under_way) == CHECKS_AT_ONCE:
+                    await take(await under_way.popleft())
+            while under_way:
+                await take(await under_way.popleft())
+        finally:
+            for unfinished in under_way:
+                unfinished.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _check(self, version: RoomVersion, raws: Sequence[msgspec.Raw], room_id: str) -> list[Event]:
         values: list[object] = []
         for raw in raws:
             try:
                 values.append(orjson.loads(memoryview(raw)))
             except orjson.JSONDecodeError:
                 continue
-        checked = await self._fetcher.check(version, values, room_id)
-        for event_id, event in checked.items():
-            key = event.key if event.is_state else None
-            membership = event.membership if event.type == "m.room.member" else None
-            auth = tuple(event.auth_event_ids)
-            parts[event_id] = _Part(event_id, auth, key, membership, event.depth, event.encoded)
-        await asyncio.sleep(0)
-        return list(checked)
+        return list((await self._fetcher.check(version, values, room_id)).values())
 
-    def _store(self, tx: Tx, batch: Batch, version: RoomVersion, some: Sequence[_Part], taken: Taken) -> None:
-        known = self._events.numbers(tx, [part.event_id for part in some])
+    def _store(self, tx: Tx, batch: Batch, events: Sequence[Event], taken: Taken) -> list[Event]:
+        """Judge and store events in their order; those that lack auth events are given back."""
+        known = self._events.numbers(tx, [event.event_id for event in events])
         held = self._events.load(tx, known.values())
-        for part in some:
-            number = known.get(part.event_id)
+        lacking: list[Event] = []
+        shared: dict[tuple[str, ...], AuthEvents] = {}
+        for event in events:
+            number = known.get(event.event_id)
             if number is not None:
-                if held[number].verdict == REJECTED:
-                    taken.rejected += 1
-                    continue
+                verdict = held[number].verdict
             else:
-                event = Event(
-                    version, orjson.loads(part.encoded), event_id=part.event_id, encoded=part.encoded
-                )
-                outcome = self._judge.judge_outlier(tx, batch, event)
+                outcome = self._judge.judge_outlier(tx, batch, event, shared)
                 if isinstance(outcome, Missing):
-                    _log.debug("event %s lacks auth events and is left out", part.event_id)
+                    lacking.append(event)
                     continue
-                number = batch.add_outlier(tx, event, outcome)
-                if self._events.get(tx, number).verdict == REJECTED:  # type: ignore[union-attr]
-                    taken.rejected += 1
-                    continue
-            taken.numbers[part.event_id] = number
-            if part.membership is not None:
-                taken.memberships[number] = part.membership
-            if part.key is not None:
-                taken.keys[part.event_id] = part.key
+                number = batch.add_outlier(tx, event, outcome, is_new=True)
+                verdict = REJECTED if outcome is Outcome.REJECT else ACCEPTED
+            if verdict == REJECTED:
+                taken.rejected += 1
+                continue
+            taken.numbers[event.event_id] = number
+            if event.type == "m.room.member" and event.membership is not None:
+                taken.memberships[number] = event.membership
+            if event.is_state:
+                taken.keys[event.event_id] = event.key
+        return lacking

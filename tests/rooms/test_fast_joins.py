@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import orjson
 import pytest
 
 from comity.ports import Answer, TransportError
 from comity.protocol.errors import MatrixError
-from comity.rooms import join_answer
+from comity.rooms import join_answer, mass
 from comity.store import partial
 from tests.rooms.support import Network, Place, learn_keys, places, settle
 
@@ -156,3 +157,34 @@ async def test_what_a_hidden_ban_forbids_is_taken_back(tmp_path: Path, barrier: 
         assert said.event_id not in two.timeline(room_id)
         assert two.verdict(said.event_id) == 2
         assert two.state(room_id) == one.state(room_id)
+
+
+@pytest.mark.parametrize("chain", ["in front", "behind", "absent"])
+async def test_a_state_comes_in_any_order(
+    tmp_path: Path, barrier: Barrier, monkeypatch: pytest.MonkeyPatch, chain: str
+) -> None:
+    """What comes before its auth events waits for them, wherever in the answer they are."""
+    monkeypatch.setattr(mass, "AT_ONCE", 2)
+    through = Network.request
+
+    async def request(network: Network, method: str, *arguments: object, **named: object) -> Answer:
+        answer = await through(network, method, *arguments, **named)  # type: ignore[arg-type]
+        if "/federation/v1/state/" not in str(arguments[1]):
+            return answer
+        value = orjson.loads(answer.body)
+        value["pdus"].reverse()
+        if chain == "behind":
+            value["auth_chain"].reverse()
+        elif chain == "absent":
+            value["auth_chain"] = []
+        return Answer(answer.status, answer.headers, orjson.dumps(value))
+
+    monkeypatch.setattr(Network, "request", request)
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await a_large_room(one)
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        barrier.lifted.set()
+        await two.rooms.completer.whole(room_id)
+        assert two.head(room_id).partial is None
+        assert two.state(room_id) == one.state(room_id)
+        two.assert_head_is_stored(room_id)
