@@ -87,19 +87,24 @@ class Keyring:
         signers = [required_signers(event) for event in events]
         others = set[str]().union(*signers) - {self._server_name}
         known = await self._keys.of_all(others)
+        found = [self._checks(event, servers, known) for event, servers in zip(events, signers, strict=True)]
         wanted: dict[str, dict[str, int]] = {}
-        for event, servers in zip(events, signers, strict=True):
-            self._collect_wanted(event, servers, known, wanted)
+        for event, servers, held in zip(events, signers, found, strict=True):
+            if servers != {server for server, _ in held}:
+                self._collect_wanted(event, servers, known, wanted)
         if wanted:
             await self._fetcher.fetch(wanted)
             known.update(await self._keys.of_all(wanted))
+            found = [
+                self._checks(event, servers, known) for event, servers in zip(events, signers, strict=True)
+            ]
         valid: list[set[str]] = [set() for _ in events]
         checks: list[_Check] = []
         owners: list[tuple[int, str]] = []
         under_way: collections.deque[_Job] = collections.deque()
         try:
-            for index, (event, servers) in enumerate(zip(events, signers, strict=True)):
-                for server, check in self._checks(event, servers, known):
+            for index, held in enumerate(found):
+                for server, check in held:
                     checks.append(check)
                     owners.append((index, server))
                 if len(checks) >= SIGNATURES_PER_JOB:

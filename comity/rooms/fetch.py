@@ -14,7 +14,7 @@ from typing import Any
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
 from comity.federation.keyring import Keyring
-from comity.protocol.admission import Admission, NeedSignatures, Verdict
+from comity.protocol.admission import Admission, Verdict
 from comity.protocol.event import Event
 from comity.protocol.room_versions import RoomVersion
 
@@ -48,8 +48,7 @@ class Fetcher:
         valid = await self._keyring.verify_events([event for _, event in admissions])
         checked: dict[str, Event] = {}
         for (admission, event), signers in zip(admissions, valid, strict=True):
-            if isinstance(admission.next(), NeedSignatures):
-                admission.feed_signatures(signers)
+            admission.feed_signatures(signers)
             step = admission.next()
             if isinstance(step, Verdict):
                 _log.info("event %s was dropped: %s", event.event_id, step.reason)
