@@ -18,7 +18,7 @@ from comity.federation.answers import is_unknown_endpoint
 from comity.federation.client import FederationError
 from comity.federation.key_calls import KeyCalls
 from comity.federation.known_keys import KnownKeys
-from comity.ports import Clock
+from comity.ports import Clock, Offload
 from comity.protocol import canonical_json, identifiers
 from comity.protocol.pacing import Bucket, Rate, take
 from comity.protocol.signing import PublishedKey, parse_key_document, parse_key_document_v1, verify_json
@@ -72,6 +72,7 @@ class KeyFetcher:
         keys: KnownKeys,
         calls: KeyCalls,
         clock: Clock,
+        offload: Offload,
         server_name: str,
         trusted_key_servers: Sequence[str],
     ) -> None:
@@ -79,6 +80,7 @@ class KeyFetcher:
         self._keys = keys
         self._calls = calls
         self._clock = clock
+        self._offload = offload
         self._server_name = server_name
         self._notaries = [name for name in trusted_key_servers if name != server_name]
         self._fetched: Bounded[str, _Fetched] = Bounded(MAX_REMEMBERED)
@@ -249,18 +251,13 @@ class KeyFetcher:
             except FederationError as error:
                 _log.info("the notary %s gives no keys: %s", notary, error)
                 return
+        given = [(str(document.get("server_name")), document) for document in documents]
+        given = [(name, document) for name, document in given if name in wanted]
         learning: list[Coroutine[Any, Any, None]] = []
-        for document in documents:
-            name = document.get("server_name")
-            if not isinstance(name, str) or name not in wanted:
-                continue
-            try:
-                # The server's own signature first: it also checks the values that are signed.
-                published = parse_key_document(document, name)
-                if not verify_json(document, notary, own_keys):
-                    raise ValueError("it is not signed by the notary")
-            except ValueError as error:
-                _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, error)
+        read = await self._offload.run(_read_countersigned, given, notary, own_keys)
+        for (name, document), published in zip(given, read, strict=True):
+            if isinstance(published, ValueError):
+                _log.warning("the notary %s gave unusable keys of %s: %s", notary, name, published)
             else:
                 kept = self._to_be_kept(document, fetched_at=0)
                 learning.append(self._keys.learn(name, published, from_notary=True, document=kept))
@@ -280,3 +277,23 @@ class KeyFetcher:
                 return usable
             await self._ask_itself(notary, by_request=False)
         return {}
+
+
+def _read_countersigned(
+    given: Sequence[tuple[str, dict[str, Any]]], notary: str, notary_keys: Mapping[str, bytes]
+) -> list[list[PublishedKey] | ValueError]:
+    """The keys in each of the documents (by server) that a notary gave, or what is wrong with it.
+
+    Made to be run in a thread: there are two signatures on each.
+    """
+    read: list[list[PublishedKey] | ValueError] = []
+    for name, document in given:
+        try:
+            # The server's own signature first: it also checks the values that are signed.
+            published = parse_key_document(document, name)
+            if not verify_json(document, notary, notary_keys):
+                raise ValueError("it is not signed by the notary")
+            read.append(published)
+        except ValueError as error:
+            read.append(error)
+    return read

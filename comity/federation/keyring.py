@@ -73,7 +73,7 @@ class Keyring:
         self._server_name = server_name
         self._own_keys = list(own_keys)
         self._keys = KnownKeys(database, clock)
-        self._fetcher = KeyFetcher(self._keys, calls, clock, server_name, trusted_key_servers)
+        self._fetcher = KeyFetcher(self._keys, calls, clock, offload, server_name, trusted_key_servers)
         self._own = OwnKeys(server_name, self._own_keys, old_keys, certificate, clock)
 
     # -- events
