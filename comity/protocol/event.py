@@ -319,7 +319,8 @@ def _text(source: Mapping[str, Any], name: str) -> str:
     value = source.get(name)
     if not isinstance(value, str):
         raise EventFormatError(f"The event's {name} is not a string")
-    if len(value.encode("utf-8", "surrogatepass")) > identifiers.MAX_IDENTIFIER_BYTES:
+    length = len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    if length > identifiers.MAX_IDENTIFIER_BYTES:
         raise EventFormatError(f"The event's {name} is longer than {identifiers.MAX_IDENTIFIER_BYTES} bytes")
     return value
 

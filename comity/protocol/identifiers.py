@@ -14,6 +14,8 @@ import re
 MAX_IDENTIFIER_BYTES = 255
 #: Server names whose parse is remembered: the same few come with every event.
 MAX_REMEMBERED_NAMES = 10_000
+#: Room ids of which it is remembered whether they are some.
+MAX_REMEMBERED_ROOM_IDS = 1_000
 #: User ids of which it is remembered whether they are some.
 MAX_REMEMBERED_USER_IDS = 10_000
 
@@ -77,7 +79,7 @@ def _is_short(text: str) -> bool:
 
 def _is_scalar(text: str) -> bool:
     """Whether every character may be encoded as UTF-8 and none is NUL."""
-    return _NOT_SCALAR.search(text) is None
+    return "\x00" not in text if text.isascii() else _NOT_SCALAR.search(text) is None
 
 
 def _split(text: object, sigil: str) -> tuple[str, str] | None:
@@ -118,7 +120,13 @@ def split_alias(text: object) -> tuple[str, str] | None:
 
 def is_room_id(text: object) -> bool:
     """Whether `text` is a room id of any room version: `!opaque:server` or `!reference-hash`."""
-    if not isinstance(text, str) or not text.startswith("!") or not _is_short(text):
+    return isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES and _is_room_id(text)
+
+
+# All events of a room name it.
+@functools.lru_cache(maxsize=MAX_REMEMBERED_ROOM_IDS)
+def _is_room_id(text: str) -> bool:
+    if not text.startswith("!") or not _is_short(text):
         return False
     return _split(text, "!") is not None or _REFERENCE_HASH.fullmatch(text[1:]) is not None
 
