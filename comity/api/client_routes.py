@@ -18,6 +18,7 @@ from comity.api.client import (
     receipts,
     register,
     relations,
+    reports,
     rooms_read,
     services,
     sliding,
@@ -69,6 +70,7 @@ def add(
     typing.routes(router, guard, users.ephemeral)
     presence.routes(router, guard, users.ephemeral)
     keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
+    reports.routes(router, guard, users.reports, users.limits)
     openid.routes(router, guard, users.openid)
     services.routes(router, guard)
     RoomsApi(

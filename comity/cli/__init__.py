@@ -18,6 +18,7 @@ COMMANDS = {
     "init": "comity.cli.init",
     "user": "comity.cli.user",
     "token": "comity.cli.token",
+    "reports": "comity.cli.reports",
     "key": "comity.cli.key",
     "database": "comity.cli.database",
     "check": "comity.cli.check",

@@ -54,6 +54,7 @@ GROWTH: Mapping[str, str] = {
     "profiles": _USERS,
     "account_data": _USERS,
     "filters": _USERS,
+    "reports": "with what users report; the newest 200 of each user are kept",
     "registration_tokens": "with those you give out",
     "devices": _DEVICES,
     "access_tokens": _DEVICES,

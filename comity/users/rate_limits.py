@@ -46,6 +46,8 @@ JOINS = Limit("joins", Rate(per_second=0.5, burst=20))
 PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
 #: Searches of one user: each may be a tenth of a second of work.
 SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
+#: Reports of one user: each is for a person to read.
+REPORTS = Limit("reports", Rate(per_second=0.1, burst=20))
 
 
 class RateLimits:

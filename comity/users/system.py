@@ -34,6 +34,7 @@ from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
 from comity.users.registration import Registration
 from comity.users.remote_devices import RemoteDevices
+from comity.users.reports import Reports
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
@@ -69,6 +70,7 @@ class UserSystem:
         self.push_rules = PushRules(self.account_data)
         self.moving = Moving(self.account_data, self.push_rules)
         self.openid = OpenId(database, clock, entropy, name)
+        self.reports = Reports(database, clock)
         self.ephemeral = Ephemeral(database, bus, clock, sink, name)
         self.receipts = Receipts(database, bus, clock, sink, name)
         self.keys = Keys(database, bus, clock, self.accounts, news)

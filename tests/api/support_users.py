@@ -33,6 +33,7 @@ from comity.api.client import (
     push_rules,
     receipts,
     register,
+    reports,
     services,
     typing,
     versions,
@@ -65,6 +66,7 @@ from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
 from comity.users.registration import Registration
 from comity.users.remote_devices import RemoteDevices
+from comity.users.reports import Reports
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.to_device import ToDevice
@@ -344,6 +346,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     signing = CrossSigning(database, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
     openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))
+    reports.routes(router, guard, Reports(database, clock), limits)
     services.routes(router, guard)
     try:
         yield server

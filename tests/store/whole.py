@@ -38,7 +38,9 @@ INSERT INTO device_changes (user_id, device_id, position, previous) VALUES ('@a:
 INSERT INTO cross_signing_keys (user_id, usage, json, position) VALUES ('@a:a.example', 'master', '{}', 2);
 INSERT INTO remote_devices (user_id, device_id, json, display_name) VALUES ('@b:b.example', 'D', NULL, 'x');
 INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES ('@b:b.example', 3, 0, 1);
-INSERT INTO search_again (event_num) VALUES (2)
+INSERT INTO search_again (event_num) VALUES (2);
+INSERT INTO reports (report_id, reporter, room_id, event_id, user_id, reason, at, closed_at)
+VALUES (1, '@a:a.example', '!r', '$e', '@b:b.example', 'spam', 1700000000000, 0)
 """
 #: Likewise, with bytes in them.
 _BYTES_BY_HAND = (
