@@ -83,6 +83,19 @@ async def test_services_that_are_not_run(server: UserServer) -> None:
     assert (await server.ask("GET", "/thirdparty/protocols", token=token)).ok() == {}
 
 
+async def test_networks_that_are_not_bridged_to(server: UserServer) -> None:
+    token = await server.user("alice")
+    for what in ("protocol", "location", "user"):
+        unknown = f"/thirdparty/{what}/irc"
+        (await server.ask("GET", unknown + "?nickname=x", token=token)).failed(404, "M_NOT_FOUND")
+        (await server.ask("GET", unknown)).failed(401, "M_MISSING_TOKEN")
+    for path, parameter, value in (("location", "alias", "%23a:b"), ("user", "userid", "@a:b")):
+        asked = f"/thirdparty/{path}?{parameter}={value}"
+        assert (await server.ask("GET", asked, token=token)).ok() == []
+        (await server.ask("GET", f"/thirdparty/{path}", token=token)).failed(400, "M_MISSING_PARAM")
+        (await server.ask("GET", asked)).failed(401, "M_MISSING_TOKEN")
+
+
 async def test_guessing_a_password_is_slow(tmp_path: Path) -> None:
     async with user_server(tmp_path, LIMITED) as server:
         await server.user("alice")
