@@ -11,6 +11,7 @@ from comity.api.client import (
     filters,
     keys,
     login,
+    mutual_rooms,
     openid,
     presence,
     profile,
@@ -70,6 +71,7 @@ def add(
     typing.routes(router, guard, users.ephemeral)
     presence.routes(router, guard, users.ephemeral)
     keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
+    mutual_rooms.routes(router, guard, users.mutual_rooms, users.limits)
     reports.routes(router, guard, users.reports, users.limits)
     openid.routes(router, guard, users.openid)
     services.routes(router, guard)

@@ -24,6 +24,7 @@ _SERVER_NAME = re.compile(
 )
 _DOTTED_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", re.ASCII)
 _USER_LOCALPART = re.compile(r"[a-z0-9._=/+-]+", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]+", re.ASCII)
 _NAMESPACED = re.compile(r"[a-z][a-z0-9._-]{0,254}", re.ASCII)
 _OPAQUE = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
 _NOT_SCALAR = re.compile("[\x00\ud800-\udfff]")
@@ -99,6 +100,15 @@ def split_user_id(text: object) -> tuple[str, str] | None:
 def is_user_id(text: object) -> bool:
     """Whether `text` is a user id that events may carry (historical forms included)."""
     return isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES and _is_user_id(text)
+
+
+def is_compliant_user_id(text: object) -> bool:
+    """Whether `text` is a user id that may be named outside events.
+
+    appendices §Historical User IDs: its localpart is not empty, and of U+0021 to U+007E alone.
+    """
+    parts = split_user_id(text)
+    return parts is not None and _PRINTABLE.fullmatch(parts[0]) is not None
 
 
 # A room's power levels name the same users again and again.

@@ -226,6 +226,28 @@ def shares_room(tx: Tx, one: str, other: str) -> bool:
     )
 
 
+def shared_rooms(tx: Tx, one: str, other: str, after: int, limit: int) -> list[tuple[int, str]]:
+    """(room number, room id) of rooms that two users are joined to, by number, beyond `after`."""
+    rows = tx.all(
+        "SELECT a.room_num, r.room_id FROM memberships a "
+        "JOIN memberships b ON b.room_num = a.room_num JOIN rooms r ON r.room_num = a.room_num "
+        "WHERE a.user_id = ? AND a.membership = 'join' AND a.room_num > ? "
+        "AND b.user_id = ? AND b.membership = 'join' ORDER BY a.room_num LIMIT ?",
+        (one, after, other, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def count_shared_rooms(tx: Tx, one: str, other: str) -> int:
+    """How many rooms two users are joined to."""
+    row = tx.one(
+        "SELECT count(*) FROM memberships a JOIN memberships b ON b.room_num = a.room_num "
+        "WHERE a.user_id = ? AND a.membership = 'join' AND b.user_id = ? AND b.membership = 'join'",
+        (one, other),
+    )
+    return int(row[0]) if row else 0
+
+
 def sharing_room(tx: Tx, user_id: str, others: Sequence[str]) -> set[str]:
     """Those of `others` who are joined to a room that `user_id` is joined to."""
     found: set[str] = set()

@@ -46,6 +46,8 @@ JOINS = Limit("joins", Rate(per_second=0.5, burst=20))
 PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
 #: Searches of one user: each may be a tenth of a second of work.
 SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
+#: Questions of one user for the rooms shared with others: an app asks for each person that it shows.
+MUTUAL_ROOMS = Limit("mutual rooms", Rate(per_second=2, burst=50))
 #: Reports of one user: each is for a person to read.
 REPORTS = Limit("reports", Rate(per_second=0.1, burst=20))
 

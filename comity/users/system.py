@@ -26,6 +26,7 @@ from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import LeaveAll, Management
 from comity.users.moving import Moving
+from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
 from comity.users.passwords import Passwords
 from comity.users.profile import Profiles, Propagate, member_content
@@ -70,6 +71,7 @@ class UserSystem:
         self.push_rules = PushRules(self.account_data)
         self.moving = Moving(self.account_data, self.push_rules)
         self.openid = OpenId(database, clock, entropy, name)
+        self.mutual_rooms = MutualRooms(database)
         self.reports = Reports(database, clock)
         self.ephemeral = Ephemeral(database, bus, clock, sink, name)
         self.receipts = Receipts(database, bus, clock, sink, name)

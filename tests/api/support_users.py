@@ -27,6 +27,7 @@ from comity.api.client import (
     filters,
     keys,
     login,
+    mutual_rooms,
     openid,
     presence,
     profile,
@@ -58,6 +59,7 @@ from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.management import Management
+from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
 from comity.users.passwords import Cost, Passwords
 from comity.users.profile import Profiles
@@ -346,6 +348,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     signing = CrossSigning(database, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
     openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))
+    mutual_rooms.routes(router, guard, MutualRooms(database), limits)
     reports.routes(router, guard, Reports(database, clock), limits)
     services.routes(router, guard)
     try:

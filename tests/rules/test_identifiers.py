@@ -116,6 +116,23 @@ def test_what_is_not_a_user_id(text: str) -> None:
     assert not identifiers.is_user_id(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "compliant"),
+    [
+        ("@alice:example.org", True),
+        ("@Al!ce~:example.org", True),
+        ("@:example.org", False),
+        ("@al ice:example.org", False),
+        ("@al\x7fice:example.org", False),
+        ("@älice:example.org", False),
+        ("@alice:exa_mple.org", False),
+        (None, False),
+    ],
+)
+def test_compliant_user_ids(text: object, compliant: bool) -> None:
+    assert identifiers.is_compliant_user_id(text) is compliant
+
+
 def test_localparts_of_new_accounts_are_strict() -> None:
     assert identifiers.is_new_localpart("alice._=-/+09")
     for text in ("", "Alice", "älice", "a:b", "a b", "a*", "alice\n"):
