@@ -24,6 +24,7 @@ from comity.config.tree import (
     RateLimits,
     Registration,
     Rooms,
+    Support,
     Tls,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "RateLimits",
     "Registration",
     "Rooms",
+    "Support",
     "Tls",
     "documented_keys",
     "load",

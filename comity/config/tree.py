@@ -214,6 +214,25 @@ class Public:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """Whom people turn to; /.well-known/matrix/support says it."""
+
+    contacts: tuple[values.Contact, ...] = key(
+        values.list_of(values.contact),
+        [],
+        'Those who run the server, each as { role = "m.role.admin", matrix_id = "@admin:example.org", '
+        'email_address = "admin@example.org" }; one of the two will do. "m.role.security" is for what is '
+        "confidential.",
+    )
+    support_page: str | None = key(
+        values.page_url,
+        None,
+        "The URL of a page that helps people with this server.",
+        example="https://example.org/help",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """What is written to the standard error stream."""
 
@@ -257,6 +276,7 @@ class Config:
     federation: Federation = section(Federation)
     policy: Policy = section(Policy)
     public: Public = section(Public)
+    support: Support = section(Support)
     log: Log = section(Log)
     caches: Caches = section(Caches)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from comity.protocol.identifiers import parse_server_name
+from comity.protocol.identifiers import is_namespaced, is_user_id, parse_server_name
 
 #: The default of a key that has none: it must be written.
 REQUIRED = object()
 
+_EMAIL_ADDRESS = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -121,6 +122,47 @@ def web_url(value: Any, directory: Path) -> str:
     if parts.query or parts.fragment or parts.username is not None:
         raise Unfit(value, expected)
     return str(value).rstrip("/")
+
+
+def page_url(value: Any, directory: Path) -> str:
+    """An http or https URL of a page, as it is written."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
+        raise Unfit(value, 'the URL of a page such as "https://example.org/help"')
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A way to reach those who run the server: a user id, an e-mail address, or both."""
+
+    role: str
+    matrix_id: str | None
+    email_address: str | None
+
+
+def contact(value: Any, directory: Path) -> Contact:
+    """One of `contacts` (client-server §GET /.well-known/matrix/support)."""
+    if not isinstance(value, dict) or not value.keys() <= {"role", "matrix_id", "email_address"}:
+        raise Unfit(value, "contacts of a role, a matrix_id and an email_address, each in text: { role = … }")
+    role, matrix_id, email_address = value.get("role"), value.get("matrix_id"), value.get("email_address")
+    if not isinstance(role, str) or not is_namespaced(role):
+        raise Unfit(
+            value if role is None else role,
+            'a role for each contact: "m.role.admin", "m.role.security" or one of your own',
+        )
+    if matrix_id is None and email_address is None:
+        raise Unfit(value, "a matrix_id or an email_address for each contact")
+    if matrix_id is not None and not is_user_id(matrix_id):
+        raise Unfit(matrix_id, 'a user id as matrix_id, such as "@admin:example.org"')
+    if email_address is not None and not (
+        isinstance(email_address, str) and _EMAIL_ADDRESS.fullmatch(email_address)
+    ):
+        raise Unfit(email_address, 'an e-mail address as email_address, such as "admin@example.org"')
+    return Contact(role, matrix_id, email_address)
 
 
 def one_of(*choices: str) -> Reader:

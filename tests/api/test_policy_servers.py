@@ -193,6 +193,8 @@ async def test_what_servers_are_refused(tmp_path: Path) -> None:
             assert (await sign_as(here, TWO, value))[:2] == expected
         # The first server is no policy server at all.
         assert (await sign_as(there, ONE, good))[:2] == (404, "M_UNRECOGNIZED")
+        well_known = await ask(here.app, "GET", "/.well-known/matrix/policy_server", None, {}, None)
+        well_known.failed(404, "M_UNRECOGNIZED")
         other = {"via": ONE, "public_keys": {"ed25519": await key_of(there)}}
         await alice.set_state(room_id, "m.room.policy", other)
         await settle(here, there)

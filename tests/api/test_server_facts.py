@@ -64,6 +64,41 @@ async def test_well_known(tmp_path: Path, configuration: str, client: str, feder
             assert delegated.ok() == {"m.server": federation}
 
 
+CONTACTS = """[support]
+contacts = [
+    { role = "m.role.admin", matrix_id = "@admin:example.org", email_address = "admin@example.org" },
+    { role = "m.role.security", email_address = "security@example.org" },
+    { role = "m.role.admin", matrix_id = "@root:elsewhere.example" },
+]
+"""
+TOLD = [
+    {"role": "m.role.admin", "matrix_id": "@admin:example.org", "email_address": "admin@example.org"},
+    {"role": "m.role.security", "email_address": "security@example.org"},
+    {"role": "m.role.admin", "matrix_id": "@root:elsewhere.example"},
+]
+PAGE = "https://example.org/help?for=people#start"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "told"),
+    [
+        ("", None),
+        ("[support]\ncontacts = []\n", None),
+        (CONTACTS, {"contacts": TOLD}),
+        (f'[support]\nsupport_page = "{PAGE}"\n', {"support_page": PAGE}),
+        (f'{CONTACTS}support_page = "{PAGE}"\n', {"contacts": TOLD, "support_page": PAGE}),
+    ],
+)
+async def test_whom_to_turn_to(tmp_path: Path, configuration: str, told: object) -> None:
+    async with user_server(tmp_path, configuration) as server:
+        answer = await server.ask("GET", "/.well-known/matrix/support")
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        if told is None:
+            answer.failed(404, "M_NOT_FOUND")
+        else:
+            assert answer.ok() == told
+
+
 async def test_capabilities(tmp_path: Path) -> None:
     async with user_server(tmp_path, '[rooms]\ndefault_version = "11"\n') as server:
         token = await server.user("alice")

@@ -134,6 +134,14 @@ def test_an_unknown_key_names_the_nearest(text: str, key: str, nearest: str) -> 
     assert the_problem(text) == f"{key}: there is no such key; the nearest is {nearest}"
 
 
+def test_contacts_may_have_roles_of_ones_own() -> None:
+    lost = "[[support.contacts]]\nrole = 'org.example.lost_and_found'\nemail_address = 'lost@example.org'\n"
+    config = loads(f'server_name = "example.org"\n{lost}', Path("/etc/comity"))
+    (contact,) = config.support.contacts
+    assert (contact.role, contact.matrix_id) == ("org.example.lost_and_found", None)
+    assert contact.email_address == "lost@example.org"
+
+
 def test_an_unknown_key_that_resembles_none() -> None:
     assert the_problem("[log]\nxyzzy = 1") == "log.xyzzy: there is no such key; the keys here are log.level"
 
@@ -159,6 +167,28 @@ def test_an_unknown_key_that_resembles_none() -> None:
             "registration.shared_secret: found a whole number, expected text",
         ),
         ('[registration]\nshared_secret = ""', "to go without, leave the key out"),
+        (
+            "[support]\ncontacts = [{ matrix_id = '@a:b' }]",
+            "support.contacts: found a table, expected a role",
+        ),
+        ("[support]\ncontacts = ['@a:b']", 'found the text "@a:b", expected contacts of a role'),
+        (
+            "[support]\ncontacts = [{ role = 'm.role.admin', phone = '1' }]",
+            "found a table, expected contacts of a role, a matrix_id and an email_address",
+        ),
+        ("[support]\ncontacts = [{ role = 'M Admin', matrix_id = '@a:b' }]", "expected a role for each"),
+        ("[support]\ncontacts = [{ role = 'm.role.admin' }]", "expected a matrix_id or an email_address"),
+        (
+            "[support]\ncontacts = [{ role = 'm.role.admin', matrix_id = 'a:b' }]",
+            'found the text "a:b", expected a user id',
+        ),
+        (
+            "[support]\ncontacts = [{ role = 'm.role.admin', email_address = 'nobody' }]",
+            'found the text "nobody", expected an e-mail address',
+        ),
+        ("[support]\nsupport_page = 'example.org'", "support.support_page: found the text"),
+        ("[support]\nsupport_page = 'javascript:x'", "support.support_page: found the text"),
+        ("[support]\nsupport_page = 'https://[x'", "support.support_page: found the text"),
         ("data_dir = 1979-05-27", "data_dir: found a date or time, expected a path"),
         ("data_dir = 1.5", "data_dir: found the fraction 1.5, expected a path"),
         ('[database]\nurl = "mysql://u:hidden@h/db"', "database.url: found text, expected"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from comity.api.router import Call, Router, json_response
@@ -45,6 +46,27 @@ def delegated_name(config: Config) -> str | None:
     return f"{host}:{url.port or HTTPS_PORT}"
 
 
+def support(config: Config) -> dict[str, Any] | None:
+    """Whom people turn to, or None if the configuration names nobody and no page."""
+    told: dict[str, Any] = {}
+    if config.support.contacts:
+        told["contacts"] = [
+            {
+                name: value
+                for name, value in (
+                    ("matrix_id", contact.matrix_id),
+                    ("email_address", contact.email_address),
+                    ("role", contact.role),
+                )
+                if value is not None
+            }
+            for contact in config.support.contacts
+        ]
+    if config.support.support_page is not None:
+        told["support_page"] = config.support.support_page
+    return told or None
+
+
 def routes(router: Router, config: Config) -> None:
     """Add the routes of this family."""
 
@@ -60,6 +82,13 @@ def routes(router: Router, config: Config) -> None:
             raise not_found("This server is found without delegation")
         return json_response({"m.server": name})
 
+    async def well_known_support(call: Call) -> Response:
+        told = support(config)
+        if told is None:
+            raise not_found("This server says nothing of whom to turn to")
+        return json_response(told)
+
     router.add("GET", "/_matrix/client/versions", versions, guard=None)
     router.add("GET", "/.well-known/matrix/client", well_known_client, guard=None)
     router.add("GET", "/.well-known/matrix/server", well_known_server, guard=None)
+    router.add("GET", "/.well-known/matrix/support", well_known_support, guard=None)
