@@ -38,6 +38,8 @@ class Founder:
         version, 403 M_INVITE_BLOCKED where one of them wants no such invites: then the creator has left
         the room, and nothing leads to it.
         """
+        # Of users of ours it is known before there is a room.
+        await self._memberships.check_invitable(new.invite)
         room_id = await self._creator.create(new)
         invited: list[str] = []
         for target in dict.fromkeys(new.invite):

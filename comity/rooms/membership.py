@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from comity.federation.calls import Calls
@@ -22,6 +22,7 @@ from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
+from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.join import Joiner, Leaver
 from comity.rooms.merge import Merger
 from comity.rooms.policy import Policies
@@ -261,6 +262,11 @@ class Memberships:
             await self._writer.send(room_id, draft)
         else:
             await finish(self.invite_remote(room_id, draft, server_of(target)))
+
+    async def check_invitable(self, user_ids: Iterable[str]) -> None:
+        """Raise 403 M_INVITE_BLOCKED if one of them is of this server and takes no invites."""
+        ours = [user_id for user_id in user_ids if server_of(user_id) == self._server_name]
+        await self._database.read(lambda tx: check_takes_invites(tx, ours))
 
     async def put(self, room_id: str, draft: Draft) -> str:
         """A membership that a client sets as state; the event's id. Raises MatrixError.

@@ -20,6 +20,7 @@ from comity.protocol.signing import SigningKey, add_signature
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
+from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.join_answer import join_answer
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
@@ -240,6 +241,8 @@ class Resident:
             raise invalid_param("The invited user is not of this server")
         if not user_exists:
             raise not_found("There is no such user")
+        invited = [event.state_key]
+        await self._database.look_up(lambda tx: check_takes_invites(tx, invited))
         shown = body.get("invite_room_state", [])
         if not isinstance(shown, list) or not all(isinstance(item, dict) for item in shown):
             raise invalid_param("invite_room_state is not a list of events")

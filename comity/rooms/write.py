@@ -26,6 +26,7 @@ from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
 from comity.rooms.commit import Commits
 from comity.rooms.decisions import Decisions
+from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
 from comity.rooms.policy import Policies
@@ -102,7 +103,8 @@ class Writer:
 
         A repeated `transaction` gives the first one's event id. A state event that would change
         nothing gives the id of the one that stands. Raises MatrixError (403 M_FORBIDDEN when the
-        authorization rules do not allow it; what the room's policy server says where it refuses).
+        authorization rules do not allow it, M_INVITE_BLOCKED; what the room's policy server says where it
+        refuses).
         """
         recommended: Event | None = None
         while True:
@@ -194,6 +196,8 @@ class Writer:
         )
 
     def _decide(self, tx: Tx, batch: Batch, draft: Draft, recommended: Event | None) -> Event | None:
+        if draft.type == "m.room.member" and draft.content.get("membership") == "invite":
+            self._check_invite(tx, draft.state_key or "")
         standing = self._unchanged(tx, batch.room, draft)
         if standing is not None:
             return standing
@@ -205,6 +209,11 @@ class Writer:
         if self._policies.wanted(tx, batch.room, draft.type, draft.state_key):
             return None
         return self.append(tx, batch, draft)
+
+    def _check_invite(self, tx: Tx, target: str) -> None:
+        # Users of other servers are asked for by theirs.
+        if server_of(target) == self._server_name:
+            check_takes_invites(tx, [target])
 
     def _unchanged(self, tx: Tx, room: Room, draft: Draft) -> Event | None:
         """The state event that stands, if the draft would set the same again."""

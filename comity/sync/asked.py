@@ -33,6 +33,8 @@ class Asked:
     now: int
     typing_serial: int
     ignored: frozenset[str] = frozenset()
+    #: Whether they want no invites (client-server §Invite permission).
+    blocks_invites: bool = False
 
     @property
     def user_id(self) -> str:

@@ -95,7 +95,10 @@ class OtherRooms:
     # -- invited, knocked
 
     def invited(self, tx: Tx, asked: Asked, entry: LocalMembership) -> dict[str, Any] | None:
-        """An invite; None from somebody whom the user ignores (client-server §Ignoring Users)."""
+        """An invite; None if the user wants none (client-server §Invite permission), or none of who sent it
+        (§Ignoring Users). It is kept, and told of to who asks afresh once they want invites again."""
+        if asked.blocks_invites:
+            return None
         event = self._reader.events.get(tx, entry.event_num) if entry.event_num else None
         if event is not None and event.event.sender in asked.ignored:
             return None

@@ -1,4 +1,4 @@
-"""Which rooms concern a user, and whom they ignore, remembered until either changes.
+"""Which rooms concern a user, and from whom they want to hear, remembered until either changes.
 
 An incremental sync of somebody in a thousand rooms must not read a thousand rows to learn that
 one of them has news.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comity.bus import Bus
-from comity.rooms.read.access import ignored_users
+from comity.rooms.read.access import blocks_invites, ignored_users
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
@@ -30,6 +30,8 @@ class UserRooms:
     joined: dict[str, LocalMembership]
     #: Whom the user ignores.
     ignored: frozenset[str]
+    #: Whether the user wants no invites.
+    blocks_invites: bool
 
 
 class RoomsOfUsers:
@@ -59,7 +61,7 @@ class RoomsOfUsers:
             if room_id is not None:
                 memberships[room_id] = entry
         joined = {room_id: entry for room_id, entry in memberships.items() if entry.membership == "join"}
-        known = UserRooms(now, memberships, joined, ignored_users(tx, user_id))
+        known = UserRooms(now, memberships, joined, ignored_users(tx, user_id), blocks_invites(tx, user_id))
         self._known.put(user_id, known)
         return known
 

@@ -122,7 +122,7 @@ class Sync:
 
         def look(tx: Tx) -> _Answer:
             rooms = self._rooms.get(tx, request.user_id, now, afresh=request.since is None)
-            return self._answer(tx, Asked(request, now, serial, rooms.ignored), rooms)
+            return self._answer(tx, Asked(request, now, serial, rooms.ignored, rooms.blocks_invites), rooms)
 
         return look
 

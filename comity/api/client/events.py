@@ -13,7 +13,7 @@ from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
 from comity.rooms.write import ClientTransaction, Writer
-from comity.users.rate_limits import MESSAGES, RateLimits
+from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
 
 #: A transaction id is the client's string: it is bounded before it is stored.
 MAX_TRANSACTION_ID = 255
@@ -85,6 +85,9 @@ class EventsApi:
         draft = Draft(
             event_type, call.requester.user_id, content, state_key=call.parameters.get("stateKey", "")
         )
+        if event_type == "m.room.member" and content.get("membership") == "invite":
+            # Like one by POST invite, it may cost another server work.
+            self._rate_limits.check(JOINS, call.requester.user_id)
         send = self._memberships.put if event_type == "m.room.member" else self._writer.send
         event_id = await send(call.parameters["roomId"], draft)
         return json_response({"event_id": event_id})

@@ -22,6 +22,7 @@ from comity.store.rooms import LocalMembership, RoomRow
 from comity.store.state import States
 
 IGNORED_USERS = "m.ignored_user_list"
+INVITE_PERMISSION = "m.invite_permission_config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +89,10 @@ def ignored_users(tx: Tx, user_id: str) -> frozenset[str]:
     content = orjson.loads(text)
     listed = content.get("ignored_users") if isinstance(content, dict) else None
     return frozenset(listed) if isinstance(listed, dict) else frozenset()
+
+
+def blocks_invites(tx: Tx, user_id: str) -> bool:
+    """Whether a user of ours wants no invites at all (client-server §Invite permission)."""
+    text = personal.account_data(tx, user_id, "", INVITE_PERMISSION)
+    content = orjson.loads(text) if text is not None else None
+    return isinstance(content, dict) and content.get("default_action") == "block"

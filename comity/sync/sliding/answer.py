@@ -126,7 +126,7 @@ class Sliding:
             rooms = self._user_rooms.get(tx, request.user_id, now, afresh=base.position == 0)
             # To every part but the messages from devices, the place is that of the connection.
             since = SyncToken(base.position) if base.position else None
-            asked = Asked(replace(request, since=since), now, serial, rooms.ignored)
+            asked = Asked(replace(request, since=since), now, serial, rooms.ignored, rooms.blocks_invites)
             return self._answer(tx, asked, wish, base, rooms)
 
         return look

@@ -65,11 +65,9 @@ class RoomLists:
                 elif now > known.position:
                     known.position = now
                 return known.entries
-        listed = {
-            room_id: own
-            for room_id, own in rooms.memberships.items()
-            if own.membership in _PRESENT or own.membership == "ban"
-        }
+        # client-server §Invite permission: whoever blocks invites is not told of any.
+        shown = {*_PRESENT, "ban"} - ({"invite"} if rooms.blocks_invites else set())
+        listed = {room_id: own for room_id, own in rooms.memberships.items() if own.membership in shown}
         bumps = self._facts.activity(
             tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
         )
