@@ -21,6 +21,7 @@ from comity.protocol.room_versions import RoomVersion
 from comity.rooms.merge import Merger
 from comity.rooms.reversions import Guard
 from comity.rooms.room import Extremity, Room, Rooms
+from comity.store import redactions
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx, WriteTx
 from comity.store.events import ACCEPTED, REJECTED, SOFT_FAILED, NewEvent, StoredEvent
@@ -373,9 +374,9 @@ class Batch:
     def apply_awaited(self, tx: Tx, decided: Sequence[Decided]) -> None:
         """Redactions that came before these events take effect on them now."""
         ids = {item.new.event.event_id: item for item in decided}
-        stored = stored_rooms.awaited_redactions(tx, list(ids))
+        stored = redactions.waiting_for(tx, list(ids))
         if stored:
-            self.also.append(lambda tx: stored_rooms.forget_awaited(tx, list(ids)))
+            self.also.append(lambda tx: redactions.forget(tx, list(ids)))
         here = [(redacts, number) for redacts, number in self.awaited if redacts in ids]
         self.awaited = [pair for pair in self.awaited if pair[0] not in ids]
         for redacts, number in [*stored, *here]:

@@ -19,7 +19,17 @@ from comity.protocol.relations import relation_of
 from comity.rooms.batch import Batch, Decided, MemberChange, Redaction
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
-from comity.store import deliveries, device_keys, device_lists, heads, notices, queues, relations, resolutions
+from comity.store import (
+    deliveries,
+    device_keys,
+    device_lists,
+    heads,
+    notices,
+    queues,
+    redactions,
+    relations,
+    resolutions,
+)
 from comity.store import events as stored_events
 from comity.store import rooms as stored_rooms
 from comity.store import state as stored_state
@@ -225,7 +235,7 @@ class _Storing:
         for redaction in batch.redactions:
             self._redact(redaction)
         for redacts, number in batch.awaited:
-            stored_rooms.await_redaction(tx, redacts, number)
+            redactions.wait_for(tx, redacts, number)
         if batch.restated:
             stored_events.restate(tx, batch.restated)
             gone = [item.line for item in batch.restated if item.verdict != ACCEPTED and item.line]

@@ -5,14 +5,13 @@ Plain functions over an open transaction; nothing here judges anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 
 from comity.protocol.identifiers import server_of
 from comity.store.database import Row, Tx
-from comity.store.lists import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,34 +464,3 @@ def aliases_of(tx: Tx, room_id: str) -> list[str]:
 def move_aliases(tx: Tx, room_id: str, other: str) -> None:
     """Have all local aliases of a room lead to another."""
     tx.run("UPDATE aliases SET room_id = ? WHERE room_id = ?", (other, room_id))
-
-
-# -- redactions that wait for their target
-
-
-def await_redaction(tx: Tx, redacts: str, event_num: int) -> None:
-    """Remember a redaction whose target is not here."""
-    tx.run(
-        "INSERT INTO pending_redactions (redacts, event_num) VALUES (?, ?) "
-        "ON CONFLICT (redacts, event_num) DO NOTHING",
-        (redacts, event_num),
-    )
-
-
-def forget_awaited(tx: Tx, event_ids: Sequence[str]) -> None:
-    """The targets are here: nothing waits for them any more."""
-    tx.many("DELETE FROM pending_redactions WHERE redacts = ?", [(event_id,) for event_id in event_ids])
-
-
-def awaited_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int]]:
-    """(target, redaction's number) of redactions that wait for one of these events."""
-    found: list[tuple[str, int]] = []
-    for marks, part in parts(event_ids):
-        found.extend(
-            tx.all(
-                f"SELECT redacts, event_num FROM pending_redactions WHERE redacts IN ({marks}) "
-                "ORDER BY redacts, event_num",
-                part,
-            )
-        )
-    return found
