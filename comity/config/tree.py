@@ -104,6 +104,12 @@ class Rooms:
         False,
         "Whether whoever has no account is shown this server's published rooms.",
     )
+    forget_upon_leave: bool = key(
+        values.flag,
+        False,
+        "Whether a room that a user leaves, or is removed from, is forgotten for them at once: they can "
+        "read nothing of it any more.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

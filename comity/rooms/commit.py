@@ -48,8 +48,18 @@ class Commits:
     """Stores batches, then tells the bus and whoever sends to other servers."""
 
     def __init__(
-        self, database: Database, rooms: Rooms, merger: Merger, bus: Bus, server_name: str, clock: Clock
+        self,
+        database: Database,
+        rooms: Rooms,
+        merger: Merger,
+        bus: Bus,
+        server_name: str,
+        clock: Clock,
+        *,
+        forget_upon_leave: bool = False,
     ) -> None:
+        """`forget_upon_leave`: a room that a user of ours leaves is forgotten for them at once."""
+        self._forget_upon_leave = forget_upon_leave
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -78,7 +88,9 @@ class Commits:
                     if batch.room.stale:
                         raise StoreFailedError("An earlier decision about the room was not stored")
                 position = 0
-                stored = [_Storing(tx, batch, self._server_name) for batch in batches]
+                stored = [
+                    _Storing(tx, batch, self._server_name, self._forget_upon_leave) for batch in batches
+                ]
                 for storing in stored:
                     position = storing.run() or position
                 for follow in self.followers:
@@ -189,7 +201,8 @@ class Commits:
 class _Storing:
     """One batch on its way into the open transaction."""
 
-    def __init__(self, tx: WriteTx, batch: Batch, server_name: str) -> None:
+    def __init__(self, tx: WriteTx, batch: Batch, server_name: str, forget_upon_leave: bool) -> None:
+        self._forget_upon_leave = forget_upon_leave
         self._tx = tx
         self._batch = batch
         self._room = batch.room
@@ -375,9 +388,12 @@ class _Storing:
                 continue
             known = stored_rooms.last_local_membership(tx, change.user_id, room.number)
             if known is None or known.event_num != change.event_num:
+                membership = change.membership or "leave"
                 stored_rooms.add_local_membership(
-                    tx, change.user_id, room.number, position, change.membership or "leave", change.event_num
+                    tx, change.user_id, room.number, position, membership, change.event_num
                 )
+                if self._forget_upon_leave and membership in ("leave", "ban"):
+                    stored_rooms.forget(tx, change.user_id, room.number, at_once=True)
 
     def _note_newcomers(self, changes: Sequence[MemberChange], position: int) -> None:
         """Those in the room have to look at the devices of who comes in (client-server §Tracking the

@@ -67,7 +67,10 @@ class Strangers:
         fetcher: Fetcher,
         bus: Bus,
         server_name: str,
+        *,
+        forget_upon_leave: bool = False,
     ) -> None:
+        self._forget_upon_leave = forget_upon_leave
         self._database = database
         self._rooms = rooms
         self._decisions = decisions
@@ -108,6 +111,8 @@ class Strangers:
                 stored_rooms.add_local_membership(
                     tx, user_id, room_num, position, membership, number, text, through
                 )
+                if self._forget_upon_leave and membership in ("leave", "ban"):
+                    stored_rooms.forget(tx, user_id, room_num, at_once=True)
                 tx.after_commit(lambda: self._bus.publish(position, [user_id]))
 
             batch.also.append(add)

@@ -94,12 +94,13 @@ class RoomSystem:
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
         carry_over: CarryOver,
     ) -> None:
-        name = config.server_name
+        name, forget = config.server_name, config.rooms.forget_upon_leave
         database.read_now(lambda tx: know_all_rooms(tx, events))
         rooms = Rooms(database, states, events, database.read_now(load_numbers))
         merger = Merger(states, events)
         judge, fetcher = Judge(events, merger), Fetcher(calls, keyring)
-        self.commits = commits = Commits(database, rooms, merger, bus, name, ports.clock)
+        commits = Commits(database, rooms, merger, bus, name, ports.clock, forget_upon_leave=forget)
+        self.commits = commits
         self.search_index = SearchIndex(database, ports.clock, database.read_now(load_progress))
         commits.followers.append(self.search_index.follow)
         decisions = Decisions(database, rooms, merger, commits)
@@ -115,8 +116,8 @@ class RoomSystem:
             default_version=config.rooms.default_version,
         )  # fmt: skip
         self.server = server = Server(database, rooms, merger)
-        restricted = Restricted(database, rooms, merger, name)
-        strangers, arrivals = Strangers(database, rooms, decisions, fetcher, bus, name), Arrivals()
+        restricted, arrivals = Restricted(database, rooms, merger, name), Arrivals()
+        strangers = Strangers(database, rooms, decisions, fetcher, bus, name, forget_upon_leave=forget)
         self.intake = Intake(
             database=database, rooms=rooms, merger=merger, judge=judge, commits=commits, fetcher=fetcher,
             arrivals=arrivals, strangers=strangers, policies=policies, clock=ports.clock,

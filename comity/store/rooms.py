@@ -289,6 +289,8 @@ class LocalMembership:
     forgotten: bool
     #: The server through which a knock from outside went.
     through: str | None = None
+    #: Forgotten in leaving: the user's apps have yet to hear that they left.
+    at_once: bool = False
 
 
 def add_local_membership(
@@ -312,9 +314,15 @@ def add_local_membership(
 _LOCAL = "l.room_num, l.position, l.membership, l.event_num, l.stripped, l.forgotten, l.through"
 
 
+#: What `forgotten` is for a room that was forgotten in leaving; 1 where it was later.
+_AT_ONCE = 2
+
+
 def _local(row: Row) -> LocalMembership:
     room_num, position, membership, event_num, stripped, forgotten, through = row
-    return LocalMembership(room_num, position, membership, event_num, stripped, bool(forgotten), through)
+    return LocalMembership(
+        room_num, position, membership, event_num, stripped, forgotten > 0, through, forgotten == _AT_ONCE
+    )
 
 
 def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
@@ -350,11 +358,11 @@ def last_local_membership(tx: Tx, user_id: str, room_num: int) -> LocalMembershi
     return _local(row) if row else None
 
 
-def forget(tx: Tx, user_id: str, room_num: int) -> None:
-    """The user wants to hear of the room no more."""
+def forget(tx: Tx, user_id: str, room_num: int, *, at_once: bool = False) -> None:
+    """The user wants to hear of the room no more; `at_once`: now that they leave it."""
     tx.run(
-        "UPDATE local_memberships SET forgotten = 1 WHERE user_id = ? AND room_num = ?",
-        (user_id, room_num),
+        "UPDATE local_memberships SET forgotten = ? WHERE user_id = ? AND room_num = ?",
+        (_AT_ONCE if at_once else 1, user_id, room_num),
     )
 
 

@@ -57,7 +57,8 @@ class OtherRooms:
             for item in stored_rooms.local_history(tx, asked.user_id, entry.room_num)
             if item.position <= asked.now
         ]
-        if any(item.forgotten for item in history[-1:]):
+        # A room that is forgotten in leaving is told of once: how else would apps know that it was left?
+        if any(item.forgotten and (asked.is_initial or not item.at_once) for item in history[-1:]):
             return None
         before = [item for item in history if item.position <= asked.after]
         was_joined = bool(before) and before[-1].membership == "join"

@@ -109,6 +109,7 @@ async def test_capabilities(tmp_path: Path) -> None:
         }
         for name in ("m.change_password", "m.profile_fields", "m.set_displayname", "m.set_avatar_url"):
             assert capabilities[name] == {"enabled": True}
+        assert capabilities["m.forget_forced_upon_leave"] == {"enabled": False}
         (await server.ask("GET", "/capabilities")).failed(401, "M_MISSING_TOKEN")
 
 

@@ -18,6 +18,7 @@ def routes(router: Router, guard: Guard, config: Config) -> None:
         },
         "m.change_password": {"enabled": True},
         "m.profile_fields": {"enabled": True},
+        "m.forget_forced_upon_leave": {"enabled": config.rooms.forget_upon_leave},
         # Deprecated forms of the one above.
         "m.set_displayname": {"enabled": True},
         "m.set_avatar_url": {"enabled": True},

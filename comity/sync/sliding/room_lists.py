@@ -67,7 +67,11 @@ class RoomLists:
                 return known.entries
         # client-server §Invite permission: whoever blocks invites is not told of any.
         shown = {*_PRESENT, "ban"} - ({"invite"} if rooms.blocks_invites else set())
-        listed = {room_id: own for room_id, own in rooms.memberships.items() if own.membership in shown}
+        listed = {
+            room_id: own
+            for room_id, own in rooms.memberships.items()
+            if own.membership in shown and not own.forgotten
+        }
         bumps = self._facts.activity(
             tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
         )
