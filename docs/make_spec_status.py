@@ -77,6 +77,9 @@ EMPTY = frozenset(
         "client-server getTurnServer", "client-server getProtocols", "client-server getAccount3PIDs",
         "client-server getRoomKeysVersionCurrent", "client-server getPushers", "client-server postPusher",
         "client-server getNotifications", "server-server getContent", "server-server getContentThumbnail",
+        "client-server getProtocolMetadata", "client-server queryLocationByProtocol",
+        "client-server queryUserByProtocol", "client-server queryLocationByAlias",
+        "client-server queryUserByID",
     }
 )  # fmt: skip
 SERVED_STATE, EMPTY_STATE, MISSING_STATE = "served", "empty", "**missing**"
