@@ -1,7 +1,8 @@
 """Who may read a room at all, and as it was when: the question that every endpoint asks first.
 
 Members read the present; who has left reads the room as it was when they left; others only a
-world-readable room (client-server §Room History Visibility, §Getting events for a room).
+world-readable room (client-server §Room History Visibility, §Room Previews, §Getting events for a room).
+What a world-readable room shows to anybody, it shows to those who left it as well.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ INVITE_PERMISSION = "m.invite_permission_config"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a user may read of a room: its state `state`, its timeline up to `line`."""
+    """What a user may read of a room: its state `state`, its timeline up to `line`.
+
+    `present`: what happens there from now on is theirs to read too.
+    """
 
     room: RoomRow
     state: bytes
     line: int
     joined: bool
+    present: bool
 
 
 def end_of_last_stay(history: Sequence[LocalMembership]) -> int | None:
@@ -66,14 +71,17 @@ def access(tx: Tx, states: States, events: Events, user_id: str, room_id: str, n
         if entry.position <= now and not entry.forgotten
     ]
     if history and history[-1].membership == "join":
-        return Access(room, heads.at(tx, room.room_num, now), live_line(now), joined=True)
+        return Access(room, heads.at(tx, room.room_num, now), live_line(now), joined=True, present=True)
+    state = heads.at(tx, room.room_num, now) if room.resident else b""
+    readable = is_world_readable(tx, states, events, room.room_num, state)
     left = end_of_last_stay(history)
     if left is not None:
-        return Access(room, heads.at(tx, room.room_num, left), live_line(left), joined=False)
-    state = heads.at(tx, room.room_num, now) if room.resident else b""
-    if not is_world_readable(tx, states, events, room.room_num, state):
+        # Of the timeline they see at least what strangers see; of states, the one that they left.
+        line = live_line(now if readable else left)
+        return Access(room, heads.at(tx, room.room_num, left), line, joined=False, present=readable)
+    if not readable:
         raise _not_a_member()
-    return Access(room, state, live_line(now), joined=False)
+    return Access(room, state, live_line(now), joined=False, present=True)
 
 
 def _not_a_member() -> MatrixError:
