@@ -93,6 +93,7 @@ class App:
             await self._rooms.extremities.start()
             await self._rooms.completer.start()
         await self._rooms.search_index.start()
+        await self._rooms.guest_departures.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -110,6 +111,7 @@ class App:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
         await self._rooms.search_index.stop()
+        await self._rooms.guest_departures.stop()
         await self._rooms.completer.stop()
         await self._rooms.extremities.stop()
         await self._rooms.gaps.stop()

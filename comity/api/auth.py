@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from comity.api.address import client_address
+from comity.api.guests import may_ask_as_guest
 from comity.api.router import Call, Guard, Requester
-from comity.protocol.errors import MatrixError, forbidden
+from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden
 from comity.users.sessions import Session, Sessions
 
 
@@ -20,33 +21,46 @@ def token_of(call: Call) -> str | None:
 
 
 def user_guard(sessions: Sessions) -> Guard:
-    """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN or M_UNKNOWN_TOKEN."""
+    """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN or M_UNKNOWN_TOKEN.
+
+    Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists.
+    """
 
     async def guard(call: Call) -> None:
-        token = token_of(call)
-        if not token:
-            raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
-        session = await sessions.authenticate(token, client_address(call.request))
-        if session is None:
-            raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
+        session = await _session(sessions, call)
+        if session.guest and not may_ask_as_guest(call):
+            raise guest_access_forbidden("This is not for guests: it needs an account")
         call.user = _requester(session)
 
     return guard
 
 
 def optional_user_guard(sessions: Sessions) -> Guard:
-    """Anybody: sets `call.user` if there is a token. Raises 401 M_UNKNOWN_TOKEN for a bad one."""
-    required = user_guard(sessions)
+    """Anybody: sets `call.user` if there is a token. Raises 401 M_UNKNOWN_TOKEN for a bad one.
+
+    A guest is nobody in particular here: what needs no account is theirs too, and no more.
+    """
 
     async def guard(call: Call) -> None:
         if token_of(call):
-            await required(call)
+            session = await _session(sessions, call)
+            call.user = None if session.guest else _requester(session)
 
     return guard
 
 
+async def _session(sessions: Sessions, call: Call) -> Session:
+    token = token_of(call)
+    if not token:
+        raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
+    session = await sessions.authenticate(token, client_address(call.request))
+    if session is None:
+        raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
+    return session
+
+
 def _requester(session: Session) -> Requester:
-    return Requester(session.user_id, session.device_id, session.admin)
+    return Requester(session.user_id, session.device_id, session.admin, session.guest)
 
 
 def must_be_self(call: Call, name: str = "userId") -> str:

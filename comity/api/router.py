@@ -82,6 +82,7 @@ class Requester:
     user_id: str
     device_id: str
     admin: bool = False
+    guest: bool = False
 
 
 @dataclass(slots=True)
@@ -94,6 +95,8 @@ class Call:
 
     request: Request
     parameters: Mapping[str, str]
+    #: The route's, as it was added.
+    template: str = ""
     user: Requester | None = None
     server: str = ""
     #: Called once the request is answered, well or not: what the guard began ends with it.
@@ -308,14 +311,14 @@ class Router:
         route = node.routes.get(method)
         if route is None:
             raise MatrixError(405, "M_UNRECOGNIZED", f"The method {request.method} is not for this endpoint")
-        handler, guard, names, serves, _ = route
+        handler, guard, names, serves, template = route
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
         try:
             decoded = [unquote(value, errors="strict") if "%" in value else value for value in values]
         except UnicodeDecodeError:
             raise invalid_param("The path is not valid UTF-8") from None
-        call = Call(request, dict(zip(names, decoded, strict=True)))
+        call = Call(request, dict(zip(names, decoded, strict=True)), template)
         try:
             if guard is not None:
                 await guard(call)

@@ -90,6 +90,12 @@ class Registration:
         secret=True,
         example="a long random text",
     )
+    guests: bool = key(
+        values.flag,
+        False,
+        "Whether anybody may use this server as a guest, without an account: to look into rooms that all the "
+        "world may read, and to join those that let guests in.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

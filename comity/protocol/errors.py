@@ -39,6 +39,11 @@ def forbidden(text: str) -> MatrixError:
     return MatrixError(403, "M_FORBIDDEN", text)
 
 
+def guest_access_forbidden(text: str) -> MatrixError:
+    """403 M_GUEST_ACCESS_FORBIDDEN: a full account may do it, a guest may not."""
+    return MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", text)
+
+
 def not_found(text: str) -> MatrixError:
     """404 M_NOT_FOUND."""
     return MatrixError(404, "M_NOT_FOUND", text)

@@ -98,6 +98,8 @@ class Batch:
         self.replaces_head = False
         #: The numbers of auth events that many events of a room have in common.
         self._auth_known: dict[tuple[str, ...], tuple[int, ...]] = {}
+        #: Whether guests may join may have changed.
+        self.concerns_guests = False
         #: Set where the room's row may not be there yet.
         self.room_creator: str | None = None
         self._merger = merger
@@ -126,7 +128,7 @@ class Batch:
         What an invite claimed of the room's version may have been wrong; the state's word counts.
         """
         room = self.room
-        self.replaces_head = True
+        self.replaces_head = self.concerns_guests = True
         room.extremities, room.state, room.partial = {}, b"", None
         if room.version is not version:
             room.version = version
@@ -330,6 +332,8 @@ class Batch:
         changes = []
         for slot, _, number in self._states.difference(tx, before, after):
             event_type, user_id = self._states.key(tx, self.room.number, slot)
+            if event_type == "m.room.guest_access":
+                self.concerns_guests = True
             if event_type != "m.room.member":
                 continue
             stored = self._events.get(tx, number) if number else None

@@ -72,6 +72,8 @@ class Commits:
         self.followers: list[Callable[[WriteTx, Batch], None]] = []
         #: Called with a room and its servers when something was stored that they are owed.
         self.on_outbound: list[Callable[[frozenset[str]], None]] = []
+        #: Called with a room's id when whether guests may be in it may have changed.
+        self.on_guests: list[Callable[[str], None]] = []
 
     def submit(
         self, batches: Sequence[Batch], also: Callable[[WriteTx], None] | None = None
@@ -192,6 +194,9 @@ class Commits:
         if storing.marks_devices:
             keys.add(DEVICE_LISTS)
         self._bus.publish(self._database.last_committed, keys)
+        if batch.concerns_guests:
+            for look in self.on_guests:
+                look(room.room_id)
         owed.discard(self._server_name)
         if owed:
             for notify in self.on_outbound:

@@ -206,6 +206,7 @@ class Completer:
         room.partial, room.has_audience = None, None
         members = self._members(tx, room, memberships)
         state, changed = room.state, room.state != before
+        batch.concerns_guests = changed
         batch.also.append(lambda end: self._write(end, room, state, members, changed=changed))
 
     def _restate(self, tx: Tx, batch: Batch, join: StoredEvent, whole: bytes) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from comity.protocol.identifiers import server_of
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
+from comity.rooms.guest_access import GuestAccess
 from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.join import Joiner, Leaver
 from comity.rooms.merge import Merger
@@ -67,6 +68,7 @@ class Memberships:
         restricted: Restricted,
         vouching: Vouching,
         policies: Policies,
+        guest_access: GuestAccess,
         fetcher: Fetcher,
         calls: Calls,
         server_name: str,
@@ -88,6 +90,7 @@ class Memberships:
         self._restricted = restricted
         self._vouching = vouching
         self._policies = policies
+        self._guest_access = guest_access
         self._fetcher = fetcher
         self._calls = calls
         self._server_name = server_name
@@ -123,6 +126,7 @@ class Memberships:
         """Join by whichever way leads in."""
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:
+            await self._guest_access.check_here(user_id, room)
             if await self.membership(room, user_id) != "join":
                 # A ban may be in what is not here yet.
                 await self._whole(room_id)
@@ -138,6 +142,7 @@ class Memberships:
         candidates = await self.candidates(user_id, room_id, via)
         if not candidates:
             raise not_found("No server is known through which the room could be joined")
+        await self._guest_access.check_elsewhere(user_id, room_id, candidates)
         await finish(self._joiner.join(user_id, room_id, candidates, content))
 
     async def candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:

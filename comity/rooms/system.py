@@ -25,6 +25,8 @@ from comity.rooms.fetch import Fetcher
 from comity.rooms.founding import Founder
 from comity.rooms.gaps import GapFiller
 from comity.rooms.graft import Grafter
+from comity.rooms.guest_access import GuestAccess
+from comity.rooms.guest_departures import GuestDepartures
 from comity.rooms.hierarchy import Hierarchies
 from comity.rooms.intake import Arrivals, Intake
 from comity.rooms.join import Joiner, Leaver, Templates
@@ -73,6 +75,7 @@ class _Core:
     fetcher: Fetcher
     decisions: Decisions
     calls: Calls
+    guest_access: GuestAccess
 
 
 class RoomSystem:
@@ -104,11 +107,13 @@ class RoomSystem:
         self.search_index = SearchIndex(database, ports.clock, database.read_now(load_progress))
         commits.followers.append(self.search_index.follow)
         decisions = Decisions(database, rooms, merger, commits)
-        core = _Core(name, key, ports, database, rooms, merger, fetcher, decisions, calls)
+        guest_access = GuestAccess(database, merger, directory_calls)
+        core = _Core(name, key, ports, database, rooms, merger, fetcher, decisions, calls, guest_access)
         policies = self._build_policies(config, core)
         self.writer = writer = Writer(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, commits=commits,
-            policies=policies, clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
+            policies=policies, guest_access=guest_access, clock=ports.clock, entropy=ports.entropy,
+            server_name=name, key=key,
         )  # fmt: skip
         self.creator = Creator(
             rooms=rooms, merger=merger, database=database, decisions=decisions, commits=commits,
@@ -180,10 +185,16 @@ class RoomSystem:
         self.memberships = Memberships(
             database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
             writer=writer, joiner=joiner, leaver=leaver, restricted=restricted, vouching=vouching,
-            policies=policies, fetcher=core.fetcher, calls=calls, server_name=core.name,
-            member_content=member_content, whole=completer.whole, successions=successions,
+            policies=policies, guest_access=core.guest_access, fetcher=core.fetcher, calls=calls,
+            server_name=core.name, member_content=member_content, whole=completer.whole,
+            successions=successions,
         )  # fmt: skip
         self.founder = Founder(core.database, core.rooms, self.creator, self.memberships)
+        self.guest_departures = GuestDepartures(
+            database=core.database, rooms=core.rooms, guest_access=core.guest_access,
+            memberships=self.memberships, clock=ports.clock, server_name=core.name,
+        )  # fmt: skip
+        self.commits.on_guests.append(self.guest_departures.look)
         self.knocks = Knocks(
             rooms=core.rooms, writer=writer, strangers=strangers, templates=templates,
             memberships=self.memberships, calls=calls, member_content=member_content,

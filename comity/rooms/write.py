@@ -26,6 +26,7 @@ from comity.protocol.signing import SigningKey
 from comity.rooms.batch import Batch
 from comity.rooms.commit import Commits
 from comity.rooms.decisions import Decisions
+from comity.rooms.guest_access import GuestAccess
 from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
@@ -65,12 +66,14 @@ class Writer:
         decisions: Decisions,
         commits: Commits,
         policies: Policies,
+        guest_access: GuestAccess,
         clock: Clock,
         entropy: Entropy,
         server_name: str,
         key: SigningKey,
     ) -> None:
         self._policies = policies
+        self._guest_access = guest_access
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -259,8 +262,12 @@ class Writer:
     # -- steps that other writers of local events share
 
     def draft_event(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
-        """Build a draft at the head of the batch's room: signed, not yet judged."""
+        """Build a draft at the head of the batch's room: signed, not yet judged.
+
+        Raises 403 M_GUEST_ACCESS_FORBIDDEN for the join of a guest whom the room does not let in.
+        """
         room = batch.room
+        self._guest_access.check_draft(tx, room, draft)
         prev = self._prev(room)
         find = self._merger.lookup(tx, room, room.state)
         auth: list[Reference] = []

@@ -178,14 +178,24 @@ def delete_tokens(tx: Tx, user_id: str, device_id: str) -> list[bytes]:
     return [bytes(row[0]) for row in rows]
 
 
-def token_owner(tx: Tx, token_hash: bytes) -> tuple[str, str, bool] | None:
-    """(user id, device id, whether an administrator) of a token of an account that is not deactivated."""
+def token_hashes(tx: Tx, user_id: str) -> list[bytes]:
+    """The hashes of every token of a user."""
+    rows = tx.all("SELECT token_hash FROM access_tokens WHERE user_id = ?", (user_id,))
+    return [bytes(row[0]) for row in rows]
+
+
+def token_owner(tx: Tx, token_hash: bytes) -> tuple[str, str, bool, bool] | None:
+    """(user id, device id, whether an administrator, whether a guest) of a token.
+
+    None if the account is deactivated.
+    """
     row = tx.one(
-        "SELECT t.user_id, t.device_id, u.admin FROM access_tokens t JOIN users u ON u.user_id = t.user_id "
+        "SELECT t.user_id, t.device_id, u.admin, g.user_id FROM access_tokens t "
+        "JOIN users u ON u.user_id = t.user_id LEFT JOIN guests g ON g.user_id = t.user_id "
         "WHERE t.token_hash = ? AND u.deactivated = 0",
         (token_hash,),
     )
-    return (row[0], row[1], bool(row[2])) if row else None
+    return (row[0], row[1], bool(row[2]), row[3] is not None) if row else None
 
 
 # -- registration tokens

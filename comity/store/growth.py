@@ -51,6 +51,7 @@ GROWTH: Mapping[str, str] = {
     "openid_tokens": "no: what has expired goes",
     "key_documents": _SERVERS,
     "users": _USERS,
+    "guests": _USERS,
     "profiles": _USERS,
     "account_data": _USERS,
     "filters": _USERS,

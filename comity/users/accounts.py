@@ -11,7 +11,7 @@ from collections.abc import Callable
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import MatrixError, forbidden
 from comity.protocol.identifiers import MAX_IDENTIFIER_BYTES, is_new_localpart, split_user_id
-from comity.store import accounts
+from comity.store import accounts, guests
 from comity.store.accounts import User
 from comity.store.database import Database, WriteTx
 from comity.users.passwords import Passwords
@@ -104,6 +104,34 @@ class Accounts:
                 raise user_in_use()
             if along is not None:
                 along(tx)
+
+        await self._database.write(store)
+
+    async def create_guest(self, user_id: str, *, along: Callable[[WriteTx], None]) -> None:
+        """Create a guest account, and do `along` in the same transaction. Raises 400 M_USER_IN_USE."""
+        now = self._clock.now_ms()
+
+        def store(tx: WriteTx) -> None:
+            if not guests.insert(tx, user_id, now):
+                raise user_in_use()
+            along(tx)
+
+        await self._database.write(store)
+
+    async def upgrade_guest(
+        self, user_id: str, password: str | None, *, along: Callable[[WriteTx], None]
+    ) -> None:
+        """Make a guest's account a full one, and do `along` in the same transaction.
+
+        Raises 400 M_INVALID_PARAM for a password that cannot be, 403 M_FORBIDDEN if it is no
+        guest's any more, and what `along` raises; then nothing is stored.
+        """
+        password_hash = None if password is None else await self._passwords.hash(password)
+
+        def store(tx: WriteTx) -> None:
+            if not guests.upgrade(tx, user_id, password_hash):
+                raise forbidden("The account is not a guest's any more")
+            along(tx)
 
         await self._database.write(store)
 

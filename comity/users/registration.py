@@ -1,7 +1,8 @@
 """Registration by the people themselves (client-server §Account registration).
 
-Owns who may register and what with: nothing, or a registration token. Accounts are made by
-`comity.users.accounts`; operators' ways around this are `shared_secret` and `administration`.
+Owns who may register and what with: nothing, or a registration token; and who may be a guest.
+Accounts are made by `comity.users.accounts`; operators' ways around this are `shared_secret` and
+`administration`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Registration:
         M_BAD_JSON, M_MISSING_PARAM, M_INVALID_PARAM; 403 M_FORBIDDEN; 429 M_LIMIT_EXCEEDED.
         """
         if kind == "guest":
-            raise forbidden("This server has no guest accounts")
+            return await self._register_guest(body, address)
         if kind != "user":
             raise invalid_param("kind is neither user nor guest")
         if body.get("type") == "m.login.application_service":
@@ -72,13 +73,15 @@ class Registration:
         self._check_open()
         self._limits.check(REGISTRATION_QUESTIONS, address)
         username, password = _optional(body, "username"), _optional(body, "password")
+        guest_token = _optional(body, "guest_access_token")
         inhibit_login = body.get("inhibit_login", False)
         if not isinstance(inhibit_login, bool):
             raise bad_json("inhibit_login is not a boolean")
-        user_id = (
-            self._accounts.generated_user_id() if username is None else self._accounts.new_user_id(username)
-        )
-        await self._accounts.check_available(user_id)
+        if guest_token is not None:
+            user_id = await self._guest(guest_token, username, address)
+        else:
+            user_id = self._new_user_id(username)
+            await self._accounts.check_available(user_id)
         if body.get("auth") is not None:
             if password is None and inhibit_login:
                 raise missing_param("An account without a password needs a session: inhibit_login is true")
@@ -97,12 +100,48 @@ class Registration:
         def along(tx: WriteTx) -> None:
             if isinstance(token, str) and not stored.use_registration_token(tx, token, now):
                 raise forbidden("The registration token has been used up meanwhile")
+            if guest_token is not None:
+                self._sessions.reread_in(tx, user_id)
             if store_session is not None:
                 store_session(tx)
 
-        await self._accounts.create(user_id, password, along=along)
+        if guest_token is not None:
+            await self._accounts.upgrade_guest(user_id, password, along=along)
+        else:
+            await self._accounts.create(user_id, password, along=along)
         self._interactive.finish(proven)
         return Registered(user_id, opened)
+
+    def _new_user_id(self, username: str | None) -> str:
+        if username is None:
+            return self._accounts.generated_user_id()
+        return self._accounts.new_user_id(username)
+
+    # -- guests (client-server §Guest Access)
+
+    async def _register_guest(self, body: Mapping[str, Any], address: str) -> Registered:
+        """An account of its own for somebody who proves nothing and names nothing but their device."""
+        if not self._config.guests:
+            raise forbidden("This server has no guest accounts")
+        self._limits.check(REGISTRATION, address)
+        user_id = self._accounts.generated_user_id()
+        # Everything else in the body is to be ignored.
+        opened, store = self._sessions.prepare(user_id, display_name=body.get("initial_device_display_name"))
+        await self._accounts.create_guest(user_id, along=store)
+        return Registered(user_id, opened)
+
+    async def _guest(self, token: str, username: str | None, address: str) -> str:
+        """The user id of the guest who wants a full account, and who names themselves beside the token."""
+        if username is None:
+            raise missing_param("Whoever was a guest before names their user name beside guest_access_token")
+        session = await self._sessions.authenticate(token, address)
+        if session is None or not session.guest:
+            raise forbidden("guest_access_token is no token of a guest")
+        if session.user_id not in (username, f"@{username}:{self._accounts.server_name}"):
+            raise invalid_param("username is not that of the guest whose token is guest_access_token")
+        return session.user_id
+
+    # -- what is asked on the way
 
     async def _check_stage(self, stage: str, auth: Mapping[str, Any]) -> object:
         if stage == REGISTRATION_TOKEN:

@@ -44,6 +44,7 @@ class Session:
     user_id: str
     device_id: str
     admin: bool
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +184,16 @@ class Sessions:
                 callback(tx, user_id, device_id)
             accounts.delete_device(tx, user_id, device_id)
 
-    def _end_tokens(self, tx: WriteTx, user_id: str, device_id: str) -> None:
-        ended = accounts.delete_tokens(tx, user_id, device_id)
+    def reread_in(self, tx: WriteTx, user_id: str) -> None:
+        """What a user may do changes with this transaction of the caller's: their tokens are read anew."""
+        self._forget_after(tx, accounts.token_hashes(tx, user_id))
 
+    def _end_tokens(self, tx: WriteTx, user_id: str, device_id: str) -> None:
+        self._forget_after(tx, accounts.delete_tokens(tx, user_id, device_id))
+
+    def _forget_after(self, tx: WriteTx, token_hashes: Iterable[bytes]) -> None:
         def forget() -> None:
-            for token_hash in ended:
+            for token_hash in token_hashes:
                 self._cache.change(token_hash, self._database.commits)
 
         tx.after_commit(forget)

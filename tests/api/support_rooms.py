@@ -33,6 +33,7 @@ connections = 3
 [registration]
 enabled = true
 requires = "nothing"
+guests = true
 [rate_limits]
 enabled = false
 [federation]
@@ -231,6 +232,13 @@ class Place:
         """Register a user and log in."""
         body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
         answer = (await ask(self.app, "POST", "/_matrix/client/v3/register", body, {}, None)).ok()
+        return Client(self, answer["user_id"], answer["access_token"])
+
+    async def guest(self) -> Client:
+        """Register as a guest."""
+        answer = (
+            await ask(self.app, "POST", "/_matrix/client/v3/register", {}, {"kind": "guest"}, None)
+        ).ok()
         return Client(self, answer["user_id"], answer["access_token"])
 
     async def clients(self, *names: str) -> list[Client]:

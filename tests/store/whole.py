@@ -24,6 +24,7 @@ Content = dict[str, tuple[tuple[str, ...], list[Row]]]
 _BY_HAND = """
 INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('one', NULL, 3, NULL);
 INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('two', 5, 0, 1800000000000);
+INSERT INTO guests (user_id) VALUES ('@guest:a.example');
 INSERT INTO gaps (room_num, line, next_line, missing, rounds, retry_at)
     VALUES (1, 5, 4, '["$long:ago"]', 3, 1700000000000);
 UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1

@@ -14,7 +14,7 @@ def routes(router: Router, guard: Guard, sessions: Sessions, management: Managem
 
     async def whoami(call: Call) -> Response:
         who = call.requester
-        return json_response({"user_id": who.user_id, "device_id": who.device_id, "is_guest": False})
+        return json_response({"user_id": who.user_id, "device_id": who.device_id, "is_guest": who.guest})
 
     async def logout(call: Call) -> Response:
         await sessions.close(call.requester.user_id, [call.requester.device_id])
