@@ -12,6 +12,7 @@ from comity.api.client import (
     keys,
     login,
     mutual_rooms,
+    old_sync,
     openid,
     presence,
     profile,
@@ -92,3 +93,4 @@ def add(
     relations.routes(router, guard, rooms.relations)
     sync_routes.routes(router, guard, sync.v3, users.filters)
     sliding.routes(router, guard, sync.sliding)
+    old_sync.routes(router, guard, sync.old, sync.old_stream)

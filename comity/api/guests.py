@@ -23,6 +23,11 @@ def _is_display_name(call: Call) -> bool:
     return call.parameters["keyName"] == "displayname"
 
 
+def _is_preview(call: Call) -> bool:
+    """`GET /events` as used for room previews."""
+    return call.query("room_id") is not None
+
+
 _ROOM = "/rooms/{roomId}"
 #: (method, the path behind the version) of what guests may ask.
 GUEST_ENDPOINTS: Mapping[tuple[str, str], Condition] = {
@@ -34,7 +39,9 @@ GUEST_ENDPOINTS: Mapping[tuple[str, str], Condition] = {
     ("GET", _ROOM + "/state/{eventType}/{stateKey}"): _always,
     ("GET", _ROOM + "/messages"): _always,
     ("GET", _ROOM + "/members"): _always,
+    ("GET", _ROOM + "/initialSync"): _always,
     ("GET", "/sync"): _always,
+    ("GET", "/events"): _is_preview,
     ("GET", "/media/download/{serverName}/{mediaId}"): _always,
     ("GET", "/media/download/{serverName}/{mediaId}/{fileName}"): _always,
     ("GET", "/media/thumbnail/{serverName}/{mediaId}"): _always,

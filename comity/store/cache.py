@@ -42,6 +42,10 @@ class Bounded(Generic[K, V]):
         """Forget everything."""
         self._entries.clear()
 
+    def keys(self) -> list[K]:
+        """Every key, the most recently used last."""
+        return list(self._entries)
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -9,6 +9,8 @@ from comity.store.device_keys import KeyCounts
 from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices
+from comity.sync.old import OldSync
+from comity.sync.old_stream import EventStream
 from comity.sync.slice import JoinedRooms
 from comity.sync.sliding.answer import Sliding
 from comity.sync.sliding.extensions import Extensions
@@ -23,7 +25,7 @@ from comity.users.ephemeral import Ephemeral
 
 
 class SyncSystem:
-    """Both ways to follow rooms: views of one log, on the same parts."""
+    """All ways to follow rooms: views of one log, on the same parts."""
 
     def __init__(
         self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral, key_counts: KeyCounts
@@ -41,3 +43,5 @@ class SyncSystem:
             rooms=SlidingRooms(reader, deltas, summaries, unread, others),
             extensions=Extensions(devices, ephemeral, bus),
         )  # fmt: skip
+        self.old = OldSync(database=database, bus=bus, reader=reader, sync=self.v3, ephemeral=ephemeral)
+        self.old_stream = EventStream(database=database, bus=bus, reader=reader)

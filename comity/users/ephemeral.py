@@ -36,6 +36,8 @@ MAX_TYPING_MS = 120_000
 SWEEP_SECONDS = 1.0
 #: Users whose presence is remembered.
 MAX_PRESENCES = 50_000
+#: And told in one answer.
+MAX_PRESENCES_TOLD = 1_000
 MAX_STATUS_BYTES = 1_024
 #: client-server §Idle timeout: online turns into unavailable after so long without activity.
 IDLE_MS = 5 * 60_000
@@ -249,6 +251,19 @@ class Ephemeral:
         if not is_visible:
             raise not_found("There is no presence of such a user to be seen")
         return self._shown(user_id)
+
+    async def presences(self, requester: str) -> list[dict[str, object]]:
+        """`m.presence` of the requester and of those who share a room with them, of what is known here.
+
+        At most MAX_PRESENCES_TOLD, those that were heard of last.
+        """
+        known = self._presences.keys()
+        sharing = await self._database.read(lambda tx: personal.sharing_room(tx, requester, known))
+        users = [user_id for user_id in known if user_id in sharing or user_id == requester]
+        return [
+            {"type": "m.presence", "sender": user_id, "content": self._shown(user_id)}
+            for user_id in users[-MAX_PRESENCES_TOLD:]
+        ]
 
     def _shown(self, user_id: str) -> dict[str, object]:
         known = self._presences.get(user_id)

@@ -120,6 +120,8 @@ async def test_every_endpoint_for_guests_is_there(server: Place) -> None:
         ("POST", "/rooms/!a:b/kick", {"user_id": "@a:b"}),
         ("POST", "/knock/!a:b", {}),
         ("PUT", "/rooms/!a:b/redact/$a/1", {}),
+        ("GET", "/events", None),
+        ("GET", "/initialSync", None),
     ],
 )
 async def test_what_guests_may_not_ask(server: Place, method: str, path: str, body: object) -> None:
