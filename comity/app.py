@@ -40,6 +40,7 @@ from comity.store.engines import open_migrated
 from comity.store.events import Events
 from comity.store.state import States
 from comity.sync.system import SyncSystem
+from comity.users.server_notices import ServerNotices
 from comity.users.system import UserSystem
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class App:
 
     def __init__(
         self, *, router: Router, database: Database, bus: Bus, ports: Ports, rooms: RoomSystem,
-        users: UserSystem, federation: Federation, config: Config,
+        users: UserSystem, notices: ServerNotices, federation: Federation, config: Config,
     ) -> None:  # fmt: skip
         self.router = router
         self.config = config
@@ -77,6 +78,7 @@ class App:
         self._ports = ports
         self._rooms = rooms
         self._users = users
+        self._notices = notices
         self._federation = federation
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -94,6 +96,7 @@ class App:
             await self._rooms.completer.start()
         await self._rooms.search_index.start()
         await self._rooms.guest_departures.start()
+        await self._notices.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -111,6 +114,7 @@ class App:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
         await self._rooms.search_index.stop()
+        await self._notices.stop()
         await self._rooms.guest_departures.stop()
         await self._rooms.completer.stop()
         await self._rooms.extremities.stop()
@@ -196,6 +200,11 @@ def build(config: Config, ports: Ports) -> App:
         database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral,
         key_counts=users.keys.counts,
     )  # fmt: skip
+    notices = ServerNotices(
+        config=config.server_notices, database=database, clock=ports.clock, accounts=users.accounts,
+        account_data=users.account_data, creator=rooms.creator, memberships=rooms.memberships,
+        writer=rooms.writer,
+    )  # fmt: skip
 
     router = Router()
     guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)
@@ -216,5 +225,5 @@ def build(config: Config, ports: Ports) -> App:
         )  # fmt: skip
     return App(
         router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users,
-        federation=federation, config=config,
+        notices=notices, federation=federation, config=config,
     )  # fmt: skip

@@ -19,6 +19,7 @@ COMMANDS = {
     "user": "comity.cli.user",
     "token": "comity.cli.token",
     "reports": "comity.cli.reports",
+    "notice": "comity.cli.notice",
     "key": "comity.cli.key",
     "database": "comity.cli.database",
     "check": "comity.cli.check",

@@ -24,6 +24,7 @@ from comity.config.tree import (
     RateLimits,
     Registration,
     Rooms,
+    ServerNotices,
     Support,
     Tls,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Registration",
     "Rooms",
     "Support",
+    "ServerNotices",
     "Tls",
     "documented_keys",
     "load",

@@ -119,6 +119,22 @@ class Rooms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerNotices:
+    """What the server itself says to its users (`comity notice`)."""
+
+    localpart: str | None = key(
+        values.localpart,
+        None,
+        "The user that the server speaks as, without @ and server name; nobody else can be it. Without it, "
+        "there are no notices.",
+        example="notices",
+    )
+    display_name: str = key(
+        values.text, "Server notices", "What that user is called, and the room in which it speaks."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
     """How often one person may do what costs much or annoys others."""
 
@@ -284,6 +300,7 @@ class Config:
     database: Database = section(Database)
     registration: Registration = section(Registration)
     rooms: Rooms = section(Rooms)
+    server_notices: ServerNotices = section(ServerNotices)
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
     policy: Policy = section(Policy)

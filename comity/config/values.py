@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from comity.protocol.identifiers import is_namespaced, is_user_id, parse_server_name
+from comity.protocol.identifiers import is_namespaced, is_new_localpart, is_user_id, parse_server_name
 
 #: The default of a key that has none: it must be written.
 REQUIRED = object()
@@ -47,6 +47,13 @@ def text(value: Any, directory: Path) -> str:
     """Text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise Unfit(value, "text in quotes, not empty; to go without, leave the key out")
+    return value
+
+
+def localpart(value: Any, directory: Path) -> str:
+    """What comes between @ and the colon in the user id of a new account."""
+    if not isinstance(value, str) or not is_new_localpart(value):
+        raise Unfit(value, "what comes between @ and the colon: a-z, 0-9 and . _ = - / +")
     return value
 
 

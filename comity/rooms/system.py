@@ -36,6 +36,7 @@ from comity.rooms.mass import Mass
 from comity.rooms.membership import Memberships
 from comity.rooms.merge import Merger
 from comity.rooms.neighbours import Neighbours
+from comity.rooms.notice_rooms import NoticeRooms
 from comity.rooms.policy import Policies
 from comity.rooms.policy_service import PolicyService
 from comity.rooms.portrait import Portraits
@@ -112,14 +113,10 @@ class RoomSystem:
         policies = self._build_policies(config, core)
         self.writer = writer = Writer(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, commits=commits,
-            policies=policies, guest_access=guest_access, clock=ports.clock, entropy=ports.entropy,
-            server_name=name, key=key,
+            policies=policies, guest_access=guest_access, notice_rooms=NoticeRooms(merger),
+            clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
         )  # fmt: skip
-        self.creator = Creator(
-            rooms=rooms, merger=merger, database=database, decisions=decisions, commits=commits,
-            writer=writer, clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
-            default_version=config.rooms.default_version,
-        )  # fmt: skip
+        self._build_creator(config, core)
         self.server = server = Server(database, rooms, merger)
         restricted, arrivals = Restricted(database, rooms, merger, name), Arrivals()
         strangers = Strangers(database, rooms, decisions, fetcher, bus, name, forget_upon_leave=forget)
@@ -153,6 +150,13 @@ class RoomSystem:
         successions = Successions(database, rooms, merger, carry_over)
         self._build_memberships(core, strangers, arrivals, restricted, policies, successions, member_content)
         self._build_views(core, bus, directory_calls, grafter, backfill)
+
+    def _build_creator(self, config: Config, core: _Core) -> None:
+        self.creator = Creator(
+            rooms=core.rooms, merger=core.merger, database=core.database, decisions=core.decisions,
+            commits=self.commits, writer=self.writer, clock=core.ports.clock, entropy=core.ports.entropy,
+            server_name=core.name, key=core.key, default_version=config.rooms.default_version,
+        )  # fmt: skip
 
     def _build_policies(self, config: Config, core: _Core) -> Policies:
         self.policy_service = PolicyService(

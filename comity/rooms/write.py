@@ -30,6 +30,7 @@ from comity.rooms.guest_access import GuestAccess
 from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.merge import Merger
+from comity.rooms.notice_rooms import NoticeRooms
 from comity.rooms.policy import Policies
 from comity.rooms.room import Room, Rooms
 from comity.store import queues, relations
@@ -67,6 +68,7 @@ class Writer:
         commits: Commits,
         policies: Policies,
         guest_access: GuestAccess,
+        notice_rooms: NoticeRooms,
         clock: Clock,
         entropy: Entropy,
         server_name: str,
@@ -74,6 +76,7 @@ class Writer:
     ) -> None:
         self._policies = policies
         self._guest_access = guest_access
+        self._notice_rooms = notice_rooms
         self._database = database
         self._rooms = rooms
         self._merger = merger
@@ -264,10 +267,12 @@ class Writer:
     def draft_event(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
         """Build a draft at the head of the batch's room: signed, not yet judged.
 
-        Raises 403 M_GUEST_ACCESS_FORBIDDEN for the join of a guest whom the room does not let in.
+        Raises 403 M_GUEST_ACCESS_FORBIDDEN for the join of a guest whom the room does not let in,
+        M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the rejection of the server's own invite.
         """
         room = batch.room
         self._guest_access.check_draft(tx, room, draft)
+        self._notice_rooms.check_draft(tx, room, draft)
         prev = self._prev(room)
         find = self._merger.lookup(tx, room, room.state)
         auth: list[Reference] = []

@@ -52,6 +52,8 @@ GROWTH: Mapping[str, str] = {
     "key_documents": _SERVERS,
     "users": _USERS,
     "guests": _USERS,
+    "server_notice_rooms": _USERS,
+    "server_notices": _PASSING,
     "profiles": _USERS,
     "account_data": _USERS,
     "filters": _USERS,

@@ -7,16 +7,22 @@ needs that server's memory, and nothing here gives out positions.
 from __future__ import annotations
 
 from comity.ports import Clock, Entropy, Offload
-from comity.protocol.errors import invalid_param
+from comity.protocol.errors import invalid_param, not_found
 from comity.protocol.identifiers import is_opaque
 from comity.store import accounts as stored
+from comity.store import server_notices
 from comity.store.accounts import RegistrationToken, User
 from comity.store.database import Database
+from comity.store.server_notices import Notice
 from comity.users.accounts import Accounts
 from comity.users.passwords import Passwords
 from comity.users.registration import MAX_REGISTRATION_TOKEN_CHARACTERS
+from comity.users.text import checked_text
 
 GENERATED_TOKEN_LENGTH = 20
+NOTICE_ID_LENGTH = 20
+#: One event holds it, with all that belongs to an event.
+MAX_NOTICE_BYTES = 32_768
 
 
 class Administration:
@@ -26,6 +32,7 @@ class Administration:
         self, database: Database, offload: Offload, clock: Clock, entropy: Entropy, server_name: str
     ) -> None:
         self._database = database
+        self._clock = clock
         self._entropy = entropy
         self._accounts = Accounts(database, Passwords(offload, entropy), clock, entropy, server_name)
 
@@ -44,6 +51,20 @@ class Administration:
     async def users(self) -> list[User]:
         """Every account, by user id."""
         return await self._database.read(stored.users)
+
+    async def add_notice(self, name: str, body: str) -> str:
+        """Have the server tell a user something (`comity.users.server_notices`); the user id.
+
+        `name` is a localpart or a user id. Raises MatrixError 404 M_NOT_FOUND, 400 M_INVALID_PARAM.
+        """
+        checked_text(body, "The text", most=MAX_NOTICE_BYTES)
+        user_id = await self._accounts.resolve(name)
+        if user_id is None or not await self._accounts.exists(user_id):
+            raise not_found(f"There is no user {name} on this server")
+        notice = Notice(self._entropy.token(NOTICE_ID_LENGTH), user_id, body)
+        now = self._clock.now_ms()
+        await self._database.write(lambda tx: server_notices.put(tx, notice, now))
+        return user_id
 
     async def add_registration_token(
         self, token: str | None = None, *, uses_allowed: int | None = None, expires_at: int | None = None

@@ -251,9 +251,9 @@ class Place:
 
 
 @asynccontextmanager
-async def place(directory: Path, seed: int = 1) -> AsyncIterator[Place]:
+async def place(directory: Path, seed: int = 1, settings: str = "") -> AsyncIterator[Place]:
     """A running server, alone, whose data is in `directory`; opened again there, it goes on."""
-    async with _opened(directory, seed, SERVER, Network(), federation=False) as opened:
+    async with _opened(directory, seed, SERVER, Network(), federation=False, settings=settings) as opened:
         yield opened
 
 

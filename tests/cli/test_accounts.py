@@ -157,3 +157,16 @@ def test_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_usual_place(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(config.parent)
     assert CliRunner().invoke(main, ["user", "add", "alice", "--password", "x"]).exit_code == 0
+
+
+def test_a_notice_needs_somebody_to_speak_as(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    result = run(config, "notice", "alice", "Hello")
+    assert result.exit_code == 1
+    assert "server_notices.localpart" in result.output
+    config.write_text(config.read_text() + '[server_notices]\nlocalpart = "notices"\n')
+    assert run(config, "notice", "alice", "Hello").output.startswith(
+        "The server will tell @alice:example.org "
+    )
+    result = run(config, "notice", "bob", "Hello")
+    assert (result.exit_code, "There is no user bob" in result.output) == (1, True)
