@@ -7,7 +7,7 @@ can be lost (DESIGN §3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,17 +192,24 @@ class Sync:
         answer.body["rooms"] = parts
 
     def _with_news(
-        self, asked: Asked, rooms: UserRooms, account_data: Container[str]
+        self, asked: Asked, rooms: UserRooms, account_data: Collection[str]
     ) -> list[tuple[str, LocalMembership]]:
         """A look into memory, so that only rooms which may have changed are read."""
-        since, after, changed = asked.request.since, asked.after, self._bus.changed
+        since, after, joined = asked.request.since, asked.after, rooms.joined
         if since is None or asked.request.full_state:
-            return list(rooms.joined.items())
-        found = [
-            (room_id, entry)
-            for room_id, entry in rooms.joined.items()
-            if changed((room_id,), after) or entry.position > after or room_id in account_data
-        ]
+            return list(joined.items())
+        news = self._bus.keys_after(after) if asked.now - after < len(joined) else None
+        if news is not None:
+            # Less happened anywhere than there are rooms to look at.
+            ids = dict.fromkeys((*news, *(room_id for room_id in account_data if room_id)))
+            found = [(room_id, joined[room_id]) for room_id in ids if room_id in joined]
+        else:
+            changed = self._bus.changed
+            found = [
+                (room_id, entry)
+                for room_id, entry in joined.items()
+                if changed((room_id,), after) or entry.position > after or room_id in account_data
+            ]
         if asked.typing_serial > since.typing:
             known = {room_id for room_id, _ in found}
             found += [

@@ -53,7 +53,7 @@ class RoomLists:
         self._sorted: Bounded[str, _Sorted] = Bounded(MAX_USERS)
 
     def entries(self, tx: Tx, user_id: str, rooms: UserRooms, now: int) -> list[Entry]:
-        """The rooms that lists may show: joined, invited, knocked on; and those one was thrown out of."""
+        """The rooms that lists may show: joined, invited, knocked on."""
         known = self._sorted.get(user_id)
         if known is not None and known.memberships is rooms.memberships:
             changed = self._bus.keys_after(known.position)
@@ -66,7 +66,7 @@ class RoomLists:
                     known.position = now
                 return known.entries
         # client-server §Invite permission: whoever blocks invites is not told of any.
-        shown = {*_PRESENT, "ban"} - ({"invite"} if rooms.blocks_invites else set())
+        shown = set(_PRESENT) - ({"invite"} if rooms.blocks_invites else set())
         listed = {
             room_id: own
             for room_id, own in rooms.memberships.items()
