@@ -34,7 +34,9 @@ class Bus:
 
     def publish(self, position: int, keys: Iterable[str]) -> None:
         """Tell that what concerns `keys` is on disk up to `position`."""
-        self._position = max(self._position, position)
+        # Those of one group of writes may come in another order than their positions: never an earlier one
+        # after a later, for `keys_after` stops at the first that is too early.
+        position = self._position = max(self._position, position)
         for key in keys:
             self._last.pop(key, None)
             self._last[key] = position
