@@ -27,7 +27,6 @@ from comity.protocol.push_rules import (
 MAX_MENTIONED = 1_000
 #: What cannot be a user: the rules of nobody in particular.
 _NOBODY = "@"
-_SILENT_TYPES = frozenset(("m.reaction", "m.room.member", "m.room.redaction"))
 #: Events that people would look at a room for (MSC4186 names them): what it is sorted by in lists.
 ACTIVITY_TYPES = frozenset(
     (
@@ -66,7 +65,8 @@ def _rules_of_nobody() -> CompiledRules:
 
 def notice_of(event: Event, context: Callable[[], RoomContext]) -> Notice:
     """The Notice of an event. `context` gives the room as it is; asked only if it matters."""
-    if event.type in _SILENT_TYPES:
+    if event.type == "m.room.member":
+        # Of these an invite alone notifies, and whom it notifies is no member.
         return SILENT
     mentions = event.content.get("m.mentions")
     mentions = mentions if isinstance(mentions, dict) else {}
