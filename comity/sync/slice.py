@@ -110,7 +110,7 @@ class JoinedRooms:
         is_new = self._is_new(tx, asked, entry)
         after = 0 if is_new else asked.after
         tail = reader.tails.get(tx, room_num, room_id, asked.now)
-        view = reader.visibility.view(tx, asked.user_id, room_num)
+        view = reader.visibility.view(tx, asked.user_id, room_num, is_joined=True)
         is_whole = is_new or asked.request.full_state
         current = reader.tails.head(tx, room_num, tail, asked.now)
         is_steady = self._shared.is_steady(asked, entry)

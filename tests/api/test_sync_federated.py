@@ -146,3 +146,52 @@ async def test_a_fork_is_told_so_that_every_client_ends_with_the_same_state(pair
         await follower.catch_up()
         assert follower.state == expected
         assert sorted(follower.heard) == ["from alice", "from bob", "merged"]
+
+
+async def test_what_was_said_without_knowing_of_a_join_reaches_who_joined(pair: Pair) -> None:
+    alice, bob, amy = pair.alice, pair.bob, await pair.here.client("amy")
+    room_id = await alice.create()
+    await pair.meet(room_id)
+    pair.network.cut = {1, 2}
+    await bob.say(room_id, "before he knew")
+    await amy.join(room_id)
+    since = await amy.token_now()
+    pair.network.cut = set()
+    await pair.settle()
+    # client-server §Room History Visibility, rule 3: they joined after it was sent, and it came later.
+    part = (await amy.sync(since))["rooms"]["join"][room_id]
+    assert bodies(part["timeline"]["events"]) == ["before he knew"]
+    assert bodies((await amy.messages(room_id))["chunk"]) == ["before he knew"]
+
+
+async def test_what_was_said_without_knowing_of_a_leave_is_not_shown_to_who_left(pair: Pair) -> None:
+    alice, bob, amy = pair.alice, pair.bob, await pair.here.client("amy")
+    room_id = await alice.create()
+    await amy.join(room_id)
+    root = await amy.say(room_id, "root")
+    await pair.meet(room_id)
+    pair.network.cut = {1, 2}
+    message = {"msgtype": "m.text", "body": "not for amy"}
+    await bob.send(room_id, "m.room.message", {**message, "m.relates_to": _in_thread(root)})
+    await amy.leave(room_id)
+    pair.network.cut = set()
+    await pair.settle()
+    assert "m.thread" in (await _bundle(alice, room_id, root))
+    assert (await _bundle(amy, room_id, root)) == {}
+    path = at("rooms", room_id, "relations", root)
+    answer = await amy.ask("GET", path.replace("/rooms", "/_matrix/client/v1/rooms", 1))
+    assert bodies(answer.ok()["chunk"]) == []
+    # They are told again once they are back: they joined later.
+    await amy.join(room_id)
+    assert "m.thread" in (await _bundle(amy, room_id, root))
+
+
+def _in_thread(root: str) -> dict[str, Any]:
+    return {"rel_type": "m.thread", "event_id": root}
+
+
+async def _bundle(client: Client, room_id: str, event_id: str) -> Any:
+    """What is told of an event's children beside it."""
+    chunk = (await client.messages(room_id, limit=100))["chunk"]
+    (event,) = [event for event in chunk if event["event_id"] == event_id]
+    return event.get("unsigned", {}).get("m.relations", {})

@@ -110,11 +110,11 @@ class Aggregations:
         if relation_of(root.event) is not None:
             # An event that relates to another is no root, whatever some server's clients sent.
             return None
-        groups = relations.groups(tx, root.room_num, root.event.event_id, THREAD, view.last_join_line - 1)
+        groups = relations.groups(tx, root.room_num, root.event.event_id, THREAD, view.last_line)
         seen = [
             group
             for group in groups
-            if group.sender not in ignored and view.sees(group.state_before, joined_later=not group.later)
+            if group.sender not in ignored and view.sees(group.state_before, in_time=not group.later)
         ]
         if not seen:
             return None

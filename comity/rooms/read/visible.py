@@ -6,17 +6,20 @@ state before each event, found once for all events that share a state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from comity.protocol.event import Event
 from comity.protocol.visibility import History, UserView, history_at, history_visibility, user_may_see
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, Events, StoredEvent, live_line
+from comity.store.rooms import LocalMembership
 from comity.store.state import States
 
 #: Events that join the ends of a room's graph and mean nothing (`comity.rooms.extremities`).
 HIDDEN_TYPE = "org.matrix.dummy_event"
+#: Above every line: they fit into the 64 bits that SQLite takes.
+MAX_LINE = 2**63 - 1
 
 
 class RoomView:
@@ -24,7 +27,7 @@ class RoomView:
 
     __slots__ = (
         "_events",
-        "_last_join",
+        "_last_line",
         "_memberships",
         "_policies",
         "_slots",
@@ -34,7 +37,15 @@ class RoomView:
         "user_id",
     )
 
-    def __init__(self, tx: Tx, states: States, events: Events, user_id: str, room_num: int) -> None:
+    def __init__(
+        self,
+        tx: Tx,
+        states: States,
+        events: Events,
+        user_id: str,
+        room_num: int,
+        last_line: int | None,
+    ) -> None:
         self.user_id = user_id
         self.room_num = room_num
         self._tx = tx
@@ -47,7 +58,7 @@ class RoomView:
         #: By the name of a state: the user's membership, the history visibility's event.
         self._memberships: dict[bytes, str | None] = {}
         self._policies: dict[bytes, Event | None] = {}
-        self._last_join: int | None = None
+        self._last_line = last_line
 
     def _entry(self, root: bytes, slot: int | None) -> Event | None:
         number = 0 if slot is None else self._states.get(self._tx, root, slot)
@@ -78,25 +89,29 @@ class RoomView:
         return self.membership_in(stored.state_after) or "leave"
 
     @property
-    def last_join_line(self) -> int:
-        """The line of the user's last join (they may have left since); 0 if they never joined."""
-        if self._last_join is None:
-            history = stored_rooms.local_history(self._tx, self.user_id, self.room_num)
-            joins = [entry.position for entry in history if entry.membership == "join"]
-            self._last_join = live_line(max(joins)) if joins else 0
-        return self._last_join
+    def last_line(self) -> int:
+        """The line at which the user's last stay in the room ended; above all lines if it lasts, 0 if
+        they never were in the room.
 
-    def sees(self, state_before: bytes, *, joined_later: bool) -> bool:
+        "Joined after the event was sent" means: its line is not above this one. For an event may come
+        late, from a part of the graph whose writer did not know yet of a join that came here before it.
+        """
+        if self._last_line is None:
+            history = stored_rooms.local_history(self._tx, self.user_id, self.room_num)
+            self._last_line = _end_of_last_stay(history)
+        return self._last_line
+
+    def sees(self, state_before: bytes, *, in_time: bool) -> bool:
         """Whether the user may see events on that state that are no state events themselves.
 
-        `joined_later`: whether they joined at any point after them.
+        `in_time`: whether the events are here since before the user left (`last_line`).
         """
-        membership = self.membership_in(state_before)
+        membership = self.membership_in(state_before) if in_time else None
         if membership == "join":
             return True
         policy = self.policy_in(state_before)
         visibility = history_visibility(policy.content if policy is not None else None)
-        return user_may_see(History(visibility, visibility), UserView(membership, joined_later))
+        return user_may_see(History(visibility, visibility), UserView(membership, in_time))
 
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
@@ -108,16 +123,28 @@ class RoomView:
             # What is held for authorization alone has no place in history; but their own invite
             # or rejection, from a room that we are not in, is theirs to see.
             return own and stored.verdict == ACCEPTED
-        membership = self.membership_in(stored.state_before)
+        # Whoever has left sees nothing that came since, whatever its writer knew of their leaving.
+        in_time = stored.line <= self.last_line
+        membership = self.membership_in(stored.state_before) if in_time else None
         if membership == "join":
             return True
         policy = self.policy_in(stored.state_before)
         history = history_at(event, policy.content if policy is not None else None)
-        return user_may_see(history, UserView(membership, self.last_join_line > stored.line, own))
+        return user_may_see(history, UserView(membership, in_time, own))
 
     def visible(self, listed: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Those of the events that the user may see."""
         return [stored for stored in listed if self.may_see(stored)]
+
+
+def _end_of_last_stay(history: Sequence[LocalMembership]) -> int:
+    ended = 0
+    for entry in history:
+        if entry.membership == "join":
+            ended = MAX_LINE
+        elif ended == MAX_LINE:
+            ended = live_line(entry.position)
+    return ended
 
 
 class Visibility:
@@ -127,9 +154,13 @@ class Visibility:
         self._states = states
         self._events = events
 
-    def view(self, tx: Tx, user_id: str, room_num: int) -> RoomView:
-        """A user's view of a room, good for this read alone."""
-        return RoomView(tx, self._states, self._events, user_id, room_num)
+    def view(self, tx: Tx, user_id: str, room_num: int, *, is_joined: bool = False) -> RoomView:
+        """A user's view of a room, good for this read alone.
+
+        Who knows that they are in the room says so: it spares reading how long they were.
+        """
+        last_line = MAX_LINE if is_joined else None
+        return RoomView(tx, self._states, self._events, user_id, room_num, last_line)
 
     def visible_events(
         self, tx: Tx, user_id: str, room_num: int, listed: Iterable[StoredEvent]

@@ -60,7 +60,7 @@ class SlidingRooms:
         here = _since(asked, after, wish.timeline_limit)
         reader, room_num = self._reader, entry.own.room_num
         tail = reader.tails.get(tx, room_num, entry.room_id, asked.now)
-        view = reader.visibility.view(tx, asked.user_id, room_num)
+        view = reader.visibility.view(tx, asked.user_id, room_num, is_joined=True)
         is_longer = told is not None and not is_new and wish.timeline_limit > told.timeline_limit
         shown = self._timeline(tx, here, view, entry, tail, 0 if is_longer else after)
         current = reader.tails.head(tx, room_num, tail, asked.now)
