@@ -142,7 +142,7 @@ class JoinedRooms:
         part["summary"] = summary
         part["ephemeral"] = {"events": ephemeral}
         part["account_data"] = {"events": told}
-        self._add_unread(tx, asked, view, room_id, tail, current, part)
+        self._add_unread(tx, asked, view, entry, room_id, tail, current, part)
         return part
 
     def _is_new(self, tx: Tx, asked: Asked, entry: LocalMembership) -> bool:
@@ -251,13 +251,14 @@ class JoinedRooms:
         tx: Tx,
         asked: Asked,
         view: RoomView,
+        entry: LocalMembership,
         room_id: str,
         tail: Tail,
         current: bytes,
         part: dict[str, Any],
     ) -> None:
         """client-server §Receiving notifications; by thread if the filter asks for it."""
-        counts = self._unread.count(tx, view, tail, current, asked, room_id)
+        counts = self._unread.count(tx, view, tail, current, asked, room_id, entry)
         if not asked.wanted.room.timeline.unread_thread_notifications:
             part["unread_notifications"] = counts.total().told()
             return

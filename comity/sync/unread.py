@@ -34,6 +34,7 @@ from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import StoredEvent, live_line
+from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked
 from comity.sync.summary import Summaries
 
@@ -67,7 +68,7 @@ class Unread:
     #: The position of the room's newest receipt when the receipts were read.
     receipts: int
     #: What the counts stand on beside the events: other rules mean counting anew.
-    basis: tuple[str | None, frozenset[str], int]
+    basis: tuple[str | None, frozenset[str], int, int]
     #: Lines up to which the user has read: "" regardless of threads.
     read: Mapping[str, int]
     threads: dict[str, Count] = field(default_factory=dict)
@@ -132,12 +133,21 @@ class UnreadCounts:
         self._rules.put(user_id, rules)
         return rules
 
-    def count(self, tx: Tx, view: RoomView, tail: Tail, state: bytes, asked: Asked, room_id: str) -> Unread:
-        """The counts of a joined user (`view`'s) at position `asked.now`."""
+    def count(
+        self,
+        tx: Tx,
+        view: RoomView,
+        tail: Tail,
+        state: bytes,
+        asked: Asked,
+        room_id: str,
+        own: LocalMembership,
+    ) -> Unread:
+        """The counts of a joined user (`view`'s) at position `asked.now`; `own` is their membership."""
         key, now = (view.user_id, view.room_num), asked.now
         rules = self._rules_of(tx, view.user_id, now)
-        # The rules, whom they ignore and what was redacted may change what counted before.
-        basis = (rules.text, asked.ignored, tail.redaction)
+        # The rules, whom they ignore, what was redacted and a new stay may change what counted before.
+        basis = (rules.text, asked.ignored, tail.redaction, own.position)
         kept = self._kept.get(key)
         if kept is None or kept.basis != basis or kept.receipts != tail.receipts:
             read = self._read_up_to(tx, view)

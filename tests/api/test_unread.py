@@ -139,3 +139,20 @@ async def test_counts_outlive_a_restart(tmp_path: Path) -> None:
     async with place(tmp_path) as server:
         bob = server.again(bob)
         assert (await counts(bob, room_id))[0] == {"notification_count": 51, "highlight_count": 1}
+
+
+@pytest.mark.parametrize("own_rules", [False, True])
+async def test_a_new_stay_begins_with_nothing_unread(server: Place, *, own_rules: bool) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    if own_rules:
+        await with_a_rule(bob)
+    room_id = await alice.create()
+    await bob.join(room_id)
+    await alice.say(room_id, "hello")
+    assert (await counts(bob, room_id))[0]["notification_count"] == 1
+    since = await bob.token_now()
+    await bob.leave(room_id)
+    await bob.join(room_id)
+    assert (await counts(bob, room_id, since))[0]["notification_count"] == 0
+    await alice.say(room_id, "welcome back")
+    assert (await counts(bob, room_id))[0]["notification_count"] == 1

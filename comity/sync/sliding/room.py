@@ -67,7 +67,7 @@ class SlidingRooms:
         known = EMPTY if is_new else reader.tails.head(tx, room_num, tail, after)
         before = Told(0, "join") if told is None or is_new else told
         numbers, members, renamed = self._state(tx, room_num, known, current, wish.required, before, shown)
-        total = self._unread.count(tx, view, tail, current, here, entry.room_id).total()
+        total = self._unread.count(tx, view, tail, current, here, entry.room_id, entry.own).total()
         counts = (total.notifications, total.highlights)
         now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts)
         if not (is_new or is_longer or shown.events or numbers or renamed or counts != before.counts):
