@@ -107,7 +107,7 @@ class JoinedRooms:
     ) -> dict[str, Any] | None:
         """The room's part, or None if there is no news. `account_data`: what changed of it here."""
         reader, room_num = self._reader, entry.room_num
-        is_new = self._is_new(tx, asked, entry)
+        is_new, was_in = self._stay(tx, asked, entry)
         after = 0 if is_new else asked.after
         tail = reader.tails.get(tx, room_num, room_id, asked.now)
         view = reader.visibility.view(tx, asked.user_id, room_num, is_joined=True)
@@ -121,11 +121,13 @@ class JoinedRooms:
             shown = stretch(
                 tx, reader, asked, view, room_id, tail, after=live_line(after), upto=live_line(asked.now)
             )
-            if is_new and shown.hidden:
+            if is_new and (shown.hidden or was_in):
                 # Nothing that the client may have of an earlier stay continues here.
                 shown = Stretch(shown.events, True, shown.before, True)
             known = EMPTY if is_whole else reader.tails.head(tx, room_num, tail, after)
-            base = self._delta(tx, asked, room_num, known, current, shown)
+            # What a client that is told everything anew holds already.
+            held = reader.tails.head(tx, room_num, tail, asked.after) if is_whole and was_in else EMPTY
+            base = self._delta(tx, asked, room_num, known, current, shown, held)
         delta, summary = self._with_members(tx, asked, room_num, base, shown)
         if is_new and not asked.is_initial:
             account_data = personal.room_account_data(tx, asked.user_id, room_id, asked.now)
@@ -145,27 +147,46 @@ class JoinedRooms:
         self._add_unread(tx, asked, view, entry, room_id, tail, current, part)
         return part
 
-    def _is_new(self, tx: Tx, asked: Asked, entry: LocalMembership) -> bool:
-        """Whether the client knows nothing of the user's present stay in the room."""
+    def _stay(self, tx: Tx, asked: Asked, entry: LocalMembership) -> tuple[bool, bool]:
+        """(whether the client knows nothing of the user's present stay in the room, whether it believes
+        the user to be in it)."""
         if asked.is_initial:
-            return True
+            return True, False
         if entry.position <= asked.after:
-            return False
+            return False, True
         history = stored_rooms.local_history(tx, asked.user_id, entry.room_num)
         before = [item for item in history if item.position <= asked.after]
         since = [item for item in history if asked.after < item.position <= asked.now]
-        return not before or any(item.membership != "join" for item in (before[-1], *since))
+        was_in = bool(before) and before[-1].membership == "join"
+        return not was_in or any(item.membership != "join" for item in since), was_in
 
     # -- state
 
     def _delta(
-        self, tx: Tx, asked: Asked, room_num: int, known: bytes, current: bytes, shown: Stretch
+        self,
+        tx: Tx,
+        asked: Asked,
+        room_num: int,
+        known: bytes,
+        current: bytes,
+        shown: Stretch,
+        held: bytes,
     ) -> Delta:
-        """The state to tell; of members, if they are loaded lazily, those who matter at the start."""
+        """The state to tell; of members, if they are loaded lazily, those who matter at the start.
+
+        `held` is a state that the client may have members of, though it is told all anew: those who
+        changed since matter too.
+        """
         lazy = asked.wanted.room.state.lazy_load_members
         needed = None
         if lazy and known == EMPTY:
-            needed = frozenset({asked.user_id, *(stored.event.sender for stored in shown.events)})
+            needed = frozenset(
+                {
+                    asked.user_id,
+                    *(stored.event.sender for stored in shown.events),
+                    *self._changed_members(tx, room_num, held, current),
+                }
+            )
         return self._deltas.between(
             tx,
             room_num,
@@ -175,6 +196,15 @@ class JoinedRooms:
             at_end=asked.request.use_state_after,
             only_members=needed,
         )
+
+    def _changed_members(self, tx: Tx, room_num: int, held: bytes, current: bytes) -> Iterable[str]:
+        """The users whose membership events differ between two states; nobody's if `held` is empty."""
+        states = self._reader.states
+        if held != EMPTY:
+            for slot, _, _ in states.difference(tx, held, current):
+                event_type, user_id = states.key(tx, room_num, slot)
+                if event_type == MEMBER:
+                    yield user_id
 
     def _with_members(
         self, tx: Tx, asked: Asked, room_num: int, base: Delta, shown: Stretch

@@ -368,3 +368,43 @@ async def test_nonsense_is_refused(server: Place) -> None:
     (await Client(server, alice.user_id, "").ask("GET", "/sync")).failed(401, "M_MISSING_TOKEN")
     # A token from the future (a database restored from a copy) is as good as the present.
     assert (await alice.sync("s999999_1"))["rooms"]["join"] == {}
+
+
+@pytest.mark.parametrize("use_state_after", [False, True])
+async def test_who_was_away_and_back_unnoticed_is_told_of_members_that_changed(
+    server: Place, *, use_state_after: bool
+) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    # It has a name, so that nobody is told as one to call it after.
+    room_id = await alice.create(name="Kitchen")
+    for client in (carol, bob):
+        await client.join(room_id)
+    await carol.say(room_id, "hello")
+    first = await bob.sync(wanted=lazy, use_state_after=use_state_after)
+    await bob.leave(room_id)
+    (await carol.ask("PUT", at("profile", carol.user_id, "displayname"), {"displayname": "Caroline"})).ok()
+    await bob.join(room_id)
+    await alice.say(room_id, "welcome back")
+    answer = await bob.sync(first["next_batch"], lazy, use_state_after=use_state_after)
+    part = joined(answer, room_id)
+    state = by_key(part["state_after" if use_state_after else "state"]["events"])
+    # The client never heard of the leave: it holds Carol as she was.
+    assert state["m.room.member", carol.user_id]["displayname"] == "Caroline"
+
+
+async def test_what_comes_again_after_an_unnoticed_leave_is_not_told_as_going_on(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    wide = {"room": {"timeline": {"limit": 50}}}
+    room_id = await alice.create()
+    await bob.join(room_id)
+    first = await bob.sync(wanted=wide)
+    await bob.leave(room_id)
+    await bob.join(room_id)
+    before, after = (
+        joined(answer, room_id)["timeline"] for answer in (first, await bob.sync(first["next_batch"], wide))
+    )
+    assert not before["limited"]
+    # The timeline of a new stay begins anew; a client that appended it would have its events twice.
+    assert ids(after["events"])[: len(before["events"])] == ids(before["events"])
+    assert after["limited"]
