@@ -62,7 +62,8 @@ class OtherRooms:
             return None
         before = [item for item in history if item.position <= asked.after]
         was_joined = bool(before) and before[-1].membership == "join"
-        left_at = end_of_last_stay(history)
+        # What was forgotten is not told again when another membership comes of it, such as a ban.
+        left_at = end_of_last_stay([item for item in history if history[-1].at_once or not item.forgotten])
         view = self._reader.visibility.view(tx, asked.user_id, entry.room_num)
         if left_at is None or (not asked.is_initial and left_at <= asked.after):
             # An invite that was turned down, or a ban after leaving: only that is news.

@@ -408,3 +408,17 @@ async def test_what_comes_again_after_an_unnoticed_leave_is_not_told_as_going_on
     # The timeline of a new stay begins anew; a client that appended it would have its events twice.
     assert ids(after["events"])[: len(before["events"])] == ids(before["events"])
     assert after["limited"]
+
+
+async def test_a_ban_after_forgetting_tells_nothing_of_what_was_forgotten(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    since = await bob.token_now()
+    await alice.say(room_id, "old")
+    await bob.leave(room_id)
+    (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
+    await alice.treat(room_id, "ban", bob)
+    part = (await bob.sync(since))["rooms"]["leave"][room_id]
+    assert [event["content"]["membership"] for event in part["timeline"]["events"]] == ["ban"]
+    assert part["state"]["events"] == []
