@@ -133,7 +133,9 @@ class JoinedRooms:
             account_data = personal.room_account_data(tx, asked.user_id, room_id, asked.now)
         told = account_data_events(asked.wanted.room.account_data, room_id, account_data)
         ephemeral, own_receipt = self._ephemeral_events(tx, asked, room_num, room_id, tail, after)
-        if not (is_whole or shown.events or delta.entries or summary or told or ephemeral or own_receipt):
+        # A hole in what is known here may be all that is new of the timeline: it is to be paged through.
+        is_news = bool(shown.events or shown.limited or delta.entries or summary)
+        if not (is_whole or is_news or told or ephemeral or own_receipt):
             return None
         if shared is not None and delta.entries == base.entries:
             part: dict[str, Any] = dict(shared.lists)

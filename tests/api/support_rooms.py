@@ -18,7 +18,8 @@ from comity.config import loads, signing_key
 from comity.ports import Answer as TransportAnswer
 from comity.ports import Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
 from comity.rooms.read import Reader
-from comity.store.database import Database
+from comity.store import rooms as stored_rooms
+from comity.store.database import Database, WriteTx
 from tests import specification
 from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, answer_of, at
 from tests.engines import Pauses, quiet, url_of
@@ -313,3 +314,15 @@ def by_key(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping
 async def until_waiting() -> None:
     """Let every task run until all of them wait."""
     await quiet(20)
+
+
+async def with_a_hole(server: Place, client: Client, room_id: str) -> None:
+    """History is missing below an event that no client is shown."""
+    event_id = await client.send(room_id, "org.matrix.dummy_event", {})
+
+    def store(tx: WriteTx) -> None:
+        row = tx.one("SELECT room_num, line FROM events WHERE event_id = ?", (event_id,))
+        assert row is not None
+        stored_rooms.put_gap(tx, row[0], stored_rooms.Gap(row[1], row[1], ("$missing",)))
+
+    await server.database.write(store)

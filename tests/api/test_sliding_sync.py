@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from comity.sync.sliding.connections import MAX_OF_DEVICE
-from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place, until_waiting
+from tests.api.support_rooms import (
+    Client,
+    Place,
+    bodies,
+    by_key,
+    ids,
+    place,
+    until_waiting,
+    with_a_hole,
+)
 from tests.api.support_users import Answer, at
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -400,3 +409,13 @@ async def test_too_much_of_anything(server: Place) -> None:
     ]
     for body in wrong:
         (await try_slide(alice, body)).failed(400, "M_INVALID_PARAM")
+
+
+async def test_a_hole_is_told_of_with_where_to_page_from(server: Place) -> None:
+    alice = await server.client("alice")
+    room_id = await alice.create()
+    answer = await slide(alice, window())
+    await with_a_hole(server, alice, room_id)
+    told = (await slide(alice, window(), answer["pos"]))["rooms"][room_id]
+    assert (told["timeline"], told["limited"]) == ([], True)
+    assert told["prev_batch"]

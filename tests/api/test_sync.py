@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place, until_waiting
+from tests.api.support_rooms import (
+    Client,
+    Place,
+    bodies,
+    by_key,
+    ids,
+    place,
+    until_waiting,
+    with_a_hole,
+)
 from tests.api.support_users import at
 
 #: Long enough that a test which waits for it has failed.
@@ -422,3 +431,14 @@ async def test_a_ban_after_forgetting_tells_nothing_of_what_was_forgotten(server
     part = (await bob.sync(since))["rooms"]["leave"][room_id]
     assert [event["content"]["membership"] for event in part["timeline"]["events"]] == ["ban"]
     assert part["state"]["events"] == []
+
+
+async def test_a_hole_is_told_of_though_nothing_that_is_shown_came_with_it(server: Place) -> None:
+    alice = await server.client("alice")
+    room_id = await alice.create()
+    since = await alice.token_now()
+    await with_a_hole(server, alice, room_id)
+    part = joined(await alice.sync(since), room_id)
+    assert part["timeline"]["events"] == []
+    assert part["timeline"]["limited"]
+    assert part["timeline"]["prev_batch"]

@@ -70,7 +70,10 @@ class SlidingRooms:
         total = self._unread.count(tx, view, tail, current, here, entry.room_id, entry.own).total()
         counts = (total.notifications, total.highlights)
         now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts)
-        if not (is_new or is_longer or shown.events or numbers or renamed or counts != before.counts):
+        # A hole in what is known here may be all that is new of the timeline: it is to be paged through.
+        has_hole = shown.limited and wish.timeline_limit > 0
+        is_news = bool(shown.events or has_hole or numbers or renamed or counts != before.counts)
+        if not (is_new or is_longer or is_news):
             return None, [], now_told
         reading = reader.reading(tx, asked.user_id, asked.request.device_id, shown.events, view,
                                  with_room_id=False, with_bundles=shown.limited or is_new)  # fmt: skip
@@ -87,7 +90,7 @@ class SlidingRooms:
                 (stored.line or 0) > live_line(asked.after) for stored in shown.events
             ),
         }  # fmt: skip
-        if shown.events or is_new:
+        if shown.events or shown.limited or is_new:
             part["prev_batch"] = line_token(shown.before)
         if is_new:
             part["initial"] = True
