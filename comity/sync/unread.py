@@ -68,7 +68,7 @@ class Unread:
     #: The position of the room's newest receipt when the receipts were read.
     receipts: int
     #: What the counts stand on beside the events: other rules mean counting anew.
-    basis: tuple[str | None, frozenset[str], int, int]
+    basis: tuple[str | None, frozenset[str], int, int, int]
     #: Lines up to which the user has read: "" regardless of threads.
     read: Mapping[str, int]
     threads: dict[str, Count] = field(default_factory=dict)
@@ -146,8 +146,8 @@ class UnreadCounts:
         """The counts of a joined user (`view`'s) at position `asked.now`; `own` is their membership."""
         key, now = (view.user_id, view.room_num), asked.now
         rules = self._rules_of(tx, view.user_id, now)
-        # The rules, whom they ignore, what was redacted and a new stay may change what counted before.
-        basis = (rules.text, asked.ignored, tail.redaction, own.position)
+        # The rules, whom they ignore, what was redacted, history and a new stay may change what counted.
+        basis = (rules.text, asked.ignored, tail.redaction, tail.past, own.position)
         kept = self._kept.get(key)
         if kept is None or kept.basis != basis or kept.receipts != tail.receipts:
             read = self._read_up_to(tx, view)

@@ -8,6 +8,8 @@ import pytest
 
 from comity.ports import Answer, TransportError
 from comity.rooms import backfill, gaps, staging
+from tests.api.support_rooms import Client
+from tests.api.support_rooms import Place as ApiPlace
 from tests.rooms.support import Network, Place, a_place, places, settle
 
 ONE, TWO, THREE = "one.test:1001", "two.test:1002", "three.test:1003"
@@ -46,10 +48,12 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     return Line(monkeypatch)
 
 
-async def a_hole(line: Line, one: Place, two: Place, three: Place, count: int = 40) -> str:
+async def a_hole(
+    line: Line, one: Place, two: Place, three: Place, count: int = 40, *, redacted: bool = False
+) -> str:
     """A room of all three in which much was written while `two` was away; `one` is away then.
 
-    What `two` had before is all that there was.
+    What `two` had before is all that there was. If `redacted`, the last of it is redacted in the hole.
     """
     room_id = await one.create(ALICE)
     await two.rooms.memberships.join(BOB, room_id, [ONE])
@@ -58,7 +62,11 @@ async def a_hole(line: Line, one: Place, two: Place, three: Place, count: int = 
     await three.rooms.memberships.join(CAROL, room_id, [ONE])
     await settle(one.clock, two.clock, three.clock, seconds=1)
     assert two.count("gaps") == 0
+    last = await one.say(room_id, "before", ALICE) if redacted else None
+    await settle(one.clock, two.clock, three.clock, seconds=1)
     line.away.add(TWO)
+    if last is not None:
+        await one.send(room_id, ALICE, "m.room.redaction", {}, redacts=last)
     for number in range(count):
         await one.say(room_id, str(number), ALICE)
     await one.send(room_id, ALICE, "m.room.topic", {"topic": "while you were out"}, "")
@@ -82,6 +90,28 @@ async def test_a_hole_is_filled_before_anybody_pages_there(tmp_path: Path, line:
         assert two.timeline(room_id) == [*one.timeline(room_id), three.timeline(room_id)[-1]]
         assert two.state(room_id) == three.state(room_id)
         two.assert_head_is_stored(room_id)
+
+
+async def test_what_is_redacted_in_a_hole_is_unread_no_more(tmp_path: Path, line: Line) -> None:
+    async with places(tmp_path, ONE, TWO, THREE) as (one, two, three):
+        room_id = await a_hole(line, one, two, three, redacted=True)
+        await two.app._users.accounts.create(BOB, None)
+        token = (await two.app._users.sessions.open(BOB)).access_token
+        bob = Client(ApiPlace(two.app, two.clock), BOB, token)
+        before = await unread(bob, room_id)
+        await settle(two.clock, seconds=11)
+        assert two.count("gaps") == 0
+        # One less, and one more.
+        await three.say(room_id, "news", CAROL)
+        await settle(three.clock, seconds=1)
+        assert await unread(bob, room_id) == before
+
+
+async def unread(client: Client, room_id: str) -> int:
+    """How many notifications a user has not read in a room."""
+    part = (await client.sync())["rooms"]["join"][room_id]
+    count: int = part["unread_notifications"]["notification_count"]
+    return count
 
 
 async def test_only_so_much_of_a_hole_is_filled(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from comity.bus import Bus
 from comity.store import heads, notices
 from comity.store import rooms as stored_rooms
-from comity.store.cache import Followed
+from comity.store.cache import Bounded, Followed
 from comity.store.database import Tx
 from comity.store.events import Events, StoredEvent, live_line
 from comity.store.notices import Mention, Notification
@@ -47,6 +47,8 @@ class Tail:
     mentions: list[Mention] = field(default_factory=list)
     #: The line of the newest redaction: what was counted before it may count no more.
     redaction: int = 0
+    #: Changes whenever the room's past does, so that what was counted of it may be true no more.
+    past: int = 0
 
 
 class Tails:
@@ -56,20 +58,23 @@ class Tails:
         self._events = events
         self._bus = bus
         self._tails: Followed[str, Tail] = Followed(MAX_TAILS)
+        #: The commit with which each room's past changed last.
+        self._pasts: Bounded[str, int] = Bounded(MAX_TAILS)
 
     def drop(self, room_id: str, commits: int) -> None:
         """The room's past has changed, by a commit: forget what is remembered of it."""
         self._tails.change(room_id, commits)
+        self._pasts.put(room_id, commits)
 
     def get(self, tx: Tx, room_num: int, room_id: str, now: int) -> Tail:
         """The room's tail as of position `now`, up to which the snapshot shows everything."""
         tail = self._tails.get(room_id)
         if tail is None or len(tail.lines) > MAX_EVENTS:
-            tail = self._load(tx, room_num, now)
+            tail = self._load(tx, room_num, room_id, now)
             self._keep(tx, room_id, tail)
         elif tail.position < now:
             if self._bus.changed((room_id,), tail.position):
-                known, tail = tail, self._extended(tx, room_num, tail, now)
+                known, tail = tail, self._extended(tx, room_num, room_id, tail, now)
                 # If it was dropped meanwhile, what it began with is not true any more.
                 if self._tails.get(room_id) is known:
                     self._keep(tx, room_id, tail)
@@ -85,11 +90,12 @@ class Tails:
         if held is None or held.position <= tail.position:
             self._tails.keep(room_id, tail, tx.as_of)
 
-    def _load(self, tx: Tx, room_num: int, now: int) -> Tail:
+    def _load(self, tx: Tx, room_num: int, room_id: str, now: int) -> Tail:
         listed = self._events.timeline(
             tx, room_num, after=0, upto=live_line(now), limit=FIRST_EVENTS, backwards=True
         )
-        tail = Tail(floor=0, position=now)
+        # A snapshot from before the change is a past of its own.
+        tail = Tail(floor=0, position=now, past=min(self._pasts.get(room_id) or 0, tx.as_of))
         if len(listed) == FIRST_EVENTS:
             tail.floor = (listed[-1].line or 1) - 1
         for stored in reversed(listed):
@@ -109,13 +115,14 @@ class Tails:
         tail.notifications += notices.notifications(tx, room_num, after, upto, MAX_EVENTS)
         tail.mentions += notices.mentions(tx, room_num, after, upto)
 
-    def _extended(self, tx: Tx, room_num: int, known: Tail, now: int) -> Tail:
+    def _extended(self, tx: Tx, room_num: int, room_id: str, known: Tail, now: int) -> Tail:
         """The tail with what came since: a new one, for others read the old one still."""
         after, upto = live_line(known.position), live_line(now)
         listed = self._events.timeline(tx, room_num, after=after, upto=upto, limit=MAX_EVENTS, backwards=True)
         tail = Tail(
             known.floor, now, known.lines[:], known.numbers[:], known.head_positions[:], known.head_states[:],
             notifications=known.notifications[:], mentions=known.mentions[:], redaction=known.redaction,
+            past=known.past,
         )  # fmt: skip
         if len(listed) == MAX_EVENTS:
             tail.floor = (listed[-1].line or 1) - 1
@@ -136,7 +143,7 @@ class Tails:
         self._refresh(tx, room_num, tail, now)
         if not set(known.gap_lines) <= set(tail.gap_lines):
             # History has come into a gap: it lies among what was known.
-            return self._load(tx, room_num, now)
+            return self._load(tx, room_num, room_id, now)
         return tail
 
     @staticmethod
@@ -183,4 +190,5 @@ def _cut(tail: Tail, now: int) -> Tail:
         [item for item in tail.notifications if item.line <= live_line(now)],
         [item for item in tail.mentions if item.line <= live_line(now)],
         tail.redaction,
+        tail.past,
     )
