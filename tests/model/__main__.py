@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from tests.model.play import play_alone
 
@@ -25,8 +25,8 @@ def main() -> int:
     began = told_at = time.monotonic()
     differences = 0
     seeds = range(options.first, options.first + options.histories)
-    with ProcessPoolExecutor(options.processes, max_tasks_per_child=HISTORIES_OF_PROCESS) as pool:
-        for done, (seed, told, history) in enumerate(pool.map(play_alone, seeds), 1):
+    with get_context("spawn").Pool(options.processes, maxtasksperchild=HISTORIES_OF_PROCESS) as pool:
+        for done, (seed, told, history) in enumerate(pool.imap(play_alone, seeds), 1):
             if told:
                 differences += 1
                 if not options.brief:

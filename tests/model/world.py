@@ -191,8 +191,10 @@ class World:
             for room_id in list(follower.rooms):
                 self.say(f"the end: {follower.name} of {user_id} pages {room_id}")
                 await follower.fill_all(room_id)
+        # What changed in the past alone is told with the next news.
+        for room_id in self.rooms:
+            await self.clients[ALICE].say(room_id, "the end")
         for user_id, follower in self.followers:
-            # What came while others paged.
             await self.catch_up(user_id, follower, fully=True)
         for user_id, follower in self.followers:
             for room_id in self.rooms:
