@@ -33,7 +33,7 @@ from comity.store import notices, personal, relations
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
-from comity.store.events import StoredEvent, live_line
+from comity.store.events import StoredEvent, is_live, live_line
 from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked
 from comity.sync.summary import Summaries
@@ -230,7 +230,8 @@ class UnreadCounts:
             event = stored.event
             if event.sender == view.user_id or event.sender in asked.ignored:
                 continue
-            if stored.redacted_by is not None or not view.may_see(stored):
+            # History that came later was never news.
+            if not is_live(stored.line or 1) or stored.redacted_by is not None or not view.may_see(stored):
                 continue
             context = contexts.get(event.sender)
             if context is None:
