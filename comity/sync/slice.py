@@ -78,7 +78,7 @@ def event_lists(
             "prev_batch": line_token(shown.before),
         },
         "state_after" if asked.request.use_state_after else "state": {
-            "events": reader.format.events(tx, state, reading.brief())
+            "events": reader.format.state(tx, state, reading, shown.events)
         },
     }
 

@@ -100,6 +100,18 @@ async def test_increments_hold_what_is_new_alone(server: Place) -> None:
     assert len(told["timeline"]) == 3
 
 
+async def test_an_event_is_told_alike_in_the_timeline_and_as_state(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="first")
+    await bob.join(room_id)
+    required = [["*", "*"]]
+    answer = await slide(bob, window(required=required))
+    await alice.set_state(room_id, "m.room.name", {"name": "second"})
+    told = (await slide(bob, window(required=required), answer["pos"]))["rooms"][room_id]
+    assert told["required_state"] == told["timeline"]
+    assert told["timeline"][0]["unsigned"]["prev_content"] == {"name": "first"}
+
+
 async def test_a_lost_answer_is_given_again(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     room_id = await alice.create()

@@ -115,6 +115,18 @@ async def test_state_that_changed_in_the_gap_is_told(server: Place) -> None:
     assert state == {("m.room.topic", ""): {"topic": "in the gap"}, ("m.room.name", ""): {"name": "Three"}}
 
 
+async def test_an_event_is_told_alike_in_the_timeline_and_in_state_after(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    since = await alice.token_now()
+    await bob.leave(room_id)
+    part = joined(await alice.sync(since, use_state_after=True), room_id)
+    assert part["state_after"]["events"] == part["timeline"]["events"]
+    # What a client calls one who left stands in what the leaving replaced.
+    assert part["state_after"]["events"][0]["unsigned"]["prev_content"]["membership"] == "join"
+
+
 async def test_state_after_is_there_even_when_it_is_empty(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create()

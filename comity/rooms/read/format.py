@@ -140,6 +140,18 @@ class ClientFormat:
         """Many events."""
         return [orjson.Fragment(self._bytes(tx, stored, reading)) for stored in listed]
 
+    def state(
+        self, tx: Tx, listed: list[StoredEvent], reading: Reading, timeline: list[StoredEvent]
+    ) -> list[orjson.Fragment]:
+        """State to tell beside a timeline: what is in both is told alike, other events are told in brief.
+
+        A client that takes state from here alone learns the name of one who left by `prev_content`.
+        """
+        brief, in_timeline = reading.brief(), {stored.number for stored in timeline}
+        return [
+            self.event(tx, stored, reading if stored.number in in_timeline else brief) for stored in listed
+        ]
+
     def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
         body = stored.event.encoded[:-1] if reading.federation_format else self._body(stored)
         parts = [body]

@@ -83,7 +83,7 @@ class SlidingRooms:
             "membership": "join",
             "notification_count": counts[0],
             "highlight_count": counts[1],
-            "required_state": reader.format.events(tx, list(loaded.values()), reading.brief()),
+            "required_state": reader.format.state(tx, list(loaded.values()), reading, shown.events),
             "timeline": reader.format.events(tx, shown.events, reading),
             "limited": shown.limited,
             "num_live": 0 if asked.is_initial else sum(
