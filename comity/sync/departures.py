@@ -6,7 +6,7 @@ stripped state alone (client-server §Stripped state).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -35,6 +35,8 @@ STRIPPED_TYPES = (
     "m.room.encryption",
 )
 _STRIPPED_KEYS = ("content", "sender", "state_key", "type")
+#: Where a state has no entry.
+NO_SLOT = -1
 #: Stripped events from another server that are handed on.
 MAX_STRIPPED = 100
 
@@ -49,9 +51,18 @@ class OtherRooms:
     # -- left
 
     def left(
-        self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
+        self,
+        tx: Tx,
+        asked: Asked,
+        room_id: str,
+        entry: LocalMembership,
+        account_data: AccountData,
+        wanted: Callable[[str, str], bool] | None = None,
     ) -> dict[str, Any] | None:
-        """A room that the user left, or was kicked or banned from, up to then."""
+        """A room that the user left, or was kicked or banned from, up to then.
+
+        `wanted`: which state is, by type and state key; the user's own membership always is.
+        """
         history = [
             item
             for item in stored_rooms.local_history(tx, asked.user_id, entry.room_num)
@@ -70,6 +81,9 @@ class OtherRooms:
             if asked.is_initial:
                 return None
             shown, delta = self._only(tx, entry), Delta(EMPTY, EMPTY)
+            if asked.request.use_state_after and entry.event_num:
+                # The timeline is no state then. The room's state may not be held here: the slot is none of it.
+                delta.entries[NO_SLOT] = entry.event_num
         else:
             after = asked.after if was_joined else 0
             shown = stretch(
@@ -83,6 +97,12 @@ class OtherRooms:
                 tx, entry.room_num, known, heads.at(tx, entry.room_num, left_at), shown,
                 at_end=asked.request.use_state_after, only_members=needed if lazy else None,
             )  # fmt: skip
+        if wanted is not None:
+            delta.entries = {
+                slot: number
+                for slot, number in delta.entries.items()
+                if number == entry.event_num or wanted(*self._reader.states.key(tx, entry.room_num, slot))
+            }
         part = event_lists(tx, self._reader, asked, view, room_id, shown, delta, self._deltas)
         part["account_data"] = {
             "events": account_data_events(asked.wanted.room.account_data, room_id, account_data)

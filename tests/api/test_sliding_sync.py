@@ -271,6 +271,8 @@ async def test_invites_and_leaving_are_told(server: Place) -> None:
     answer = await slide(bob, window(), answer["pos"])
     assert (answer["rooms"][room_id]["initial"], answer["rooms"][room_id]["membership"]) == (True, "join")
     await alice.say(room_id, "a last word")
+    await alice.set_state(room_id, "m.room.topic", {"topic": "wanted"})
+    await alice.set_state(room_id, "x.other", {"not": "wanted"})
     await alice.treat(room_id, "kick", bob)
     await alice.say(room_id, "behind his back")
     answer = await slide(bob, window(), answer["pos"])
@@ -278,8 +280,25 @@ async def test_invites_and_leaving_are_told(server: Place) -> None:
     assert told["membership"] == "leave"
     assert bodies(told["timeline"]) == ["a last word"]
     assert told["timeline"][-1]["content"]["membership"] == "leave"
+    # State comes from here alone, so here stands that they left.
+    topic, own = told["required_state"]
+    assert (topic["content"], own) == ({"topic": "wanted"}, told["timeline"][-1])
     assert answer["lists"]["all"]["count"] == 0
     assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+
+
+async def test_an_invite_that_was_turned_down_is_told(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(preset="private_chat", invite=[bob.user_id])
+    answer = await slide(bob, window())
+    since = await bob.token_now()
+    await bob.leave(room_id)
+    told = (await slide(bob, window(), answer["pos"]))["rooms"][room_id]
+    assert told["membership"] == "leave"
+    assert by_key(told["required_state"])[("m.room.member", bob.user_id)]["membership"] == "leave"
+    # So it is where /sync tells state after the timeline.
+    left = (await bob.sync(since, use_state_after=True))["rooms"]["leave"][room_id]
+    assert left["state_after"]["events"] == left["timeline"]["events"] == told["required_state"]
 
 
 async def test_it_waits_for_what_happens(server: Place) -> None:

@@ -236,16 +236,21 @@ class SlidingRooms:
     def departure(
         self, tx: Tx, asked: Asked, room_id: str, own: stored_rooms.LocalMembership, told: Told
     ) -> dict[str, Any] | None:
-        """A room that the user is not in any more: what came up to then."""
+        """A room that the user is not in any more: what came up to then, their own membership in the end."""
         here = _since(asked, told.position, told.timeline_limit or 1)
-        left = self._others.left(tx, here, room_id, own, ())
+
+        def is_wanted(event_type: str, state_key: str) -> bool:
+            is_told = event_type == MEMBER and state_key in told.members
+            return is_told or told.required.wants(event_type, state_key)
+
+        left = self._others.left(tx, here, room_id, own, (), is_wanted)
         if left is None:
             return None
         timeline = left["timeline"]
         return {
             "membership": own.membership,
             "bump_stamp": own.position,
-            "required_state": [],
+            "required_state": left["state_after"]["events"],
             "timeline": timeline["events"],
             "limited": timeline["limited"],
             "prev_batch": timeline["prev_batch"],
