@@ -157,7 +157,11 @@ async def test_more_can_be_wanted_of_a_room_later(server: Place) -> None:
     large = await slide(bob, window(limit=3), small["pos"])
     told = large["rooms"][room_id]
     assert bodies(told["timeline"]) == ["1", "2", "3"]
-    assert told["unstable_expanded_timeline"] is True
+    assert (told["unstable_expanded_timeline"], told["limited"]) == (True, True)
+    # Even when there is no more of it: it begins before what the client has.
+    whole = (await slide(bob, window(limit=50), large["pos"]))["rooms"][room_id]
+    assert whole["timeline"][0]["type"] == "m.room.create"
+    assert whole["limited"] is True
     assert ("m.room.topic", "") in by_key(told["required_state"])
     assert (await slide(bob, window(limit=1), large["pos"]))["rooms"] == {}
 

@@ -85,7 +85,8 @@ class SlidingRooms:
             "highlight_count": counts[1],
             "required_state": reader.format.state(tx, list(loaded.values()), reading, shown.events),
             "timeline": reader.format.events(tx, shown.events, reading),
-            "limited": shown.limited,
+            # Clients take a longer stretch for what comes after what they have, unless it says so.
+            "limited": shown.limited or is_longer,
             "num_live": 0 if asked.is_initial else sum(
                 (stored.line or 0) > live_line(asked.after) for stored in shown.events
             ),
