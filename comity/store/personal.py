@@ -164,8 +164,10 @@ def receipts_since(tx: Tx, room_num: int, position: int, upto: int, user_id: str
     return _receipt_content(rows)
 
 
-def receipts_on(tx: Tx, room_num: int, event_ids: Sequence[str], upto: int, user_id: str) -> bytes | None:
-    """The same, of the receipts on those events and all of the user's own."""
+def receipts_on(
+    tx: Tx, room_num: int, event_ids: Sequence[str], after: int, upto: int, user_id: str
+) -> bytes | None:
+    """The same, of the receipts on those events, all of the user's own, and all after `after`."""
     rows: dict[tuple[object, ...], None] = {}
     for marks, chunk in parts(event_ids or [""]):
         rows.update(
@@ -173,8 +175,8 @@ def receipts_on(tx: Tx, room_num: int, event_ids: Sequence[str], upto: int, user
                 tx.all(
                     "SELECT event_id, receipt_type, user_id, ts, thread_id FROM receipts "
                     "WHERE room_num = ? AND position <= ? AND (user_id = ? OR "
-                    f"(receipt_type <> ? AND event_id IN ({marks}))) ORDER BY position",
-                    (room_num, upto, user_id, PRIVATE_RECEIPT, *chunk),
+                    f"(receipt_type <> ? AND (position > ? OR event_id IN ({marks})))) ORDER BY position",
+                    (room_num, upto, user_id, PRIVATE_RECEIPT, after, *chunk),
                 )
             )
         )

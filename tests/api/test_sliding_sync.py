@@ -166,6 +166,27 @@ async def test_more_can_be_wanted_of_a_room_later(server: Place) -> None:
     assert (await slide(bob, window(limit=1), large["pos"]))["rooms"] == {}
 
 
+async def test_receipts_come_with_the_events_that_they_are_on(server: Place) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    room_id = await alice.create()
+    for one in (bob, carol):
+        await one.join(room_id)
+    said = [await alice.say(room_id, text) for text in ("1", "2", "3", "4")]
+    await alice.receipt(room_id, said[1])
+    extensions = {"extensions": {"receipts": {"enabled": True}}}
+    small = await slide(bob, {**window(limit=1), **extensions})
+    assert small["extensions"]["receipts"]["rooms"] == {}
+    # One on an event that is shown later, and one that is new, on an event that never is.
+    await carol.receipt(room_id, said[0])
+    large = await slide(bob, {**window(limit=3), **extensions}, small["pos"])
+    content = large["extensions"]["receipts"]["rooms"][room_id]["content"]
+    assert {event_id: set(kinds["m.read"]) for event_id, kinds in content.items()} == {
+        said[0]: {carol.user_id}, said[1]: {alice.user_id}
+    }  # fmt: skip
+    again = await slide(bob, {**window(limit=3), **extensions}, large["pos"])
+    assert again["extensions"]["receipts"]["rooms"] == {}
+
+
 async def test_a_room_can_be_asked_for_by_name(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     room_id, secret = await alice.create(name="name"), await alice.create(preset="private_chat")

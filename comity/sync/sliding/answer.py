@@ -149,6 +149,8 @@ class Sliding:
             if part is not None:
                 parts[room_id] = part
                 looked.shown.timelines[room_id] = ids
+                if "expanded_timeline" in part:
+                    looked.shown.longer.add(room_id)
         for room_id, own in self._gone(asked, base, rooms):
             part = self._rooms.departure(tx, asked, room_id, own, told.pop(room_id))
             changed += 1

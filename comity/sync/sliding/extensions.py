@@ -32,11 +32,12 @@ MAX_DIGITS = 11
 class Shown:
     """The rooms of one answer: by room id the number, and the ids of the events in its timeline.
 
-    `lists` are the rooms in the windows of each list, `subscribed` those that are asked for by name.
+    `longer` are those of which it has more than the client wanted before. `lists` are the rooms in the windows of each list, `subscribed` those that are asked for by name.
     """
 
     rooms: dict[str, int] = field(default_factory=dict)
     timelines: dict[str, list[str]] = field(default_factory=dict)
+    longer: set[str] = field(default_factory=set)
     lists: dict[str, set[str]] = field(default_factory=dict)
     subscribed: set[str] = field(default_factory=set)
 
@@ -190,9 +191,11 @@ class Extensions:
             else:
                 known = known - {room_id}
         new = wanted - state.receipts
-        for room_id in new:
+        for room_id in new | (wanted & shown.longer):
+            # Of a room that was told of before, what is new counts wherever it is.
+            after = asked.now if room_id in new else state.position
             content = personal.receipts_on(
-                tx, shown.rooms[room_id], shown.timelines.get(room_id, []), asked.now, asked.user_id
+                tx, shown.rooms[room_id], shown.timelines.get(room_id, []), after, asked.now, asked.user_id
             )
             if content is not None:
                 found[room_id] = _receipt(content)
