@@ -82,7 +82,7 @@ class OtherRooms:
                 return None
             shown, delta = self._only(tx, entry), Delta(EMPTY, EMPTY)
             if asked.request.use_state_after and entry.event_num:
-                # The timeline is no state then. The room's state may not be held here: the slot is none of it.
+                # The timeline is no state then; and the room's own state may not be held here.
                 delta.entries[NO_SLOT] = entry.event_num
         else:
             after = asked.after if was_joined else 0

@@ -32,7 +32,8 @@ MAX_DIGITS = 11
 class Shown:
     """The rooms of one answer: by room id the number, and the ids of the events in its timeline.
 
-    `longer` are those of which it has more than the client wanted before. `lists` are the rooms in the windows of each list, `subscribed` those that are asked for by name.
+    `longer` are those of which it has more than the client wanted before. `lists` are the rooms in the
+    windows of each list, `subscribed` those that are asked for by name.
     """
 
     rooms: dict[str, int] = field(default_factory=dict)
