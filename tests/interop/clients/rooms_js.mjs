@@ -21,7 +21,8 @@ const { ClientEvent, MatrixEvent, ReceiptType } = sdk;
 // The library is talkative; only its errors are worth keeping.
 for (const level of ["trace", "debug", "log", "info", "warn"]) console[level] = () => {};
 const PATIENCE_MS = 15_000;
-const POLL_MS = 2_000;
+/** Short: what the library fetches by itself is looked at after the next answer. */
+const POLL_MS = 500;
 /** More than ever happens between two answers: sliding sync of this library cannot do with gaps. */
 const TIMELINE = 50;
 
