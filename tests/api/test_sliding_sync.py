@@ -225,6 +225,11 @@ async def test_members_are_loaded_lazily(server: Place) -> None:
         (await client.ask("PUT", at("profile", client.user_id, "displayname"), {"displayname": "X"})).ok()
     answer = await slide(bob, wish, answer["pos"])
     assert members(answer) == {carol.user_id, alice.user_id} - ({alice.user_id} - senders(answer, room_id))
+    # Whoever comes or is invited is told of: the timeline, which says so too, is no state.
+    (erin,) = await server.clients("erin")
+    await alice.treat(room_id, "invite", erin)
+    answer = await slide(bob, wish, answer["pos"])
+    assert members(answer) == {erin.user_id}
 
 
 def senders(answer: Any, room_id: str) -> set[str]:

@@ -142,8 +142,8 @@ class SlidingRooms:
     ) -> tuple[list[int], frozenset[str], bool]:
         """(the numbers of state events to tell, the members told as they matter, whether names changed)."""
         states = self._reader.states
-        senders = {stored.event.sender for stored in shown.events} if wanted.lazy else set()
-        members = (told.members if wanted.lazy else frozenset()) | senders
+        shown_here = _members_shown(shown) if wanted.lazy else frozenset()
+        members = (told.members if wanted.lazy else frozenset()) | shown_here
         numbers: dict[int, None] = {}
         renamed = False
         if known == EMPTY:
@@ -157,13 +157,13 @@ class SlidingRooms:
                     numbers[number] = None
             if not told.required.covers(wanted):
                 numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
-        for user_id in sorted(senders - told.members):
+        for user_id in sorted(shown_here - told.members):
             number = self._number(tx, room_num, current, (MEMBER, user_id))
             if number:
                 numbers[number] = None
         if len(members) > MAX_MEMBERS:
-            members = frozenset(senders)
-        return sorted(numbers), frozenset(members), renamed
+            members = shown_here
+        return sorted(numbers), members, renamed
 
     def _number(self, tx: Tx, room_num: int, state: bytes, key: StateKey) -> int:
         slot = self._reader.states.slot(tx, room_num, key)
@@ -257,6 +257,13 @@ class SlidingRooms:
             "prev_batch": timeline["prev_batch"],
             "num_live": len(timeline["events"]),
         }
+
+
+def _members_shown(shown: Stretch) -> frozenset[str]:
+    """Whose membership matters to a timeline: those who sent it, and whose membership it tells."""
+    events = [stored.event for stored in shown.events]
+    changed = (event.state_key for event in events if event.type == MEMBER and event.state_key is not None)
+    return frozenset((*(event.sender for event in events), *changed))
 
 
 def _since(asked: Asked, after: int, limit: int) -> Asked:
