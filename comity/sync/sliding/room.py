@@ -178,7 +178,7 @@ class SlidingRooms:
         return [
             number
             for slot, number in states.items(tx, state)
-            if number and (wanted.everything or wanted.wants(*states.key(tx, room_num, slot)))
+            if number and wanted.wants(*states.key(tx, room_num, slot))
         ]
 
     def _names(self, tx: Tx, room_num: int, state: bytes, user_id: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ DEFAULT_TIMELINE = 20
 MAX_FILTER_VALUES = 100
 MAX_TEXT_BYTES = 255
 WILDCARD, ME, LAZY = "*", "$ME", "$LAZY"
+MEMBER = "m.room.member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Required:
     """Which state of a room is wanted.
 
     `exact` are state keys by type; `types` those of which all is wanted; `keys` state keys wanted of
-    every type; `everything`: all. `lazy`: the members who matter to what is shown.
+    every type; `everything`: all. `lazy`: of members, those who matter to what is shown, also where
+    everything else is wanted (as the earlier draft has it).
     """
 
     exact: frozenset[tuple[str, str]] = frozenset()
@@ -49,22 +51,20 @@ class Required:
 
     def wants(self, event_type: str, state_key: str) -> bool:
         """Whether an entry is wanted, lazily loaded members apart."""
-        return (
-            self.everything
-            or event_type in self.types
-            or state_key in self.keys
-            or (event_type, state_key) in self.exact
-        )
+        if self.everything and not (self.lazy and event_type == MEMBER):
+            return True
+        return event_type in self.types or state_key in self.keys or (event_type, state_key) in self.exact
 
     def covers(self, other: Required) -> bool:
         """Whether all that `other` wants is wanted here too."""
-        if self.everything:
+        if self.everything and not self.lazy:
             return True
         return (
-            not other.everything
+            other.everything <= self.everything
+            and not (other.everything and not other.lazy)
             and other.types <= self.types
             and other.keys <= self.keys
-            and (other.lazy <= self.lazy or "m.room.member" in self.types)
+            and (other.lazy <= self.lazy or MEMBER in self.types)
             and all(self.wants(*key) for key in other.exact)
         )
 
@@ -74,8 +74,13 @@ class Required:
             self.types | other.types,
             self.keys | other.keys,
             self.everything or other.everything,
-            self.lazy or other.lazy,
+            # Who wants all members is not to be given fewer because another list loads them lazily.
+            self._members_lazily(other) and other._members_lazily(self),
         )
+
+    def _members_lazily(self, other: Required) -> bool:
+        """Whether members are loaded lazily as far as this one goes, beside another."""
+        return self.lazy or (other.lazy and not self.everything)
 
 
 NOTHING_REQUIRED = Required()
@@ -255,7 +260,7 @@ def _required(value: object, user_id: str) -> Required:
             state_key = user_id
         if event_type == WILDCARD and state_key == WILDCARD:
             everything = True
-        elif state_key == LAZY and event_type == "m.room.member":
+        elif state_key == LAZY and event_type == MEMBER:
             lazy = True
         elif event_type == WILDCARD:
             keys.add(state_key)
