@@ -97,6 +97,7 @@ class App:
         await self._rooms.search_index.start()
         await self._rooms.guest_departures.start()
         await self._notices.start()
+        await self._rooms.delayed.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -113,6 +114,7 @@ class App:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self._rooms.delayed.stop()
         await self._rooms.search_index.stop()
         await self._notices.stop()
         await self._rooms.guest_departures.stop()
@@ -132,6 +134,7 @@ class App:
                 old = self._ports.clock.now_ms() - deliveries.KEEP_MS
                 await self._database.write(lambda tx: deliveries.forget_before(tx, old))  # noqa: B023
                 await self._users.to_device.forget_received()
+                await self._rooms.delayed.forget_old()
             except (StoreFailedError, StoreOverloadedError) as error:
                 _log.warning("old transactions were not forgotten: %s", error)
             else:
@@ -190,9 +193,9 @@ def build(config: Config, ports: Ports) -> App:
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
         federation.keyring, key,
-        member_content=users.member_content, carry_over=users.moving.carry_over,
+        member_content=users.member_content, carry_over=users.moving.carry_over, admit=users.admit_message,
     )  # fmt: skip
-    users.connect(rooms.portraits.propagate, rooms.portraits.leave_all, rooms.intake.admits)
+    users.connect(rooms.portraits.propagate, rooms.leave_all, rooms.intake.admits)
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work

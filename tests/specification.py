@@ -65,6 +65,13 @@ ALLOWED = (
     ),
     *(
         Allowance(
+            f"client-server {name}", "", "required event_id",
+            "MSC4140: what is sent later has no event id yet.", "org.matrix.msc4140.delay=",
+        )
+        for name in ("sendMessage", "setRoomStateWithKey")
+    ),
+    *(
+        Allowance(
             "client-server sync", "rooms/join/*/timeline/events/*", f"required {name}",
             "The filter's event_fields leaves it out (client-server §Filtering).", "event_fields",
         )

@@ -29,6 +29,7 @@ from comity.api.client import (
     versions,
 )
 from comity.api.client import sync as sync_routes
+from comity.api.client.delayed import DelayedApi
 from comity.api.client.directory import DirectoryApi
 from comity.api.client.events import EventsApi
 from comity.api.client.rooms import RoomsApi
@@ -80,7 +81,9 @@ def add(
         rooms.founder, rooms.memberships, rooms.third_party_invites, rooms.knocks, rooms.directory,
         users.profiles, users.limits,
     ).routes(router, guard)  # fmt: skip
-    EventsApi(rooms.writer, rooms.memberships, rooms.directory, users.limits).routes(router, guard)
+    delayed = DelayedApi(rooms.delayed, users.limits)
+    delayed.routes(router, guard)
+    EventsApi(rooms.writer, rooms.memberships, rooms.directory, delayed, users.limits).routes(router, guard)
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,
         publish_without_account=config.rooms.publish_without_account,

@@ -229,6 +229,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DelayedEvents:
+    """Events that people's apps schedule to be sent later (MSC4140)."""
+
+    max_delay_seconds: int = key(
+        values.whole_number(1, 366 * 24 * 3600),
+        24 * 3600,
+        "How far ahead an event may be scheduled, in seconds.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Public:
     """What the world is told."""
 
@@ -304,6 +315,7 @@ class Config:
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
     policy: Policy = section(Policy)
+    delayed_events: DelayedEvents = section(DelayedEvents)
     public: Public = section(Public)
     support: Support = section(Support)
     log: Log = section(Log)

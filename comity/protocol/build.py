@@ -20,6 +20,7 @@ from comity.protocol.event import (
     encode_base64,
     reference_hash,
 )
+from comity.protocol.identifiers import is_event_id
 from comity.protocol.room_versions import EventIds, RoomVersion
 from comity.protocol.signing import SigningKey, sign_event
 
@@ -36,6 +37,21 @@ class Draft:
     #: A client's `ts` (application services) or None for now.
     origin_server_ts: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def message_draft(event_type: str, sender: str, content: Mapping[str, Any]) -> Draft:
+    """What a client sends by PUT /send. Raises 400 M_BAD_JSON for a redaction of nothing.
+
+    A redaction names its target in the content whatever the room version is; where that has it at
+    the top level, it is moved there (client-server, PUT …/send).
+    """
+    if event_type != "m.room.redaction":
+        return Draft(event_type, sender, content)
+    redacts = content.get("redacts")
+    if not is_event_id(redacts):
+        raise bad_json("A redaction's content names the event that it redacts")
+    rest = {name: value for name, value in content.items() if name != "redacts"}
+    return Draft(event_type, sender, rest, redacts=redacts)
 
 
 @dataclass(frozen=True, slots=True)

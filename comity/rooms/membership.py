@@ -32,7 +32,7 @@ from comity.rooms.room import Room, Rooms
 from comity.rooms.strangers import shown_state
 from comity.rooms.succession import Successions
 from comity.rooms.vouching import Vouching
-from comity.rooms.write import Writer
+from comity.rooms.write import ClientTransaction, Writer
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 
@@ -273,7 +273,7 @@ class Memberships:
         ours = [user_id for user_id in user_ids if server_of(user_id) == self._server_name]
         await self._database.read(lambda tx: check_takes_invites(tx, ours))
 
-    async def put(self, room_id: str, draft: Draft) -> str:
+    async def put(self, room_id: str, draft: Draft, *, transaction: ClientTransaction | None = None) -> str:
         """A membership that a client sets as state; the event's id. Raises MatrixError.
 
         Whom it invites is told, and what comes with a join comes, as by the endpoints for that.
@@ -283,7 +283,7 @@ class Memberships:
             await self._room(room_id)
             await self._whole(room_id)
             return await finish(self.invite_remote(room_id, draft, server))
-        event_id = await self._writer.send(room_id, draft)
+        event_id = await self._writer.send(room_id, draft, transaction=transaction)
         if membership == "join":
             await self._successions.joined(draft.sender, room_id)
         return event_id

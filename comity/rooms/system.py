@@ -19,6 +19,7 @@ from comity.rooms.commit import Commits
 from comity.rooms.complete import Completer
 from comity.rooms.create import Creator
 from comity.rooms.decisions import Decisions
+from comity.rooms.delayed import DelayedEvents
 from comity.rooms.directory import Directory
 from comity.rooms.extremities import Extremities
 from comity.rooms.fetch import Fetcher
@@ -83,21 +84,12 @@ class RoomSystem:
     """Everything about rooms; others take from it the parts that they name."""
 
     def __init__(
-        self,
-        config: Config,
-        ports: Ports,
-        database: Database,
-        bus: Bus,
-        states: States,
-        events: Events,
-        calls: Calls,
-        directory_calls: DirectoryCalls,
-        keyring: Keyring,
-        key: SigningKey,
-        *,
-        member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
-        carry_over: CarryOver,
-    ) -> None:
+        self, config: Config, ports: Ports, database: Database, bus: Bus, states: States, events: Events,
+        calls: Calls, directory_calls: DirectoryCalls, keyring: Keyring, key: SigningKey, *,
+        member_content: Callable[[str], Awaitable[Mapping[str, Any]]], carry_over: CarryOver,
+        admit: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`member_content`, `carry_over`: what is told of users; `admit` counts what a user sends."""
         name, forget = config.server_name, config.rooms.forget_upon_leave
         database.read_now(lambda tx: know_all_rooms(tx, events))
         rooms = Rooms(database, states, events, database.read_now(load_numbers))
@@ -149,6 +141,11 @@ class RoomSystem:
         )  # fmt: skip
         successions = Successions(database, rooms, merger, carry_over)
         self._build_memberships(core, strangers, arrivals, restricted, policies, successions, member_content)
+        self.delayed = DelayedEvents(
+            database=database, rooms=rooms, merger=merger, writer=writer, memberships=self.memberships,
+            clock=ports.clock, entropy=ports.entropy, position=lambda: bus.position, admit=admit,
+            max_delay_ms=config.delayed_events.max_delay_seconds * 1000,
+        )  # fmt: skip
         self._build_views(core, bus, directory_calls, grafter, backfill)
 
     def _build_creator(self, config: Config, core: _Core) -> None:
@@ -240,3 +237,8 @@ class RoomSystem:
             fetcher=core.fetcher, calls=core.calls, clock=ports.clock,
             position=lambda: bus.position, history_came=self.reader.history_came,
         )  # fmt: skip
+
+    async def leave_all(self, user_id: str) -> None:
+        """An account ends: nothing of it is sent any more, and it leaves all rooms."""
+        await self.delayed.cancel_all(user_id)
+        await self.portraits.leave_all(user_id)

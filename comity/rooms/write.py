@@ -15,6 +15,7 @@ import orjson
 
 from comity.ports import Clock, Entropy
 from comity.protocol.admission import Outcome
+from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.auth.rules import auth_keys
 from comity.protocol.build import Draft, Reference, build, reference_to
 from comity.protocol.errors import MatrixError, forbidden, not_found
@@ -208,6 +209,7 @@ class Writer:
         if standing is not None:
             return standing
         self._check_relation(tx, batch.room, draft)
+        self._check_redaction(tx, batch.room, draft)
         if recommended is not None:
             visit = self._told_beside(tx, batch.room, recommended)
             self.append_event(tx, batch, recommended, visit=visit)
@@ -261,6 +263,20 @@ class Writer:
             relation = relation_of(stored.event) if stored.event.type == draft.type else None
             if relation == Relation(ANNOTATION, target, relates.get("key")):
                 raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have annotated that event so already")
+
+    def _check_redaction(self, tx: Tx, room: Room, draft: Draft) -> None:
+        """Raises 403 M_FORBIDDEN for a redaction of somebody else's event without the power to.
+
+        client-server §Redactions. The rules that servers hold each other to let anybody redact what
+        came from their own server (rooms/v3 §Handling redactions): who of its users may is up to it.
+        """
+        target = None if draft.redacts is None else self._rooms.events.by_id(tx, draft.redacts)
+        if target is None or target.room_num != room.number or target.event.sender == draft.sender:
+            return
+        find = self._merger.lookup(tx, room, room.state)
+        levels = PowerLevels(room.version, find(("m.room.create", "")), find(("m.room.power_levels", "")))
+        if levels.user(draft.sender) < levels.redact:
+            raise forbidden("That event is another user's, and your power level does not let you redact it")
 
     # -- steps that other writers of local events share
 

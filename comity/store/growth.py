@@ -36,6 +36,7 @@ GROWTH: Mapping[str, str] = {
     "outbound": "no: what every server has goes",
     "staged_events": _PASSING,
     "pending_redactions": _PASSING,
+    "delayed_events": "no: of what is done with, a week is kept",
     "received_transactions": "no: a week is kept",
     "client_transactions": "no: a week is kept",
     "to_device": _PASSING,

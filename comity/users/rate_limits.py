@@ -44,6 +44,8 @@ MESSAGES = Limit("messages", Rate(per_second=10, burst=50))
 JOINS = Limit("joins", Rate(per_second=0.5, burst=20))
 #: Changes of one user's profile: each is an event in every room that they are in.
 PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
+#: What is done with one delayed event, by whoever knows its id: clients restart each every few seconds.
+DELAYED_ACTIONS = Limit("delayed event actions", Rate(per_second=2, burst=20))
 #: Searches of one user: each may be a tenth of a second of work.
 SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
 #: Questions of one user for the rooms shared with others: an app asks for each person that it shows.

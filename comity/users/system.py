@@ -31,7 +31,7 @@ from comity.users.openid import OpenId
 from comity.users.passwords import Passwords
 from comity.users.profile import Profiles, Propagate, member_content
 from comity.users.push import PushRules
-from comity.users.rate_limits import RateLimits
+from comity.users.rate_limits import MESSAGES, RateLimits
 from comity.users.receipts import Receipts
 from comity.users.registration import Registration
 from comity.users.remote_devices import RemoteDevices
@@ -110,6 +110,10 @@ class UserSystem:
     async def member_content(self, user_id: str) -> Mapping[str, Any]:
         """What a membership of a local user carries of their profile."""
         return await member_content(self.profiles, user_id)
+
+    def admit_message(self, user_id: str) -> None:
+        """Count one more event that a user sends. Raises 429 M_LIMIT_EXCEEDED."""
+        self.limits.check(MESSAGES, user_id)
 
     async def close(self) -> None:
         """End the tasks that expire what is ephemeral, and those that ask other servers."""

@@ -23,6 +23,7 @@ async def test_versions(server: UserServer) -> None:
     answer = (await server.ask("GET", "/_matrix/client/versions")).ok()
     assert {"r0.6.1", "v1.1", "v1.11", "v1.19"} <= set(answer["versions"])
     assert answer["unstable_features"] == {
+        "org.matrix.msc4140": True,
         "org.matrix.simplified_msc3575": True,
         "uk.tcpip.msc4133.stable": True,
     }

@@ -31,6 +31,8 @@ INSERT INTO gaps (room_num, line, next_line, missing, rounds, retry_at)
     VALUES (1, 5, 4, '["$long:ago"]', 3, 1700000000000);
 UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1
 WHERE server = 'b.example';
+INSERT INTO delayed_events (delay_id, user_id, room_id, type, content, delay_ms, running_since, position,
+    device_id, scope, due_at) VALUES ('d', '@a:a.example', '!r', 'm.x', '{}', 5, 6, 1, 'D', '', 3);
 INSERT INTO position_times (position, at) VALUES (1, 1700000000000);
 INSERT INTO refused_events (event_num, server, error, at) VALUES (1, 'b.example', 'no', 1700000000000);
 INSERT INTO partial_rooms (room_num, join_num, server, servers, since)

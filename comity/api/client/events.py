@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from comity.api.client.delayed import DELAY_PARAMETER, DelayedApi
 from comity.api.client.prefixes import add_classic
+from comity.api.client.transactions import transaction_of
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.protocol.build import Draft
+from comity.protocol.build import Draft, message_draft
 from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param
 from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
-from comity.rooms.write import ClientTransaction, Writer
+from comity.rooms.write import Writer
 from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
-
-#: A transaction id is the client's string: it is bounded before it is stored.
-MAX_TRANSACTION_ID = 255
 
 
 class EventsApi:
     """Routes by which users write into rooms."""
 
     def __init__(
-        self, writer: Writer, memberships: Memberships, directory: Directory, rate_limits: RateLimits
+        self,
+        writer: Writer,
+        memberships: Memberships,
+        directory: Directory,
+        delayed: DelayedApi,
+        rate_limits: RateLimits,
     ) -> None:
         self._writer = writer
         self._memberships = memberships
         self._directory = directory
+        self._delayed = delayed
         self._rate_limits = rate_limits
 
     def routes(self, router: Router, guard: Guard) -> None:
@@ -38,26 +43,15 @@ class EventsApi:
         add_classic(router, "PUT", room + "/state/{eventType}/{stateKey}", self.state, guard=guard)
         add_classic(router, "PUT", room + "/state/{eventType}", self.state, guard=guard)
 
-    def _transaction(self, call: Call, endpoint: str) -> ClientTransaction:
-        transaction_id = call.parameters["txnId"]
-        if len(transaction_id) > MAX_TRANSACTION_ID:
-            raise invalid_param("The transaction id is too long")
-        requester = call.requester
-        scope = f"{call.parameters['roomId']} {endpoint}"
-        return ClientTransaction(requester.user_id, requester.device_id, scope, transaction_id)
-
     async def send(self, call: Call) -> Response:
         """PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
         self._rate_limits.check(MESSAGES, call.requester.user_id)
         event_type = call.parameters["eventType"]
         content = call.json()
-        redacts = None
-        if event_type == "m.room.redaction":
-            redacts = content.get("redacts")
-            if not is_event_id(redacts):
-                raise bad_json("A redaction's content names the event that it redacts")
-        draft = Draft(event_type, call.requester.user_id, content, redacts=redacts)
-        transaction = self._transaction(call, f"send/{event_type}")
+        if call.query(DELAY_PARAMETER) is not None:
+            return await self._delayed.schedule(call, content, None)
+        draft = message_draft(event_type, call.requester.user_id, content)
+        transaction = transaction_of(call, f"send/{event_type}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
         return json_response({"event_id": event_id})
 
@@ -68,8 +62,10 @@ class EventsApi:
         if not is_event_id(target):
             raise invalid_param("That is not an event id")
         content = {name: value for name, value in call.json_or_empty().items() if name == "reason"}
+        if not isinstance(content.get("reason", ""), str):
+            raise bad_json("reason is not a string")
         draft = Draft("m.room.redaction", call.requester.user_id, content, redacts=target)
-        transaction = self._transaction(call, f"redact/{target}")
+        transaction = transaction_of(call, f"redact/{target}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
         return json_response({"event_id": event_id})
 
@@ -82,12 +78,13 @@ class EventsApi:
             raise forbidden("A room is created once")
         if event_type == "m.room.canonical_alias":
             await self._check_aliases(content, call.parameters["roomId"])
-        draft = Draft(
-            event_type, call.requester.user_id, content, state_key=call.parameters.get("stateKey", "")
-        )
         if event_type == "m.room.member" and content.get("membership") == "invite":
             # Like one by POST invite, it may cost another server work.
             self._rate_limits.check(JOINS, call.requester.user_id)
+        state_key = call.parameters.get("stateKey", "")
+        if call.query(DELAY_PARAMETER) is not None:
+            return await self._delayed.schedule(call, content, state_key)
+        draft = Draft(event_type, call.requester.user_id, content, state_key=state_key)
         send = self._memberships.put if event_type == "m.room.member" else self._writer.send
         event_id = await send(call.parameters["roomId"], draft)
         return json_response({"event_id": event_id})

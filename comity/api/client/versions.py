@@ -21,6 +21,8 @@ UNSTABLE_FEATURES = {
     "uk.tcpip.msc4133.stable": True,
     # Simplified sliding sync (MSC4186).
     "org.matrix.simplified_msc3575": True,
+    # Delayed events (MSC4140).
+    "org.matrix.msc4140": True,
 }
 HTTPS_PORT = 443
 

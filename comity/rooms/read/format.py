@@ -75,6 +75,7 @@ class Reading:
     """Who reads, when and how: what `unsigned` and the shape of events depend on.
 
     `transactions`: event id -> transaction id, for events that this device sent.
+    `delays`: event id -> delay id, for events that the reader had scheduled (MSC4140).
     `membership`: the reader's membership at an event, None to leave it out.
     `may_see`: whether the reader may see an event, asked of the state that an event replaced.
     """
@@ -82,6 +83,7 @@ class Reading:
     now_ms: int
     with_room_id: bool = True
     transactions: Mapping[str, str] = field(default_factory=dict)
+    delays: Mapping[str, str] = field(default_factory=dict)
     membership: Callable[[StoredEvent], str | None] = lambda _: None
     may_see: Callable[[StoredEvent], bool] = lambda _: False
     #: Of a /sync filter: `event_fields` and `event_format`.
@@ -170,6 +172,9 @@ class ClientFormat:
         membership = reading.membership(stored) if reading.in_context else None
         if membership is not None:
             parts.append(b',"membership":%b' % encode(membership))
+        delay_id = reading.delays.get(event.event_id)
+        if delay_id is not None:
+            parts.append(b',"org.matrix.msc4140.delay_id":%b' % encode(delay_id))
         transaction_id = reading.transactions.get(event.event_id)
         if transaction_id is not None:
             parts.append(b',"transaction_id":%b' % encode(transaction_id))

@@ -27,6 +27,7 @@ from comity.store import heads, partial, queues
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
+from comity.store.delayed import SENDING_DEVICE
 from comity.store.events import Events, StoredEvent, is_live, live_line
 from comity.store.state import States
 
@@ -90,39 +91,41 @@ class Reader:
         bundles = self.aggregations.bundles(tx, view, listed) if with_bundles else {}
         inner = [stored for bundle in bundles.values() for stored in bundle.events()]
         own = [stored for stored in (*listed, *inner) if stored.event.sender == user_id]
+        transactions, delays = self._transactions(tx, user_id, device_id, own) if own else ({}, {})
         return Reading(
             now_ms=self.clock.now_ms(),
             with_room_id=with_room_id,
-            transactions=self._transactions(tx, user_id, device_id, own) if own else {},
+            transactions=transactions,
+            delays=delays,
             membership=view.membership_at,
             may_see=view.may_see,
             bundles=bundles,
         )
 
     def _transactions(
-        self, tx: Tx, user_id: str, device_id: str, own: Iterable[StoredEvent]
-    ) -> dict[str, str]:
-        """event id -> the transaction id by which this device sent it, of events of this user."""
-        found: dict[str, str] = {}
-        unknown: list[StoredEvent] = []
-        for stored in own:
-            sender = self._senders.get(stored.number)
-            if sender is None:
-                unknown.append(stored)
-            elif sender[:2] == (user_id, device_id):
-                found[stored.event.event_id] = sender[2]
-        senders = queues.sent_by(tx, [stored.event.event_id for stored in unknown]) if unknown else {}
+        self, tx: Tx, user_id: str, device_id: str, own: Sequence[StoredEvent]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Of events of this user: event id -> the transaction id by which this device sent it; and
+        event id -> the delay id of those that had been scheduled."""
+        sent: dict[str, str] = {}
+        delayed: dict[str, str] = {}
+        senders = {stored.number: self._senders.get(stored.number) for stored in own}
+        unknown = [stored for stored in own if senders[stored.number] is None]
+        read = queues.sent_by(tx, [stored.event.event_id for stored in unknown]) if unknown else {}
         shows_all = tx.as_of == self.database.commits
         for stored in unknown:
-            sender = senders.get(stored.event.event_id, NOBODY)
-            if sender[:2] == (user_id, device_id):
-                found[stored.event.event_id] = sender[2]
+            sender = senders[stored.number] = read.get(stored.event.event_id, NOBODY)
             # An event that is still on its way to the disk is followed there by its transaction.
             if sender is not NOBODY or (
                 shows_all and 0 < (stored.line or 0) <= live_line(self._bus.position)
             ):
                 self._senders.put(stored.number, sender)
-        return found
+        for stored in own:
+            sender_user, sender_device, transaction_id = senders[stored.number] or NOBODY
+            if sender_user == user_id and sender_device in (device_id, SENDING_DEVICE):
+                found = sent if sender_device == device_id else delayed
+                found[stored.event.event_id] = transaction_id
+        return sent, delayed
 
     def _access(self, tx: Tx, user_id: str, room_id: str) -> Access:
         return access(tx, self.states, self.events, user_id, room_id, self._bus.position)
