@@ -68,7 +68,8 @@ class RoomEventFilter:
     """Which events of rooms: an EventFilter and what only rooms have.
 
     COMPAT: `related_by_senders` and `related_by_rel_types` are sent by clients though v1.19 does
-    not define them; `matches` cannot know what relates to an event and leaves them to the reader.
+    not define them (MSC3440); `matches` cannot know what relates to an event and leaves them to whoever
+    reads history (`comity.rooms.read.paging`).
     """
 
     events: EventFilter = EventFilter()

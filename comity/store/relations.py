@@ -154,6 +154,29 @@ def children(
     return sorted(found, reverse=backwards)[:limit]
 
 
+def related_by(
+    tx: Tx,
+    room_num: int,
+    target: str,
+    rel_types: Iterable[str] | None,
+    senders: Iterable[str] | None,
+    limit: int,
+) -> list[int]:
+    """The numbers of events that relate to one, by one of those types and of one of those senders.
+
+    The newest `limit` of them for each 512 names. None stands for any.
+    """
+    found: list[int] = []
+    for type_marks, types in [("", [])] if rel_types is None else parts(rel_types):
+        for sender_marks, users in [("", [])] if senders is None else parts(senders):
+            sql = "SELECT event_num FROM relations WHERE target = ? AND room_num = ?"
+            sql += f" AND rel_type IN ({type_marks})" if types else ""
+            sql += f" AND sender IN ({sender_marks})" if users else ""
+            rows = tx.all(sql + " ORDER BY line DESC LIMIT ?", [target, room_num, *types, *users, limit])
+            found += [row[0] for row in rows]
+    return found
+
+
 def edits(tx: Tx, room_num: int, target: str, sender: str, limit: int) -> list[int]:
     """The numbers of events by `sender` that replace an event, those with the latest times first."""
     rows = tx.all(

@@ -7,7 +7,6 @@ from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import invalid_param
 from comity.protocol.filters import (
-    DEFAULT_LIMIT,
     MAX_LIMIT,
     NO_ROOM_EVENT_FILTER,
     RoomEventFilter,
@@ -51,6 +50,7 @@ class RoomsReadApi:
         direction = call.query_required("dir")
         if direction not in ("b", "f"):
             raise invalid_param("dir is neither b nor f")
+        wanted = _filter(call)
         walk = Walk(
             user_id=call.requester.user_id,
             device_id=call.requester.device_id,
@@ -59,22 +59,22 @@ class RoomsReadApi:
             # COMPAT: an empty token stands for none.
             start=call.query("from") or None,
             end=call.query("to") or None,
-            limit=call.query_int("limit", DEFAULT_LIMIT, least=1, most=MAX_LIMIT),
-            wanted=_filter(call),
+            limit=_limit(call, wanted, least=1),
+            wanted=wanted,
         )
         return json_response(await self._reader.messages(walk))
 
     async def context(self, call: Call) -> Response:
         """GET /rooms/{roomId}/context/{eventId}."""
-        requester = call.requester
+        requester, wanted = call.requester, _filter(call)
         return json_response(
             await self._reader.context(
                 requester.user_id,
                 requester.device_id,
                 call.parameters["roomId"],
                 call.parameters["eventId"],
-                call.query_int("limit", DEFAULT_LIMIT, most=MAX_LIMIT),
-                _filter(call),
+                _limit(call, wanted, least=0),
+                wanted,
             )
         )
 
@@ -133,6 +133,12 @@ class RoomsReadApi:
         return json_response(
             await self._reader.joined_members(call.requester.user_id, call.parameters["roomId"])
         )
+
+
+def _limit(call: Call, wanted: RoomEventFilter, *, least: int) -> int:
+    """How many events: the lesser of what the query and the filter say."""
+    most = MAX_LIMIT if wanted.events.limit is None else wanted.events.limit
+    return min(call.query_int("limit", wanted.limit, least=least, most=MAX_LIMIT), most)
 
 
 def _filter(call: Call) -> RoomEventFilter:

@@ -17,6 +17,7 @@ from comity.rooms.read.format import ClientFormat, Reading
 from comity.rooms.read.tokens import line_token, parse_line
 from comity.rooms.read.visible import RoomView, Visibility
 from comity.rooms.read.window import Keep, Window, scan_back, scan_forward
+from comity.store import relations
 from comity.store.database import Database, Tx
 from comity.store.events import Events, StoredEvent
 from comity.store.state import States
@@ -25,6 +26,8 @@ from comity.store.state import States
 MAX_FILLS = 5
 #: Events asked for when a gap is filled, at least: asking for fewer is not cheaper.
 MIN_FILL = 20
+#: Relations to one event that are looked at for one that the reader may see, the newest first.
+MAX_RELATED = 50
 #: Reads of one request before it answers with what it has.
 MAX_ROUNDS = 10
 
@@ -59,18 +62,37 @@ class _Progress:
     exhausted: bool = False
 
 
-def wanted_events(tx: Tx, view: RoomView, user_id: str, room_id: str, wanted: RoomEventFilter) -> Keep:
+def wanted_events(
+    tx: Tx, events: Events, view: RoomView, user_id: str, room_id: str, wanted: RoomEventFilter
+) -> Keep:
     """The test for events that a user may see and asked for, nobody's whom they ignore."""
     ignored = ignored_users(tx, user_id)
     is_open = wanted.is_open
+    wants_related = wanted.related_by_rel_types is not None or wanted.related_by_senders is not None
+
+    def is_related(target: StoredEvent) -> bool:
+        """COMPAT: related_by_rel_types and related_by_senders, which v1.19 does not define (MSC3440).
+
+        One relation has to match both, and be one that the user may see.
+        """
+        numbers = relations.related_by(
+            tx, target.room_num, target.event.event_id, wanted.related_by_rel_types,
+            wanted.related_by_senders, MAX_RELATED,
+        )  # fmt: skip
+        return any(
+            child.event.sender not in ignored and view.may_see(child)
+            for child in events.load(tx, numbers).values()
+        )
 
     def keep(stored: StoredEvent) -> bool:
         event = stored.event
         if ignored and event.sender in ignored and event.state_key is None:
             return False
-        return view.may_see(stored) and (
-            is_open or wanted.matches(event.type, event.sender, room_id, event.content)
-        )
+        if not view.may_see(stored):
+            return False
+        if not is_open and not wanted.matches(event.type, event.sender, room_id, event.content):
+            return False
+        return not wants_related or (stored.related and is_related(stored))
 
     return keep
 
@@ -142,7 +164,7 @@ class Paging:
     def _step(self, tx: Tx, walk: Walk, progress: _Progress) -> Window:
         room_num = self._room_num(tx, walk)
         view = self._visibility.view(tx, walk.user_id, room_num)
-        keep = wanted_events(tx, view, walk.user_id, walk.room_id, walk.wanted)
+        keep = wanted_events(tx, self._events, view, walk.user_id, walk.room_id, walk.wanted)
         limit = walk.limit - len(progress.found)
         if walk.backwards:
             window = scan_back(
@@ -218,7 +240,7 @@ class Paging:
         wanted: RoomEventFilter,
     ) -> dict[str, Any]:
         room_num, line, room_id = stored.room_num, stored.line or 0, stored.event.room_id
-        keep = wanted_events(tx, view, view.user_id, room_id, wanted)
+        keep = wanted_events(tx, self._events, view, view.user_id, room_id, wanted)
         half = limit // 2
         ceiling = max(allowed.line, line)
         before = scan_back(tx, self._events, room_num, after=0, upto=line - 1, limit=half, keep=keep)

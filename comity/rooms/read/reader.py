@@ -13,7 +13,7 @@ import orjson
 
 from comity.bus import Bus
 from comity.ports import Clock
-from comity.protocol.errors import forbidden, not_found
+from comity.protocol.errors import MatrixError, forbidden, not_found
 from comity.protocol.event import StateKey
 from comity.protocol.filters import RoomEventFilter
 from comity.rooms.read.access import Access, access
@@ -149,14 +149,17 @@ class Reader:
         return await self._paging.context(user_id, device_id, room_id, event_id, limit, wanted)
 
     async def event(self, user_id: str, device_id: str, room_id: str, event_id: str) -> orjson.Fragment:
-        """One event. Raises 404 M_NOT_FOUND if there is none or the user may not see it."""
+        """One event. Raises 404 M_NOT_FOUND if there is none or the user may not see it (GET …/event)."""
 
         def read(tx: Tx) -> orjson.Fragment | None:
             room = stored_rooms.by_id(tx, room_id)
             stored = self.events.by_id(tx, event_id)
             if room is None or stored is None or stored.room_num != room.room_num:
                 return None
-            allowed = self._access(tx, user_id, room_id)
+            try:
+                allowed = self._access(tx, user_id, room_id)
+            except MatrixError:
+                return None
             view = self.visibility.view(tx, user_id, room.room_num)
             if not view.may_see(stored) and not self._in_state(tx, allowed, stored):
                 return None

@@ -217,7 +217,7 @@ class Search:
     ) -> dict[str, Any]:
         reader = self._reader
         # The filter is of what is searched, not of what stands beside it.
-        keep = wanted_events(tx, view, view.user_id, hit.room_id, NO_ROOM_EVENT_FILTER)
+        keep = wanted_events(tx, self._reader.events, view, view.user_id, hit.room_id, NO_ROOM_EVENT_FILTER)
         before = scan_back(
             tx, reader.events, hit.room_num, after=0, upto=hit.line - 1, limit=around.before, keep=keep
         )
