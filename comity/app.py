@@ -98,6 +98,8 @@ class App:
         await self._rooms.guest_departures.start()
         await self._notices.start()
         await self._rooms.delayed.start()
+        if self._rooms.eraser is not None:
+            await self._rooms.eraser.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def handle(self, request: Request) -> Response:
@@ -114,6 +116,8 @@ class App:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
+        if self._rooms.eraser is not None:
+            await self._rooms.eraser.stop()
         await self._rooms.delayed.stop()
         await self._rooms.search_index.stop()
         await self._notices.stop()

@@ -52,6 +52,10 @@ GUEST_ENDPOINTS: Mapping[tuple[str, str], Condition] = {
     ("PUT", _ROOM + "/state/{eventType}"): _always,
     ("PUT", _ROOM + "/state/{eventType}/{stateKey}"): _always,
     ("PUT", "/sendToDevice/{eventType}/{txnId}"): _always,
+    # MSC4140 §Guest accounts.
+    ("PUT", f"/org.matrix.msc4140{_ROOM}/delayed_event/{{eventType}}/{{txnId}}"): _always,
+    ("GET", "/org.matrix.msc4140/delayed_events"): _always,
+    ("GET", "/org.matrix.msc4140/delayed_events/{delayId}"): _always,
     # Their own account.
     ("PUT", "/profile/{userId}/{keyName}"): _is_display_name,
     ("DELETE", "/profile/{userId}/{keyName}"): _is_display_name,

@@ -229,6 +229,40 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """For how long messages are kept (MSC1763). A room says it by its m.room.retention."""
+
+    enabled: bool = key(
+        values.flag,
+        False,
+        "Whether messages that are older than their room's lifetime are shown no more, and erased.",
+    )
+    default_max_lifetime_days: int | None = key(
+        values.whole_number(1, 36_500),
+        None,
+        "The lifetime in rooms that say nothing of it, in days; without it, such rooms keep everything.",
+        example=365,
+    )
+    allowed_min_days: int = key(
+        values.whole_number(0, 36_500),
+        1,
+        "The shortest lifetime that a room is given, whatever it says, in days. With 0, a moderator can have "
+        "everything in the room erased at once.",
+    )
+    allowed_max_days: int | None = key(
+        values.whole_number(1, 36_500),
+        None,
+        "The longest lifetime that a room is given, whatever it says, in days.",
+        example=1825,
+    )
+    purge_every_hours: int = key(
+        values.whole_number(1, 24 * 366),
+        24,
+        "How often what is shown no more is erased from the database, in hours.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedEvents:
     """Events that people's apps schedule to be sent later (MSC4140)."""
 
@@ -315,6 +349,7 @@ class Config:
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
     policy: Policy = section(Policy)
+    retention: Retention = section(Retention)
     delayed_events: DelayedEvents = section(DelayedEvents)
     public: Public = section(Public)
     support: Support = section(Support)

@@ -23,6 +23,7 @@ from comity.store import heads, queues
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, REJECTED, SOFT_FAILED, StoredEvent, live_line, position_of
+from comity.store.retention import ERASED
 
 VERDICTS = {ACCEPTED: "accepted", SOFT_FAILED: "soft-failed", REJECTED: "rejected"}
 _CHECKS = "server-server §Checks performed on receipt of a PDU"
@@ -160,7 +161,9 @@ class Explainer:
         return Check(question, section, isinstance(ruling, Allowed), ruling.rule, ruling.reason, lines)
 
     def _notes(self, tx: Tx, room: Room, stored: StoredEvent, checks: list[Check]) -> Iterable[str]:
-        if stored.redacted_by is not None:
+        if stored.redacted_by == ERASED:
+            yield "Its time was over and what it said was erased: it is judged here without it."
+        elif stored.redacted_by is not None:
             redaction = self._events.get(tx, stored.redacted_by)
             name = redaction.event.event_id if redaction is not None else "an event"
             yield f"It was redacted by {name}: what it said is gone, and it is judged here without it."

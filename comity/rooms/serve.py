@@ -18,6 +18,7 @@ from comity.rooms.room import Room, Rooms
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
 from comity.store.events import REJECTED, StoredEvent
+from comity.store.retention import ERASED
 
 #: Events in one answer to /backfill and /get_missing_events.
 MAX_BACKFILL = 100
@@ -234,7 +235,8 @@ class Server:
             if not heap or len(found) >= limit:
                 break
             stored = heapq.heappop(heap)[2]
-            if stored.verdict != REJECTED:
+            # What was erased has nothing to give; others may have it still.
+            if stored.verdict != REJECTED and stored.redacted_by != ERASED:
                 found.append(stored)
             push(stored.event.prev_event_ids)
         return found

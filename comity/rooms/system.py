@@ -13,6 +13,7 @@ from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.identity_keys import IdentityKeys
 from comity.federation.keyring import Keyring
 from comity.ports import Ports
+from comity.protocol.retention import Bounds
 from comity.protocol.signing import SigningKey
 from comity.rooms.backfill import Backfill
 from comity.rooms.commit import Commits
@@ -43,10 +44,12 @@ from comity.rooms.policy_service import PolicyService
 from comity.rooms.portrait import Portraits
 from comity.rooms.public_rooms import PublicRooms
 from comity.rooms.read import Reader
+from comity.rooms.read.lifetimes import Horizon, Lifetimes, never
 from comity.rooms.read.relations import RelationsReader
 from comity.rooms.read.search import Search
 from comity.rooms.resident import Resident
 from comity.rooms.restricted import Restricted
+from comity.rooms.retention import Eraser
 from comity.rooms.room import Rooms, know_all_rooms, load_numbers
 from comity.rooms.room_summary import Summaries
 from comity.rooms.search_index import SearchIndex, load_progress
@@ -63,6 +66,8 @@ from comity.store.database import Database
 from comity.store.events import Events
 from comity.store.state import States
 
+DAY_MS = 24 * 3600 * 1000
+
 
 @dataclass(frozen=True, slots=True)
 class _Core:
@@ -78,6 +83,18 @@ class _Core:
     decisions: Decisions
     calls: Calls
     guest_access: GuestAccess
+
+
+def _retention(config: Config, core: _Core) -> tuple[Eraser | None, Horizon]:
+    """What erases old messages, None if nothing does; and since when they are still there."""
+    settings = config.retention
+    if not settings.enabled:
+        return None, never
+    days = (settings.default_max_lifetime_days, settings.allowed_min_days, settings.allowed_max_days)
+    bounds = Bounds(*(None if each is None else each * DAY_MS for each in days))
+    horizon = Lifetimes(core.rooms.states, core.rooms.events, core.ports.clock, bounds).horizon
+    every = settings.purge_every_hours * 3600.0
+    return Eraser(core.database, core.rooms.events, core.ports.clock, horizon, every), horizon
 
 
 class RoomSystem:
@@ -146,7 +163,8 @@ class RoomSystem:
             clock=ports.clock, entropy=ports.entropy, position=lambda: bus.position, admit=admit,
             max_delay_ms=config.delayed_events.max_delay_seconds * 1000,
         )  # fmt: skip
-        self._build_views(core, bus, directory_calls, grafter, backfill)
+        self.eraser, horizon = _retention(config, core)
+        self._build_views(core, bus, directory_calls, grafter, backfill, horizon)
 
     def _build_creator(self, config: Config, core: _Core) -> None:
         self.creator = Creator(
@@ -212,8 +230,9 @@ class RoomSystem:
         )  # fmt: skip
 
     def _build_views(
-        self, core: _Core, bus: Bus, directory_calls: DirectoryCalls, grafter: Grafter, backfill: Backfill
-    ) -> None:
+        self, core: _Core, bus: Bus, directory_calls: DirectoryCalls, grafter: Grafter, backfill: Backfill,
+        horizon: Horizon,
+    ) -> None:  # fmt: skip
         """What shows rooms, to those who are in them and to those who are not."""
         database, rooms, merger, ports = core.database, core.rooms, core.merger, core.ports
         states, events, completer = rooms.states, rooms.events, self.completer
@@ -227,7 +246,7 @@ class RoomSystem:
         self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships)
         self.reader = Reader(
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
-            fill_gap=backfill.fill, whole=completer.whole,
+            fill_gap=backfill.fill, whole=completer.whole, horizon=horizon,
         )  # fmt: skip
         self.relations = RelationsReader(self.reader, lambda: bus.position)
         self.search = Search(self.reader, lambda: bus.position, self.search_index.catch_up)
@@ -236,6 +255,7 @@ class RoomSystem:
             database=database, rooms=rooms, server=self.server, decisions=core.decisions, grafter=grafter,
             fetcher=core.fetcher, calls=core.calls, clock=ports.clock,
             position=lambda: bus.position, history_came=self.reader.history_came,
+            visibility=self.reader.visibility,
         )  # fmt: skip
 
     async def leave_all(self, user_id: str) -> None:

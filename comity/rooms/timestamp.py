@@ -56,6 +56,7 @@ class Timestamps:
         clock: Clock,
         position: Callable[[], int],
         history_came: Callable[[str], None],
+        visibility: Visibility,
     ) -> None:
         """`position` is where the log ends for readers; `history_came` is told what room has more of it."""
         self._database = database
@@ -68,7 +69,7 @@ class Timestamps:
         self._clock = clock
         self._position = position
         self._history_came = history_came
-        self._visibility = Visibility(rooms.states, rooms.events)
+        self._visibility = visibility
 
     # -- for other servers
 

@@ -253,7 +253,10 @@ class Place:
 
 @asynccontextmanager
 async def place(directory: Path, seed: int = 1, settings: str = "") -> AsyncIterator[Place]:
-    """A running server, alone, whose data is in `directory`; opened again there, it goes on."""
+    """A running server, alone, whose data is in `directory`; opened again there, it goes on.
+
+    `settings` is more configuration text.
+    """
     async with _opened(directory, seed, SERVER, Network(), federation=False, settings=settings) as opened:
         yield opened
 

@@ -120,7 +120,7 @@ class Aggregations:
             return None
         line = max(group.last_line for group in seen)
         latest = self._events.timeline(tx, root.room_num, after=line - 1, upto=line, limit=1, backwards=True)
-        if not latest:
+        if not latest or view.is_gone(latest[0]):
             return None
         participated = root.event.sender == view.user_id or any(
             group.sender == view.user_id for group in groups

@@ -19,6 +19,7 @@ from comity.protocol.filters import RoomEventFilter
 from comity.rooms.read.access import Access, access
 from comity.rooms.read.aggregations import Aggregations
 from comity.rooms.read.format import ClientFormat, Reading
+from comity.rooms.read.lifetimes import Horizon, never
 from comity.rooms.read.paging import FillGap, Paging, Walk
 from comity.rooms.read.tail import Tails
 from comity.rooms.read.tokens import parse_line, position_below
@@ -50,17 +51,19 @@ class Reader:
         clock: Clock,
         fill_gap: FillGap,
         whole: Callable[[str], Awaitable[None]],
+        horizon: Horizon = never,
     ) -> None:
         """`fill_gap(room_id, line, limit)` fetches missing history; False if none can be had.
 
         `whole(room_id)` waits until a room that was joined just now has all of its state.
+        `horizon` says since when a room's messages are still there.
         """
         self._whole = whole
         self.database = database
         self.states = states
         self.events = events
         self.clock = clock
-        self.visibility = Visibility(states, events)
+        self.visibility = Visibility(states, events, horizon)
         self.format = ClientFormat(states, events)
         self.tails = Tails(events, bus)
         self.aggregations = Aggregations(events)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from comity.protocol.event import Event
 from comity.protocol.visibility import History, UserView, history_at, history_visibility, user_may_see
+from comity.rooms.read.lifetimes import Horizon, never
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, Events, StoredEvent, live_line
@@ -20,6 +21,8 @@ from comity.store.state import States
 HIDDEN_TYPE = "org.matrix.dummy_event"
 #: Above every line: they fit into the 64 bits that SQLite takes.
 MAX_LINE = 2**63 - 1
+#: Before every time that an event can say.
+NEVER = -(2**64)
 
 
 class RoomView:
@@ -27,8 +30,11 @@ class RoomView:
 
     __slots__ = (
         "_events",
+        "_gone_before",
+        "_horizon",
         "_last_line",
         "_memberships",
+        "_newest",
         "_policies",
         "_slots",
         "_states",
@@ -42,6 +48,7 @@ class RoomView:
         tx: Tx,
         states: States,
         events: Events,
+        horizon: Horizon,
         user_id: str,
         room_num: int,
         last_line: int | None,
@@ -51,6 +58,10 @@ class RoomView:
         self._tx = tx
         self._states = states
         self._events = events
+        self._horizon = horizon
+        #: The room's horizon, and the line of its newest event; found when they are first asked for.
+        self._gone_before: int | None = None
+        self._newest: int | None = None
         self._slots = (
             states.slot(tx, room_num, ("m.room.member", user_id)),
             states.slot(tx, room_num, ("m.room.history_visibility", "")),
@@ -113,10 +124,24 @@ class RoomView:
         visibility = history_visibility(policy.content if policy is not None else None)
         return user_may_see(History(visibility, visibility), UserView(membership, in_time))
 
+    def is_gone(self, stored: StoredEvent) -> bool:
+        """Whether a message's time is over, so that nobody is shown it (`comity.rooms.read.lifetimes`).
+
+        Not so the room's newest event, from which others go on, nor any state.
+        """
+        if self._gone_before is None:
+            horizon = self._horizon(self._tx, self.room_num)
+            self._gone_before = NEVER if horizon is None else horizon
+        if stored.event.origin_server_ts >= self._gone_before:
+            return False
+        if self._newest is None:
+            self._newest = self._events.last_line(self._tx, self.room_num)
+        return stored.line != self._newest
+
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
         event = stored.event
-        if event.type == HIDDEN_TYPE and not event.is_state:
+        if not event.is_state and (event.type == HIDDEN_TYPE or self.is_gone(stored)):
             return False
         own = event.type == "m.room.member" and event.state_key == self.user_id
         if stored.verdict != ACCEPTED or stored.state_before is None or stored.line is None:
@@ -150,9 +175,10 @@ def _end_of_last_stay(history: Sequence[LocalMembership]) -> int:
 class Visibility:
     """Makes RoomViews."""
 
-    def __init__(self, states: States, events: Events) -> None:
+    def __init__(self, states: States, events: Events, horizon: Horizon = never) -> None:
         self._states = states
         self._events = events
+        self._horizon = horizon
 
     def view(self, tx: Tx, user_id: str, room_num: int, *, is_joined: bool = False) -> RoomView:
         """A user's view of a room, good for this read alone.
@@ -160,7 +186,7 @@ class Visibility:
         Who knows that they are in the room says so: it spares reading how long they were.
         """
         last_line = MAX_LINE if is_joined else None
-        return RoomView(tx, self._states, self._events, user_id, room_num, last_line)
+        return RoomView(tx, self._states, self._events, self._horizon, user_id, room_num, last_line)
 
     def visible_events(
         self, tx: Tx, user_id: str, room_num: int, listed: Iterable[StoredEvent]
