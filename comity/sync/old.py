@@ -70,7 +70,7 @@ class OldSync:
         view = reader.visibility.view(tx, user_id, room.room_num)
         window = scan_back(
             tx, reader.events, room.room_num, after=0, upto=allowed.line, limit=limit,
-            keep=wanted_events(tx, view, user_id, room.room_id, NO_ROOM_EVENT_FILTER),
+            keep=wanted_events(tx, reader.events, view, user_id, room.room_id, NO_ROOM_EVENT_FILTER),
         )  # fmt: skip
         chunk = window.events[::-1]
         reading = reader.reading(tx, user_id, device_id, chunk, view)

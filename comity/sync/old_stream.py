@@ -114,7 +114,7 @@ class EventStream:
         gaps = stored_rooms.gaps(tx, view.room_num, after=after, upto=upto + 1)
         return scan_forward(
             tx, self._reader.events, view.room_num, after=after, upto=upto, limit=MAX_EVENTS,
-            keep=wanted_events(tx, view, view.user_id, room_id, NO_ROOM_EVENT_FILTER),
+            keep=wanted_events(tx, self._reader.events, view, view.user_id, room_id, NO_ROOM_EVENT_FILTER),
             # What is missing is not waited for: it is found by paging back.
             passed={gap.line for gap in gaps},
         )  # fmt: skip
