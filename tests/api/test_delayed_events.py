@@ -10,7 +10,7 @@ import pytest
 
 from comity.rooms.delayed import MAX_SCHEDULED
 from comity.store import delayed as stored
-from tests.api.support_rooms import Client, Place, ask, bodies, place, until_waiting
+from tests.api.support_rooms import Client, Network, Place, ask, bodies, networked_place, place, until_waiting
 from tests.api.support_users import Answer, at
 
 PREFIX = "/_matrix/client/unstable/org.matrix.msc4140"
@@ -162,6 +162,10 @@ async def test_the_endpoint_of_its_own_takes_messages_and_state(server: Place) -
     (await put("m.x", "3", {"content": {}})).failed(400, "M_BAD_JSON")
     (await put("m.x", "4", {"delay": 5})).failed(400, "M_BAD_JSON")
     (await put("m.x", "5", {"delay": 5, "content": {}, "state_key": 5})).failed(400, "M_BAD_JSON")
+    alias = {"delay": 5, "state_key": "", "content": {"alias": "#nowhere:example.org"}}
+    assert (await put("m.room.canonical_alias", "6", alias)).status in (400, 404)
+    create = {"delay": 5, "state_key": "", "content": {}}
+    (await put("m.room.create", "7", create)).failed(403, "M_FORBIDDEN")
     await turn(server, 1)
     assert await said(alice, room_id) == ["x"]
     assert (await alice.ask("GET", at("rooms", room_id, "state", "m.room.topic"))).ok() == {"topic": "new"}
@@ -286,6 +290,29 @@ async def test_there_are_limits(server: Place) -> None:
     await turn(server, 11)
     assert (await listed(alice))["scheduled"] == []
     assert len(await said(alice, room_id)) > 90
+
+
+async def test_what_fails_for_a_while_is_tried_again(tmp_path: Path) -> None:
+    network = Network()
+    async with (
+        networked_place(tmp_path / "a", network, 1) as here,
+        networked_place(tmp_path / "b", network, 2) as there,
+    ):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        room_id = await alice.create()
+        network.cut.add(2)
+        await set_later(alice, room_id, 1_000, {"membership": "invite"}, "m.room.member", bob.user_id)
+        for _ in range(3):
+            await turn(here, 5)
+        assert len((await listed(alice))["scheduled"]) == 1
+        network.cut.clear()
+        for _ in range(60):
+            await turn(here, 30)
+            if not (await listed(alice))["scheduled"]:
+                break
+        (final,) = (await listed(alice))["finalised"]
+        assert (final["outcome"], final["reason"]) == ("send", "delay")
+        assert room_id in (await bob.sync())["rooms"]["invite"]
 
 
 async def test_finalised_ones_come_in_pages(server: Place, monkeypatch: pytest.MonkeyPatch) -> None:

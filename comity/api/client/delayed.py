@@ -7,9 +7,9 @@ from typing import Any
 from comity.api.client.transactions import scope_of, transaction_id_of
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.protocol.errors import bad_json, forbidden, invalid_param
+from comity.protocol.errors import invalid_param
 from comity.rooms.delayed import ACTIONS, DelayedEvents, Schedule
-from comity.users.rate_limits import DELAYED_ACTIONS, MESSAGES, RateLimits
+from comity.users.rate_limits import DELAYED_ACTIONS, RateLimits
 
 #: MSC4140: what /versions tells clients by; also the beginning of paths and parameters.
 UNSTABLE_FEATURE = "org.matrix.msc4140"
@@ -30,8 +30,6 @@ class DelayedApi:
 
     def routes(self, router: Router, guard: Guard) -> None:
         """Add the routes."""
-        template = "/rooms/{roomId}/delayed_event/{eventType}/{txnId}"
-        router.add("PUT", PREFIX + template, self.put, guard=guard)
         router.add("GET", PREFIX + "/delayed_events", self.listed, guard=guard)
         router.add("GET", PREFIX + "/delayed_events/{delayId}", self.one, guard=guard)
         # Whoever knows the id may act: it is handed to programs that watch over a call.
@@ -41,13 +39,11 @@ class DelayedApi:
     async def schedule(
         self, call: Call, content: dict[str, Any], state_key: str | None, delay_ms: int | None = None
     ) -> Response:
-        """Schedule an event instead of sending it. `delay_ms` None: as the query says."""
+        """Schedule an event instead of sending it, once it is checked. `delay_ms` None: as the query says."""
         if delay_ms is None:
             call.query_required(DELAY_PARAMETER)
             delay_ms = call.query_int(DELAY_PARAMETER, 0)
         event_type = call.parameters["eventType"]
-        if state_key is not None and event_type == "m.room.create":
-            raise forbidden("A room is created once")
         has_id = "txnId" in call.parameters
         wish = Schedule(
             user_id=call.requester.user_id,
@@ -61,19 +57,6 @@ class DelayedApi:
             transaction_id=transaction_id_of(call) if has_id else None,
         )
         return json_response({"delay_id": await self._delayed.schedule(wish)})
-
-    async def put(self, call: Call) -> Response:
-        """PUT …/rooms/{roomId}/delayed_event/{eventType}/{txnId}."""
-        self._rate_limits.check(MESSAGES, call.requester.user_id)
-        body = call.json()
-        content, state_key, delay = body.get("content"), body.get("state_key"), body.get("delay")
-        if not isinstance(content, dict):
-            raise bad_json("content is not an object")
-        if state_key is not None and not isinstance(state_key, str):
-            raise bad_json("state_key is not a string")
-        if type(delay) is not int:
-            raise bad_json("delay is not a whole number of milliseconds")
-        return await self.schedule(call, content, state_key, delay)
 
     async def listed(self, call: Call) -> Response:
         """GET …/delayed_events."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comity.api.client.delayed import DELAY_PARAMETER, DelayedApi
+from comity.api.client.delayed import PREFIX as DELAYED_PREFIX
 from comity.api.client.prefixes import add_classic
 from comity.api.client.transactions import transaction_of
 from comity.api.router import Call, Guard, Router, json_response
@@ -42,6 +43,8 @@ class EventsApi:
         add_classic(router, "PUT", room + "/redact/{eventId}/{txnId}", self.redact, guard=guard)
         add_classic(router, "PUT", room + "/state/{eventType}/{stateKey}", self.state, guard=guard)
         add_classic(router, "PUT", room + "/state/{eventType}", self.state, guard=guard)
+        delayed = DELAYED_PREFIX + room + "/delayed_event/{eventType}/{txnId}"
+        router.add("PUT", delayed, self.delayed, guard=guard)
 
     async def send(self, call: Call) -> Response:
         """PUT /rooms/{roomId}/send/{eventType}/{txnId}."""
@@ -74,13 +77,7 @@ class EventsApi:
         self._rate_limits.check(MESSAGES, call.requester.user_id)
         event_type = call.parameters["eventType"]
         content = call.json()
-        if event_type == "m.room.create":
-            raise forbidden("A room is created once")
-        if event_type == "m.room.canonical_alias":
-            await self._check_aliases(content, call.parameters["roomId"])
-        if event_type == "m.room.member" and content.get("membership") == "invite":
-            # Like one by POST invite, it may cost another server work.
-            self._rate_limits.check(JOINS, call.requester.user_id)
+        await self._check_state(call, content)
         state_key = call.parameters.get("stateKey", "")
         if call.query(DELAY_PARAMETER) is not None:
             return await self._delayed.schedule(call, content, state_key)
@@ -88,6 +85,32 @@ class EventsApi:
         send = self._memberships.put if event_type == "m.room.member" else self._writer.send
         event_id = await send(call.parameters["roomId"], draft)
         return json_response({"event_id": event_id})
+
+    async def delayed(self, call: Call) -> Response:
+        """PUT …/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId} (MSC4140)."""
+        self._rate_limits.check(MESSAGES, call.requester.user_id)
+        body = call.json()
+        content, state_key, delay = body.get("content"), body.get("state_key"), body.get("delay")
+        if not isinstance(content, dict):
+            raise bad_json("content is not an object")
+        if state_key is not None and not isinstance(state_key, str):
+            raise bad_json("state_key is not a string")
+        if type(delay) is not int:
+            raise bad_json("delay is not a whole number of milliseconds")
+        if state_key is not None:
+            await self._check_state(call, content)
+        return await self._delayed.schedule(call, content, state_key, delay)
+
+    async def _check_state(self, call: Call, content: dict[str, Any]) -> None:
+        """What is asked of state that a user sets, beside the rules of the room. Raises MatrixError."""
+        event_type = call.parameters["eventType"]
+        if event_type == "m.room.create":
+            raise forbidden("A room is created once")
+        if event_type == "m.room.canonical_alias":
+            await self._check_aliases(content, call.parameters["roomId"])
+        if event_type == "m.room.member" and content.get("membership") == "invite":
+            # Like one by POST invite, it may cost another server work.
+            self._rate_limits.check(JOINS, call.requester.user_id)
 
     async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
         """client-server §m.room.canonical_alias: every alias named must lead to the room."""
