@@ -40,12 +40,23 @@ class Bus:
         for key in keys:
             self._last.pop(key, None)
             self._last[key] = position
-            for waiter in self._waiters.pop(key, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake(key)
         if len(self._last) > MAX_REMEMBERED_KEYS:
             for key in list(self._last)[: MAX_REMEMBERED_KEYS // 10]:
                 self._floor = max(self._floor, self._last.pop(key))
+
+    def wake(self, keys: Iterable[str]) -> None:
+        """Wake who waits now for one of `keys`; nothing was stored, and nothing is remembered of it.
+
+        Whoever waits later has to know by other means that there was something.
+        """
+        for key in keys:
+            self._wake(key)
+
+    def _wake(self, key: str) -> None:
+        for waiter in self._waiters.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     def changed(self, keys: Iterable[str], after: int) -> bool:
         """Whether anything may have been published for one of `keys` after that position."""

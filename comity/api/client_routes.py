@@ -71,7 +71,7 @@ def add(
     push_rules.routes(router, guard, users.push_rules)
     receipts.routes(router, guard, users.receipts)
     typing.routes(router, guard, users.ephemeral)
-    presence.routes(router, guard, users.ephemeral)
+    presence.routes(router, guard, users.ephemeral.presences)
     keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
     mutual_rooms.routes(router, guard, users.mutual_rooms, users.limits)
     reports.routes(router, guard, users.reports, users.limits)
@@ -84,6 +84,9 @@ def add(
     delayed = DelayedApi(rooms.delayed, users.limits)
     delayed.routes(router, guard)
     EventsApi(rooms.writer, rooms.memberships, rooms.directory, delayed, users.limits).routes(router, guard)
+    EventsApi(
+        rooms.writer, rooms.memberships, rooms.directory, users.limits, users.ephemeral.presences
+    ).routes(router, guard)
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,
         publish_without_account=config.rooms.publish_without_account,
@@ -94,6 +97,6 @@ def add(
     SearchApi(rooms.search, users.limits).routes(router, guard)
     rooms_read.routes(router, guard, rooms.reader)
     relations.routes(router, guard, rooms.relations)
-    sync_routes.routes(router, guard, sync.v3, users.filters)
-    sliding.routes(router, guard, sync.sliding)
+    sync_routes.routes(router, guard, sync.v3, users.filters, users.ephemeral.presences)
+    sliding.routes(router, guard, sync.sliding, users.ephemeral.presences)
     old_sync.routes(router, guard, sync.old, sync.old_stream)

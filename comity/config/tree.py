@@ -259,6 +259,14 @@ class Retention:
         values.whole_number(1, 24 * 366),
         24,
         "How often what is shown no more is erased from the database, in hours.",
+class Presence:
+    """Who is there: online, idle, away."""
+
+    enabled: bool = key(
+        values.flag,
+        True,
+        "Whether people and other servers are told who is online. Off, everybody seems to be offline, and "
+        "a large server has less to do.",
     )
 
 
@@ -270,6 +278,14 @@ class DelayedEvents:
         values.whole_number(1, 366 * 24 * 3600),
         24 * 3600,
         "How far ahead an event may be scheduled, in seconds.",
+class Users:
+    """Who finds whom."""
+
+    directory: str = key(
+        values.one_of("shared", "all"),
+        "shared",
+        'Whom a search for people finds: "shared" (whoever shares a room with the searcher, or is in a room '
+        'that anybody may join or read) or "all" (every account of this server as well).',
     )
 
 
@@ -351,6 +367,8 @@ class Config:
     policy: Policy = section(Policy)
     retention: Retention = section(Retention)
     delayed_events: DelayedEvents = section(DelayedEvents)
+    presence: Presence = section(Presence)
+    users: Users = section(Users)
     public: Public = section(Public)
     support: Support = section(Support)
     log: Log = section(Log)

@@ -215,6 +215,16 @@ def joined_room(tx: Tx, room_id: str, user_id: str) -> int | None:
     return row[0] if row else None
 
 
+def rooms_of(tx: Tx, user_id: str, limit: int) -> list[tuple[int, str]]:
+    """(number, id) of some rooms that a user of any server is joined to, `limit` at most."""
+    rows = tx.all(
+        "SELECT m.room_num, r.room_id FROM memberships m JOIN rooms r ON r.room_num = m.room_num "
+        "WHERE m.user_id = ? AND m.membership = 'join' LIMIT ?",
+        (user_id, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 def shares_room(tx: Tx, one: str, other: str) -> bool:
     """Whether two users are joined to the same room."""
     return (

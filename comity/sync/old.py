@@ -110,7 +110,7 @@ class OldSync:
                 rooms.append(part)
         return {
             "end": line_token(live_line(now)),
-            "presence": await self._ephemeral.presences(user_id),
+            "presence": await self._ephemeral.presences.all_seen_by(user_id),
             "account_data": beside.get("account_data", {}).get("events", []),
             "rooms": rooms,
         }

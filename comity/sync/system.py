@@ -11,6 +11,7 @@ from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices
 from comity.sync.old import OldSync
 from comity.sync.old_stream import EventStream
+from comity.sync.presence import PresenceNews
 from comity.sync.slice import JoinedRooms
 from comity.sync.sliding.answer import Sliding
 from comity.sync.sliding.extensions import Extensions
@@ -36,6 +37,7 @@ class SyncSystem:
         self.v3 = Sync(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
             devices=devices, joined=JoinedRooms(reader, deltas, summaries, unread, ephemeral), others=others,
+            presence=PresenceNews(ephemeral),
         )  # fmt: skip
         self.sliding = Sliding(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,

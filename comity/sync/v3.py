@@ -23,6 +23,7 @@ from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices, add_to
+from comity.sync.presence import PresenceNews, wake_key
 from comity.sync.slice import JoinedRooms
 from comity.sync.unread import PUSH_RULES
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
@@ -37,9 +38,14 @@ class _Answer:
     """An answer under construction, and whether there is anything to tell."""
 
     now: int
-    joined: Collection[str]
+    rooms: UserRooms
     body: dict[str, Any] = field(default_factory=dict)
     is_empty: bool = True
+
+    @property
+    def joined(self) -> Collection[str]:
+        """The ids of the rooms that the user is in."""
+        return self.rooms.joined
 
 
 class Sync:
@@ -56,6 +62,7 @@ class Sync:
         devices: Devices,
         joined: JoinedRooms,
         others: OtherRooms,
+        presence: PresenceNews,
     ) -> None:
         self._database = database
         self._bus = bus
@@ -65,6 +72,7 @@ class Sync:
         self._devices = devices
         self._joined = joined
         self._others = others
+        self._presence = presence
 
     async def sync(self, request: SyncRequest) -> dict[str, Any]:
         """What is new for a device; empty after `request.timeout` seconds without news."""
@@ -74,11 +82,12 @@ class Sync:
         while True:
             # What comes from here on has a later position, which the wait compares.
             serial, now = self._ephemeral.typing_serial, self._bus.position
+            presence = self._presence.serial
             remaining = deadline - clock.monotonic()
             quiet = self._quiet_rooms(request, now) if remaining > 0 else None
             if quiet is not None:
                 # Nothing is new, as far as memory tells: nothing need be read to wait for it.
-                if not await self._bus.wait([request.user_id, *quiet], now, remaining):
+                if not await self._bus.wait(self._keys(request, quiet), now, remaining):
                     deadline = clock.monotonic()
                 continue
             answer = await self._database.read(self._look(request))
@@ -87,8 +96,17 @@ class Sync:
                 return answer.body
             if self._typed_since(serial, answer.joined):
                 continue
-            if not await self._bus.wait([request.user_id, *answer.joined], answer.now, remaining):
+            if self._presence.has_changed(request, answer.rooms, presence):
+                continue
+            if not await self._bus.wait(self._keys(request, answer.joined), answer.now, remaining):
                 return answer.body
+
+    def _keys(self, request: SyncRequest, joined: Collection[str]) -> list[str]:
+        """What wakes who waits for news; presence only those who ask for it."""
+        keys = [request.user_id, *joined]
+        if self._presence.wants(request.wanted.presence):
+            keys += [wake_key(key) for key in keys]
+        return keys
 
     def _quiet_rooms(self, request: SyncRequest, now: int) -> Collection[str] | None:
         """The rooms that the user is in, if a look into memory tells that there is nothing for the device."""
@@ -101,6 +119,8 @@ class Sync:
         if self._devices.may_wait(request) or self._any_changed(rooms.joined, since.position, now):
             return None
         if self._ephemeral.typing_serial > since.typing and self._typed_since(since.typing, rooms.joined):
+            return None
+        if self._presence.has_changed(request, rooms, since.presence):
             return None
         return rooms.joined
 
@@ -119,24 +139,30 @@ class Sync:
 
     def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial
+        presence = self._presence.serial
 
         def look(tx: Tx) -> _Answer:
             rooms = self._rooms.get(tx, request.user_id, now, afresh=request.since is None)
-            return self._answer(tx, Asked(request, now, serial, rooms.ignored, rooms.blocks_invites), rooms)
+            asked = Asked(request, now, serial, rooms.ignored, rooms.blocks_invites)
+            return self._answer(tx, asked, rooms, presence)
 
         return look
 
-    def _answer(self, tx: Tx, asked: Asked, rooms: UserRooms) -> _Answer:
-        answer = _Answer(asked.now, rooms.joined)
+    def _answer(self, tx: Tx, asked: Asked, rooms: UserRooms, presence_serial: int) -> _Answer:
+        answer = _Answer(asked.now, rooms)
         account_data = self._account_data(tx, asked)
         self._add_rooms(tx, asked, rooms, account_data, answer)
         part = self._devices.news(tx, asked)
         events = self._global_account_data(tx, asked, account_data.get("", []))
         if events:
             answer.body["account_data"] = {"events": events}
-        answer.is_empty = answer.is_empty and not events and part.is_empty
+        present = self._presence.part(tx, asked, rooms, presence_serial, part.changed)
+        if present.events:
+            answer.body["presence"] = {"events": present.events}
+        answer.is_empty = answer.is_empty and not events and part.is_empty and not present.events
         add_to(answer.body, part, self._devices.counts.get(tx, asked.user_id, asked.request.device_id))
-        answer.body["next_batch"] = str(SyncToken(asked.now, asked.typing_serial, part.upto))
+        token = SyncToken(asked.now, asked.typing_serial, part.upto, present.serial)
+        answer.body["next_batch"] = str(token)
         return answer
 
     # -- account data

@@ -15,7 +15,8 @@ from comity.protocol.errors import MatrixError, bad_json, forbidden
 from comity.protocol.identifiers import is_event_id, is_room_id, is_user_id, server_of
 from comity.store import device_lists, personal
 from comity.store.database import Database, StoreFailedError, StoreOverloadedError
-from comity.users.ephemeral import MAX_STATUS_BYTES, PRESENCES, Ephemeral
+from comity.users.ephemeral import Ephemeral
+from comity.users.presence import MAX_STATUS_BYTES, PRESENCES
 from comity.users.receipts import READ, Receipts, RemoteReceipt
 from comity.users.remote_devices import RemoteDevices
 from comity.users.text import checked_text, optional_text
@@ -127,7 +128,9 @@ class Edus:
             )
             if shares:
                 ago = _moment(entry.get("last_active_ago")) or 0
-                self._ephemeral.take_presence(user_id, entry["presence"], status, ago)
+                await self._ephemeral.presences.take(
+                    user_id, entry["presence"], status, ago, is_active=entry.get("currently_active") is True
+                )
 
     # -- what lasts
 

@@ -1,8 +1,8 @@
-"""What is true for a moment and lives in memory alone: typing and presence.
+"""What is true for a moment and lives in memory alone: typing, and presence (`comity.users.presence`).
 
 Typing has a serial number instead of a position, because nothing of it is on disk: it begins
 with the time of the start, so that it grows over a restart too, and sync carries it in its
-tokens (client-server §Typing Notifications, §Presence).
+tokens (client-server §Typing Notifications).
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import orjson
 from comity.bus import Bus
 from comity.federation.sink import EduSink, NoSink
 from comity.ports import Clock
-from comity.protocol.errors import bad_json, forbidden, invalid_param, missing_param, not_found
-from comity.store import accounts, device_lists, personal
+from comity.protocol.errors import bad_json, forbidden, missing_param
+from comity.store import personal
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
-from comity.users.text import optional_text
+from comity.users.presence import Presences, wake_key
+
+__all__ = ["Ephemeral", "wake_key"]
 
 #: Rooms whose last change of typing is remembered, each a few hundred bytes.
 MAX_TYPING_ROOMS = 20_000
@@ -34,16 +36,6 @@ DEFAULT_TYPING_MS = 30_000
 MAX_TYPING_MS = 120_000
 #: How late it may be noticed that somebody's time to type is over.
 SWEEP_SECONDS = 1.0
-#: Users whose presence is remembered.
-MAX_PRESENCES = 50_000
-#: And told in one answer.
-MAX_PRESENCES_TOLD = 1_000
-MAX_STATUS_BYTES = 1_024
-#: client-server §Idle timeout: online turns into unavailable after so long without activity.
-IDLE_MS = 5 * 60_000
-#: The same presence again is told to other servers after this long.
-PRESENCE_AGAIN_MS = 60_000
-PRESENCES = ("online", "offline", "unavailable")
 
 
 @dataclass(slots=True)
@@ -55,20 +47,18 @@ class _Room:
     told: dict[str, Collection[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Presence:
-    state: str
-    status: str | None
-    active_ms: int
-    #: when other servers were told of it (ms since the epoch); of users of ours alone.
-    told_ms: int = 0
-
-
 class Ephemeral:
     """Who types where, and who is there at all."""
 
     def __init__(
-        self, database: Database, bus: Bus, clock: Clock, sink: EduSink | None = None, server_name: str = ""
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        sink: EduSink | None = None,
+        server_name: str = "",
+        *,
+        with_presence: bool = True,
     ) -> None:
         """`sink` is who tells other servers than `server_name`, which is ours; None: nobody does."""
         self._database = database
@@ -81,7 +71,7 @@ class Ephemeral:
         #: Rooms in which somebody types, to be looked through when time passes.
         self._busy: dict[str, _Room] = {}
         self._sweeper: asyncio.Task[None] | None = None
-        self._presences: Bounded[str, _Presence] = Bounded(MAX_PRESENCES)
+        self.presences = Presences(database, bus, clock, sink, server_name, enabled=with_presence)
         #: (user id, room id) -> the newest of their requests that are being looked into.
         self._asking: dict[tuple[str, str], object] = {}
 
@@ -202,81 +192,8 @@ class Ephemeral:
                     self._changed(room_id, room)
 
     async def close(self) -> None:
-        """Stop the task that ends what has timed out."""
+        """Stop the tasks that end what has timed out."""
+        await self.presences.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-
-    # -- presence
-
-    async def set_presence(self, user_id: str, body: Mapping[str, Any]) -> None:
-        """`PUT /presence/{userId}/status` by that user.
-
-        Raises 400 M_MISSING_PARAM, M_INVALID_PARAM or M_BAD_JSON.
-        """
-        state = body.get("presence")
-        if state is None:
-            raise missing_param("The request body lacks presence")
-        if state not in PRESENCES:
-            raise invalid_param("presence is not online, offline or unavailable")
-        status = optional_text(body.get("status_msg"), "status_msg", most=MAX_STATUS_BYTES)
-        now, before = self._clock.now_ms(), self._presences.get(user_id)
-        is_same = before is not None and (before.state, before.status) == (state, status)
-        told = before.told_ms if before is not None and is_same else 0
-        is_due = not is_same or now - told >= PRESENCE_AGAIN_MS
-        self._presences.put(user_id, _Presence(state, status, now, now if is_due else told))
-        if is_due:
-            servers = await self._database.look_up(lambda tx: device_lists.servers_sharing(tx, user_id))
-            shown = self._shown(user_id)
-            self._sink.whisper(
-                servers - {self._server_name}, "m.presence", user_id,
-                orjson.dumps({"user_id": user_id, "last_active_ago": 0, **shown}),
-            )  # fmt: skip
-
-    def take_presence(self, user_id: str, state: str, status: str | None, ago_ms: int) -> None:
-        """What another server says of a user of its own, who was active `ago_ms` ago."""
-        self._presences.put(user_id, _Presence(state, status, self._clock.now_ms() - ago_ms))
-
-    async def presence(self, requester: str, user_id: str) -> dict[str, object]:
-        """`GET /presence/{userId}/status`, as `requester` may see it.
-
-        Raises 404 M_NOT_FOUND for a user who does not exist or shares no room.
-        """
-        is_visible = await self._database.read(
-            lambda tx: (
-                (requester == user_id and accounts.user(tx, user_id) is not None)
-                or personal.shares_room(tx, requester, user_id)
-            )
-        )
-        if not is_visible:
-            raise not_found("There is no presence of such a user to be seen")
-        return self._shown(user_id)
-
-    async def presences(self, requester: str) -> list[dict[str, object]]:
-        """`m.presence` of the requester and of those who share a room with them, of what is known here.
-
-        At most MAX_PRESENCES_TOLD, those that were heard of last.
-        """
-        known = self._presences.keys()
-        sharing = await self._database.read(lambda tx: personal.sharing_room(tx, requester, known))
-        users = [user_id for user_id in known if user_id in sharing or user_id == requester]
-        return [
-            {"type": "m.presence", "sender": user_id, "content": self._shown(user_id)}
-            for user_id in users[-MAX_PRESENCES_TOLD:]
-        ]
-
-    def _shown(self, user_id: str) -> dict[str, object]:
-        known = self._presences.get(user_id)
-        if known is None:
-            return {"presence": "offline"}
-        ago = max(0, self._clock.now_ms() - known.active_ms)
-        idle = known.state == "online" and ago >= IDLE_MS
-        shown: dict[str, object] = {
-            "presence": "unavailable" if idle else known.state,
-            "last_active_ago": ago,
-        }
-        if known.state == "online":
-            shown["currently_active"] = not idle
-        if known.status is not None:
-            shown["status_msg"] = known.status
-        return shown

@@ -73,7 +73,7 @@ class UserSystem:
         self.openid = OpenId(database, clock, entropy, name)
         self.mutual_rooms = MutualRooms(database)
         self.reports = Reports(database, clock)
-        self.ephemeral = Ephemeral(database, bus, clock, sink, name)
+        self.ephemeral = Ephemeral(database, bus, clock, sink, name, with_presence=config.presence.enabled)
         self.receipts = Receipts(database, bus, clock, sink, name)
         self.keys = Keys(database, bus, clock, self.accounts, news)
         self.cross_signing = CrossSigning(database, news, proof)

@@ -344,7 +344,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     push_rules.routes(router, guard, PushRules(data))
     receipts.routes(router, guard, Receipts(database, bus, clock))
     typing.routes(router, guard, ephemeral)
-    presence.routes(router, guard, ephemeral)
+    presence.routes(router, guard, ephemeral.presences)
     signing = CrossSigning(database, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
     openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))

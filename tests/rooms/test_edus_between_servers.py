@@ -190,7 +190,7 @@ async def test_presence_and_typing_of_users_who_share_no_room(pair: Pair) -> Non
     await receive(
         one, TWO, {"edu_type": "m.presence", "content": push}, {"edu_type": "m.typing", "content": content}
     )
-    assert one.app._users.ephemeral._presences.get(unknown) is None
+    assert not one.app._users.ephemeral.presences.is_known(unknown)
     assert typing(one, pair.room_id) == []
     await pair.alice.ask("GET", f"/presence/{unknown}/status", status=404)
 

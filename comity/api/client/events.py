@@ -15,7 +15,8 @@ from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_par
 from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
-from comity.rooms.write import Writer
+from comity.rooms.write import ClientTransaction, Writer
+from comity.users.presence import Presences
 from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
 
 
@@ -29,12 +30,15 @@ class EventsApi:
         directory: Directory,
         delayed: DelayedApi,
         rate_limits: RateLimits,
+        rate_limits: RateLimits,
+        presences: Presences,
     ) -> None:
         self._writer = writer
         self._memberships = memberships
         self._directory = directory
         self._delayed = delayed
         self._rate_limits = rate_limits
+        self._presences = presences
 
     def routes(self, router: Router, guard: Guard) -> None:
         """Add the routes."""
@@ -56,6 +60,7 @@ class EventsApi:
         draft = message_draft(event_type, call.requester.user_id, content)
         transaction = transaction_of(call, f"send/{event_type}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
+        await self._presences.active(call.requester.user_id, call.requester.device_id)
         return json_response({"event_id": event_id})
 
     async def redact(self, call: Call) -> Response:
@@ -70,6 +75,7 @@ class EventsApi:
         draft = Draft("m.room.redaction", call.requester.user_id, content, redacts=target)
         transaction = transaction_of(call, f"redact/{target}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
+        await self._presences.active(call.requester.user_id, call.requester.device_id)
         return json_response({"event_id": event_id})
 
     async def state(self, call: Call) -> Response:
@@ -111,6 +117,10 @@ class EventsApi:
         if event_type == "m.room.member" and content.get("membership") == "invite":
             # Like one by POST invite, it may cost another server work.
             self._rate_limits.check(JOINS, call.requester.user_id)
+        send = self._memberships.put if event_type == "m.room.member" else self._writer.send
+        event_id = await send(call.parameters["roomId"], draft)
+        await self._presences.active(call.requester.user_id, call.requester.device_id)
+        return json_response({"event_id": event_id})
 
     async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
         """client-server §m.room.canonical_alias: every alias named must lead to the room."""

@@ -6,18 +6,19 @@ from comity.api.auth import must_be_self
 from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.users.ephemeral import Ephemeral
+from comity.users.presence import Presences
 
 
-def routes(router: Router, guard: Guard, ephemeral: Ephemeral) -> None:
+def routes(router: Router, guard: Guard, presences: Presences) -> None:
     """Add the routes of this family."""
 
     async def put(call: Call) -> Response:
-        await ephemeral.set_presence(must_be_self(call), call.json())
+        user_id = must_be_self(call)
+        await presences.put(user_id, call.requester.device_id, call.json())
         return json_response({})
 
     async def get(call: Call) -> Response:
-        return json_response(await ephemeral.presence(call.requester.user_id, call.parameters["userId"]))
+        return json_response(await presences.get(call.requester.user_id, call.parameters["userId"]))
 
     add_classic(router, "PUT", "/presence/{userId}/status", put, guard)
     add_classic(router, "GET", "/presence/{userId}/status", get, guard)

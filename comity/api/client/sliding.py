@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from comity.api.client.sync import MAX_TIMEOUT_MS, PRESENCES
+from comity.api.client.sync import MAX_TIMEOUT_MS, presence_wish
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.protocol.errors import bad_json, invalid_param
+from comity.protocol.errors import bad_json
 from comity.sync.sliding.answer import Sliding
 from comity.sync.sliding.wish import parse
+from comity.users.presence import Presences
 
 #: MSC4186: what /versions tells clients by.
 UNSTABLE_FEATURE = "org.matrix.simplified_msc3575"
 PATHS = (f"/_matrix/client/unstable/{UNSTABLE_FEATURE}/sync",)
 
 
-def routes(router: Router, guard: Guard, sliding: Sliding) -> None:
+def routes(router: Router, guard: Guard, sliding: Sliding, presences: Presences) -> None:
     """Add the routes of this family."""
     for path in PATHS:
-        router.add("POST", path, SlidingApi(sliding).sync, guard=guard)
+        router.add("POST", path, SlidingApi(sliding, presences).sync, guard=guard)
 
 
 class SlidingApi:
     """The route of sliding sync."""
 
-    def __init__(self, sliding: Sliding) -> None:
+    def __init__(self, sliding: Sliding, presences: Presences) -> None:
         self._sliding = sliding
+        self._presences = presences
 
     async def sync(self, call: Call) -> Response:
         """POST /sync."""
         requester, body = call.requester, call.json()
-        if call.query("set_presence", "online") not in PRESENCES:
-            raise invalid_param("set_presence is not offline, online or unavailable")
+        presence = presence_wish(call)
         # COMPAT: one draft has these in the query, a later one in the body.
         pos = call.query("pos") or body.get("pos") or None
         if pos is not None and not isinstance(pos, str):
@@ -40,12 +41,9 @@ class SlidingApi:
             raise bad_json("timeout is not a whole number of milliseconds")
         if timeout is None:
             timeout = call.query_int("timeout", 0, most=MAX_TIMEOUT_MS)
-        return json_response(
-            await self._sliding.sync(
-                requester.user_id,
-                requester.device_id,
-                parse(body, requester.user_id),
-                pos,
-                min(timeout, MAX_TIMEOUT_MS) / 1000,
-            )
-        )
+        wish = parse(body, requester.user_id)
+        user_id, device_id = requester.user_id, requester.device_id
+        seconds = min(timeout, MAX_TIMEOUT_MS) / 1000
+        async with self._presences.following(user_id, device_id, presence):
+            answer = await self._sliding.sync(user_id, device_id, wish, pos, seconds)
+        return json_response(answer)

@@ -10,6 +10,7 @@ from comity.rooms.read.tokens import SyncToken
 from comity.sync.asked import SyncRequest
 from comity.sync.v3 import Sync
 from comity.users.filters import Filters
+from comity.users.presence import Presences
 
 #: client-server, GET /sync: what `set_presence` may be.
 PRESENCES = ("offline", "online", "unavailable")
@@ -17,24 +18,32 @@ PRESENCES = ("offline", "online", "unavailable")
 MAX_TIMEOUT_MS = 3_600_000
 
 
-def routes(router: Router, guard: Guard, sync: Sync, filters: Filters) -> None:
+def routes(router: Router, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
     """Add the routes of this family."""
-    add_classic(router, "GET", "/sync", SyncApi(sync, filters).sync, guard)
+    add_classic(router, "GET", "/sync", SyncApi(sync, filters, presences).sync, guard)
+
+
+def presence_wish(call: Call) -> str | None:
+    """`set_presence` of a request, None if it does not say. Raises 400 M_INVALID_PARAM."""
+    wish = call.query("set_presence")
+    if wish is not None and wish not in PRESENCES:
+        raise invalid_param("set_presence is not offline, online or unavailable")
+    return wish
 
 
 class SyncApi:
     """The route of /sync."""
 
-    def __init__(self, sync: Sync, filters: Filters) -> None:
+    def __init__(self, sync: Sync, filters: Filters, presences: Presences) -> None:
         self._sync = sync
         self._filters = filters
+        self._presences = presences
 
     async def sync(self, call: Call) -> Response:
         """GET /sync."""
         requester = call.requester
         since = call.query("since")
-        if call.query("set_presence", "online") not in PRESENCES:
-            raise invalid_param("set_presence is not offline, online or unavailable")
+        wish = presence_wish(call)
         request = SyncRequest(
             user_id=requester.user_id,
             device_id=requester.device_id,
@@ -45,4 +54,6 @@ class SyncApi:
             full_state=call.query_bool("full_state"),
             use_state_after=call.query_bool("use_state_after"),
         )
-        return json_response(await self._sync.sync(request))
+        async with self._presences.following(requester.user_id, requester.device_id, wish):
+            answer = await self._sync.sync(request)
+        return json_response(answer)

@@ -1,9 +1,10 @@
 """Tokens: places in the one log of everything that happened here, as clients carry them.
 
 `s<position>_<typing serial>` is a place in the whole log (/sync), with `_<position>` behind it
-while a device has not been given all its messages; `t<line>` is a place between two events of a
-room's timeline: just above that line. Lines and positions share one order
-(DESIGN §3), so either may be given where a place in a timeline is asked for.
+while a device has not been given all its messages, and `p<presence serial>` if it was told of
+presence; `t<line>` is a place between two events of a room's timeline: just above that line. Lines
+and positions share one order (DESIGN §3), so either may be given where a place in a timeline is
+asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from comity.protocol.errors import invalid_param
 from comity.store.events import LINE_BITS, live_line
 
 # Bounded in digits: a line, and the line of a position, must fit into the 64 bits that SQLite takes.
-_SYNC = re.compile(r"s([0-9]{1,11})_([0-9]{1,18})(?:_([0-9]{1,11}))?", re.ASCII)
+_SYNC = re.compile(r"s([0-9]{1,11})_([0-9]{1,18})(?:_([0-9]{1,11}))?(?:p([0-9]{1,18}))?", re.ASCII)
 _LINE = re.compile(r"t([0-9]{1,18})", re.ASCII)
 
 
@@ -27,6 +28,8 @@ class SyncToken:
     typing: int = 0
     #: Up to where messages from other devices were given, if not up to `position`.
     device_position: int | None = None
+    #: How much of who is present was told; 0: nothing. It is not in the log either.
+    presence: int = 0
 
     @property
     def messages(self) -> int:
@@ -39,11 +42,13 @@ class SyncToken:
         match = _SYNC.fullmatch(text)
         if match is None:
             raise invalid_param("The token is not one that /sync gave")
-        return cls(int(match[1]), int(match[2]), None if match[3] is None else int(match[3]))
+        device_position = None if match[3] is None else int(match[3])
+        return cls(int(match[1]), int(match[2]), device_position, int(match[4] or 0))
 
     def __str__(self) -> str:
         rest = "" if self.device_position is None else f"_{self.device_position}"
-        return f"s{self.position}_{self.typing}{rest}"
+        present = f"p{self.presence}" if self.presence else ""
+        return f"s{self.position}_{self.typing}{rest}{present}"
 
 
 def line_token(line: int) -> str:
