@@ -193,7 +193,7 @@ def build(config: Config, ports: Ports) -> App:
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     federation = _federation(config, ports, database, events, key)
-    users = UserSystem(config, ports, database, bus, federation.users, federation.outbox)
+    users = UserSystem(config, ports, database, bus, states, events, federation.users, federation.outbox)
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
         federation.keyring, key,

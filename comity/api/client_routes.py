@@ -26,6 +26,7 @@ from comity.api.client import (
     sliding,
     typing,
     upgrades,
+    user_directory,
     versions,
 )
 from comity.api.client import sync as sync_routes
@@ -73,6 +74,7 @@ def add(
     typing.routes(router, guard, users.ephemeral)
     presence.routes(router, guard, users.ephemeral.presences)
     keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
+    user_directory.routes(router, guard, users.directory, users.limits)
     mutual_rooms.routes(router, guard, users.mutual_rooms, users.limits)
     reports.routes(router, guard, users.reports, users.limits)
     openid.routes(router, guard, users.openid)

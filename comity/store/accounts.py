@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from comity.store import user_directory
 from comity.store.database import Tx
 from comity.store.lists import parts
 
@@ -53,19 +54,21 @@ class RegistrationToken:
 
 # -- users
 
+#: The field of a profile by which people are found.
+_DISPLAY_NAME = "displayname"
 _USER = "user_id, password_hash, admin, created_at, deactivated"
 
 
 def insert_user(tx: Tx, user_id: str, password_hash: str | None, *, admin: bool, now_ms: int) -> bool:
     """Create an account; False if that user id was ever taken."""
-    return (
-        tx.changed(
-            "INSERT INTO users (user_id, password_hash, admin, created_at) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (user_id) DO NOTHING",
-            (user_id, password_hash, int(admin), now_ms),
-        )
-        > 0
-    )
+    if not tx.changed(
+        "INSERT INTO users (user_id, password_hash, admin, created_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (user_id) DO NOTHING",
+        (user_id, password_hash, int(admin), now_ms),
+    ):
+        return False
+    user_directory.name_ours(tx, user_id, None, None, is_new=True)
+    return True
 
 
 def user(tx: Tx, user_id: str) -> User | None:
@@ -95,6 +98,7 @@ def replace_password_hash(tx: Tx, user_id: str, old: str, new: str) -> None:
 def deactivate(tx: Tx, user_id: str) -> None:
     """End an account: its password, its profile; its name stays taken."""
     tx.run("UPDATE users SET deactivated = 1, password_hash = NULL WHERE user_id = ?", (user_id,))
+    user_directory.forget_ours(tx, user_id, profile(tx, user_id).get(_DISPLAY_NAME))
     tx.run("DELETE FROM profiles WHERE user_id = ?", (user_id,))
 
 
@@ -271,6 +275,8 @@ def profiles(tx: Tx, user_ids: Iterable[str], fields: tuple[str, ...]) -> dict[s
 
 def put_profile_field(tx: Tx, user_id: str, field: str, value: str) -> None:
     """Set a field; `value` is JSON text."""
+    if field == _DISPLAY_NAME:
+        user_directory.name_ours(tx, user_id, profile(tx, user_id).get(field), value)
     tx.run(
         "INSERT INTO profiles (user_id, field, value) VALUES (?, ?, ?) "
         "ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value",
@@ -280,4 +286,6 @@ def put_profile_field(tx: Tx, user_id: str, field: str, value: str) -> None:
 
 def delete_profile_field(tx: Tx, user_id: str, field: str) -> None:
     """Remove a field, if it is there."""
+    if field == _DISPLAY_NAME:
+        user_directory.name_ours(tx, user_id, profile(tx, user_id).get(field), None)
     tx.run("DELETE FROM profiles WHERE user_id = ? AND field = ?", (user_id, field))

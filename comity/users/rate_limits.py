@@ -48,6 +48,8 @@ PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
 DELAYED_ACTIONS = Limit("delayed event actions", Rate(per_second=2, burst=20))
 #: Searches of one user: each may be a tenth of a second of work.
 SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
+#: Searches for people of one user: apps search while somebody types.
+PEOPLE_SEARCHES = Limit("searches for people", Rate(per_second=3, burst=50))
 #: Questions of one user for the rooms shared with others: an app asks for each person that it shows.
 MUTUAL_ROOMS = Limit("mutual rooms", Rate(per_second=2, burst=50))
 #: Reports of one user: each is for a person to read.

@@ -12,11 +12,14 @@ from comity.federation.user_calls import UserCalls
 from comity.ports import Ports
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database
+from comity.store.events import Events
+from comity.store.state import States
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
 from comity.users.cross_signing import CrossSigning
 from comity.users.device_news import DeviceNews
 from comity.users.devices import Devices
+from comity.users.directory import UserDirectory
 from comity.users.edus import Admits, Edus
 from comity.users.ephemeral import Ephemeral
 from comity.users.filters import Filters
@@ -45,7 +48,15 @@ class UserSystem:
     """Everything about users; others take from it the parts that they name."""
 
     def __init__(
-        self, config: Config, ports: Ports, database: Database, bus: Bus, calls: UserCalls, sink: EduSink
+        self,
+        config: Config,
+        ports: Ports,
+        database: Database,
+        bus: Bus,
+        states: States,
+        events: Events,
+        calls: UserCalls,
+        sink: EduSink,
     ) -> None:
         clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.limits = RateLimits(clock, enabled=config.rate_limits.enabled)
@@ -72,6 +83,9 @@ class UserSystem:
         self.moving = Moving(self.account_data, self.push_rules)
         self.openid = OpenId(database, clock, entropy, name)
         self.mutual_rooms = MutualRooms(database)
+        self.directory = UserDirectory(
+            database, states, events, name, finds_all=config.users.directory == "all"
+        )
         self.reports = Reports(database, clock)
         self.ephemeral = Ephemeral(database, bus, clock, sink, name, with_presence=config.presence.enabled)
         self.receipts = Receipts(database, bus, clock, sink, name)
@@ -118,4 +132,5 @@ class UserSystem:
     async def close(self) -> None:
         """End the tasks that expire what is ephemeral, and those that ask other servers."""
         await self._remote.close()
+        await self.directory.close()
         await self.ephemeral.close()

@@ -24,6 +24,7 @@ Content = dict[str, tuple[tuple[str, ...], list[Row]]]
 _BY_HAND = """
 INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('one', NULL, 3, NULL);
 INSERT INTO registration_tokens (token, uses_allowed, used, expires_at) VALUES ('two', 5, 0, 1800000000000);
+INSERT INTO directory_progress (id, position, room_num, user_id) VALUES (1, 2, 1, '@b:b.example');
 INSERT INTO guests (user_id) VALUES ('@guest:a.example');
 INSERT INTO server_notice_rooms (user_id, room_id) VALUES ('@a:a.example', '!a:a.example');
 INSERT INTO server_notices (notice_id, user_id, body, at) VALUES ('n', '@a:a.example', 'Hello', 1);
