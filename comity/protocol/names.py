@@ -13,6 +13,8 @@ from comity.protocol.words import fold, words_of
 
 #: Characters of a name that are read: a longer one is cut, as it is on every screen.
 MAX_NAME_CHARACTERS = 256
+#: Characters of a whole name by which it is found.
+MAX_PHRASE_CHARACTERS = 64
 #: Words by which one user is found in one place.
 MAX_NAME_WORDS = 32
 #: Words of one search: each has to be in what is found.
@@ -26,8 +28,16 @@ def id_words(user_id: str) -> list[str]:
 
 
 def name_words(name: str | None) -> list[str]:
-    """The words of a display name, those without accents included."""
-    return _words(name)[:MAX_NAME_WORDS] if name else []
+    """The words of a display name, those without accents included; of several, all of it as well."""
+    if not name:
+        return []
+    whole = phrase_of(name)
+    return [*([whole] if " " in whole else []), *_words(name)][:MAX_NAME_WORDS]
+
+
+def phrase_of(text: str) -> str:
+    """A name or a search as a whole, as it is compared."""
+    return " ".join(fold(text[:MAX_NAME_CHARACTERS]).split())[:MAX_PHRASE_CHARACTERS]
 
 
 def _words(text: str) -> list[str]:

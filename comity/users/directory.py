@@ -17,7 +17,7 @@ import orjson
 
 from comity.protocol.errors import bad_json, invalid_param, missing_param
 from comity.protocol.identifiers import server_of
-from comity.protocol.names import id_words, match, name_words, term_words
+from comity.protocol.names import id_words, match, name_words, phrase_of, term_words
 from comity.rooms.read.access import is_world_readable
 from comity.store import accounts, user_directory
 from comity.store import rooms as stored_rooms
@@ -33,13 +33,15 @@ MAX_LIMIT, DEFAULT_LIMIT = 50, 10
 #: Bytes of what is searched for: nobody types more.
 MAX_TERM_BYTES = 1_024
 #: Entries of the index that one search looks at, in the order of the words: exact ones come first.
-MAX_SCANNED = 5_000
+MAX_SCANNED = 3_000
 #: People whose rooms and names are looked at together.
 CHUNK = 128
 #: Rooms of those that are looked at: beyond it there is somebody who is in very many.
 MAX_PLACES = 10_000
 #: Names of one user of another server, who may bear another one in each room.
 MAX_NAMES = 5
+#: Such names that one search looks at: about 100 microseconds each if they are not in memory.
+MAX_NAMES_READ = 1_000
 #: Rooms of which it is remembered whether anybody may join or read them; about 150 bytes each.
 MAX_ROOMS = 20_000
 #: Such rooms that one search asks the state of.
@@ -105,7 +107,8 @@ class UserDirectory:
         if not asked:
             return {"results": [], "limited": False}
         await self._catch_up()
-        found, is_cut = await self._database.read(lambda tx: self._find(tx, user_id, asked, most))
+        phrase = phrase_of(term)
+        found, is_cut = await self._database.read(lambda tx: self._find(tx, user_id, phrase, asked, most))
         listed = sorted(found, key=_Found.rank)
         return {"results": [each.told() for each in listed[:most]], "limited": is_cut or len(listed) > most}
 
@@ -142,17 +145,23 @@ class UserDirectory:
 
     # -- one search
 
-    def _find(self, tx: Tx, searcher: str, asked: Sequence[str], most: int) -> tuple[list[_Found], bool]:
+    def _find(
+        self, tx: Tx, searcher: str, phrase: str, asked: Sequence[str], most: int
+    ) -> tuple[list[_Found], bool]:
         """Up to `most` people and one more, and whether there may be others that were not looked at."""
         scanned = user_directory.beginning_with(tx, asked[0], MAX_SCANNED)
+        is_cut = len(scanned) == MAX_SCANNED
+        if len(asked) > 1:
+            # Whoever is called so as a whole is found however common each of the words is.
+            scanned = user_directory.beginning_with(tx, phrase, MAX_SCANNED) + scanned
         candidates = list(dict.fromkeys(user_id for _, user_id in scanned))
         looking = _Looking(self, tx, user_directory.rooms_of(tx, searcher), asked)
         found: list[_Found] = []
         for start in range(0, len(candidates), CHUNK):
             found += looking.at(candidates[start : start + CHUNK])
-            if len(found) > most:
+            if len(found) > most or looking.is_tired:
                 return found, True
-        return found, len(scanned) == MAX_SCANNED
+        return found, is_cut
 
     def is_ours(self, user_id: str) -> bool:
         """Whether it is a user of this server."""
@@ -205,6 +214,12 @@ class _Looking:
         self._asked = asked
         self._rooms: dict[int, bool] = {}
         self._rooms_asked = 0
+        self._names_read = 0
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether it has looked at as many names as one search may."""
+        return self._names_read >= MAX_NAMES_READ
 
     def at(self, user_ids: Sequence[str]) -> list[_Found]:
         """Those of some people who match and whom the searcher may find."""
@@ -249,6 +264,7 @@ class _Looking:
                 if not is_near and not self._is_open(place.room_num):
                     continue
                 names += 1
+                self._names_read += 1
                 name, avatar = self._directory.profile_in(self._tx, place)
                 whole = match(self._asked, {*id_words(user_id), *name_words(name)})
                 if whole is not None:
