@@ -12,6 +12,7 @@ from comity.api.client import (
     keys,
     login,
     mutual_rooms,
+    notifications,
     old_sync,
     openid,
     presence,
@@ -70,6 +71,7 @@ def add(
     account_data.routes(router, guard, users.account_data)
     filters.routes(router, guard, users.filters)
     push_rules.routes(router, guard, users.push_rules)
+    notifications.routes(router, guard, sync.notifications)
     receipts.routes(router, guard, users.receipts)
     typing.routes(router, guard, users.ephemeral)
     presence.routes(router, guard, users.ephemeral.presences)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from comity.store.database import Tx
 from comity.store.lists import parts
 
+#: Rooms of which the newest rows are read in one statement.
+ROOMS_AT_ONCE = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Notification:
@@ -91,6 +94,50 @@ def mentions_of(tx: Tx, user_id: str, room_num: int, after: int, upto: int, limi
         (user_id, room_num, after, upto, limit),
     )
     return [Mention(*row) for row in rows]
+
+
+def newest_notifications(
+    tx: Tx, room_nums: Sequence[int], before: int, limit: int
+) -> list[tuple[int, int, int]]:
+    """(room, line, weight) of the newest `limit` notifications of each of some rooms, at `line < before`."""
+    return _newest(
+        tx,
+        "SELECT room_num, line, weight FROM notifications WHERE room_num = ?",
+        (),
+        room_nums,
+        before,
+        limit,
+    )
+
+
+def newest_mentions(
+    tx: Tx, user_id: str, room_nums: Sequence[int], before: int, limit: int
+) -> list[tuple[int, int, int]]:
+    """The same of a user's mentions, all of weight 2."""
+    select = "SELECT room_num, line, 2 FROM mentions WHERE user_id = ? AND room_num = ?"
+    return _newest(tx, select, (user_id,), room_nums, before, limit)
+
+
+def newest_events(tx: Tx, room_nums: Sequence[int], before: int, limit: int) -> list[tuple[int, int, int]]:
+    """The same of all events that were accepted, of weight 0: whoever asks has to look at them."""
+    select = "SELECT room_num, line, 0 FROM events WHERE verdict = 0 AND room_num = ?"
+    return _newest(tx, select, (), room_nums, before, limit)
+
+
+def _newest(
+    tx: Tx, select: str, values: tuple[object, ...], room_nums: Sequence[int], before: int, limit: int
+) -> list[tuple[int, int, int]]:
+    """Some rows of each room, of many rooms in one statement: one a room would be as many round trips."""
+    one = f"SELECT * FROM ({select} AND line < ? ORDER BY line DESC LIMIT ?) AS room"
+    found: dict[tuple[int, int, int], None] = {}
+    for start in range(0, len(room_nums), ROOMS_AT_ONCE):
+        rooms = list(room_nums[start : start + ROOMS_AT_ONCE])
+        # Filled up with the last one again: the statement has one text, and stays prepared.
+        rooms += rooms[-1:] * (ROOMS_AT_ONCE - len(rooms))
+        bound = [value for room_num in rooms for value in (*values, room_num, before, limit)]
+        rows = tx.all(" UNION ALL ".join([one] * ROOMS_AT_ONCE), bound)
+        found.update(dict.fromkeys((row[0], row[1], row[2]) for row in rows))
+    return list(found)
 
 
 def note_activity(tx: Tx, room_num: int, position: int) -> None:

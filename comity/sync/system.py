@@ -9,6 +9,7 @@ from comity.store.device_keys import KeyCounts
 from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices
+from comity.sync.notifications import Notifications
 from comity.sync.old import OldSync
 from comity.sync.old_stream import EventStream
 from comity.sync.presence import PresenceNews
@@ -34,6 +35,9 @@ class SyncSystem:
         user_rooms, devices = RoomsOfUsers(bus), Devices(database, bus, key_counts)
         deltas, summaries = Deltas(reader.states, reader.events), Summaries()
         unread, others = UnreadCounts(reader, summaries, bus), OtherRooms(reader, deltas)
+        self.notifications = Notifications(
+            database=database, bus=bus, reader=reader, user_rooms=user_rooms, unread=unread
+        )
         self.v3 = Sync(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
             devices=devices, joined=JoinedRooms(reader, deltas, summaries, unread, ephemeral), others=others,

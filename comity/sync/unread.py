@@ -92,13 +92,15 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
+class Rules:
     """A user's push rules, as of a position, and the JSON they were made of."""
 
     position: int
     text: str | None
     compiled: CompiledRules
     difference: Difference
+    #: As they are written: the value of `global`.
+    ruleset: Mapping[str, Any]
 
 
 class UnreadCounts:
@@ -115,9 +117,10 @@ class UnreadCounts:
         self._summaries = summaries
         self._bus = bus
         self._kept: Bounded[tuple[str, int], Unread] = Bounded(MAX_KEPT)
-        self._rules: Bounded[str, _Rules] = Bounded(MAX_RULESETS)
+        self._rules: Bounded[str, Rules] = Bounded(MAX_RULESETS)
 
-    def _rules_of(self, tx: Tx, user_id: str, now: int) -> _Rules:
+    def rules_of(self, tx: Tx, user_id: str, now: int) -> Rules:
+        """A user's push rules as they are at position `now`."""
         known = self._rules.get(user_id)
         if known is not None and not self._bus.changed((user_id,), known.position):
             return known
@@ -129,7 +132,7 @@ class UnreadCounts:
             ruleset = stored.get("global") if isinstance(stored, dict) else None
             if not isinstance(ruleset, dict):
                 ruleset = default_rules(user_id)
-            rules = _Rules(now, text, compile_rules(ruleset), difference(user_id, ruleset))
+            rules = Rules(now, text, compile_rules(ruleset), difference(user_id, ruleset), ruleset)
         self._rules.put(user_id, rules)
         return rules
 
@@ -145,12 +148,12 @@ class UnreadCounts:
     ) -> Unread:
         """The counts of a joined user (`view`'s) at position `asked.now`; `own` is their membership."""
         key, now = (view.user_id, view.room_num), asked.now
-        rules = self._rules_of(tx, view.user_id, now)
+        rules = self.rules_of(tx, view.user_id, now)
         # The rules, whom they ignore, what was redacted, history and a new stay may change what counted.
         basis = (rules.text, asked.ignored, tail.redaction, tail.past, own.position)
         kept = self._kept.get(key)
         if kept is None or kept.basis != basis or kept.receipts != tail.receipts:
-            read = self._read_up_to(tx, view)
+            read = self.read_up_to(tx, view)
             if kept is None or kept.basis != basis or kept.read != read:
                 kept = Unread(min(read.values()), tail.receipts, basis, read)
             else:
@@ -224,7 +227,7 @@ class UnreadCounts:
                 limit=MAX_COUNTED,
                 backwards=True,
             )
-        name = self._display_name(tx, view, state)
+        name = self.display_name(tx, view, state)
         contexts: dict[str, RoomContext] = {}
         for stored in listed:
             event = stored.event
@@ -235,15 +238,15 @@ class UnreadCounts:
                 continue
             context = contexts.get(event.sender)
             if context is None:
-                context = contexts[event.sender] = self._context(tx, view.room_num, state, event)
+                context = contexts[event.sender] = self.context(tx, view.room_num, state, event)
             outcome = evaluate(rules, view_of(event), context, name)
             if outcome.notify:
                 thread = relations.thread_of(tx, relation_of(event))
                 kept.add(thread, stored.line or 0, highlight=outcome.highlight)
 
-    def _read_up_to(self, tx: Tx, view: RoomView) -> dict[str, int]:
+    def read_up_to(self, tx: Tx, view: RoomView) -> dict[str, int]:
         """The lines up to which the user has read, by thread; the furthest of their receipts counts."""
-        read = {"": live_line(self._joined_at(tx, view))}
+        read = {"": live_line(self.joined_at(tx, view))}
         for receipt in personal.receipts_of(tx, view.room_num, view.user_id):
             place = personal.event_place(tx, receipt.event_id) if receipt.receipt_type in _KINDS else None
             if place is not None and place[0] == view.room_num:
@@ -252,7 +255,7 @@ class UnreadCounts:
         return {thread: max(line, least) for thread, line in read.items()}
 
     @staticmethod
-    def _joined_at(tx: Tx, view: RoomView) -> int:
+    def joined_at(tx: Tx, view: RoomView) -> int:
         """The position at which the user's present stay began: what was before it is no news."""
         began = 0
         for entry in stored_rooms.local_history(tx, view.user_id, view.room_num):
@@ -267,12 +270,14 @@ class UnreadCounts:
         number = 0 if slot is None else self._states.get(tx, state, slot)
         return self._events.get(tx, number) if number else None
 
-    def _display_name(self, tx: Tx, view: RoomView, state: bytes) -> str | None:
+    def display_name(self, tx: Tx, view: RoomView, state: bytes) -> str | None:
+        """What the user is called in the room."""
         member = self._entry(tx, view.room_num, state, ("m.room.member", view.user_id))
         name = member.event.content.get("displayname") if member is not None else None
         return name if isinstance(name, str) else None
 
-    def _context(self, tx: Tx, room_num: int, state: bytes, event: Event) -> RoomContext:
+    def context(self, tx: Tx, room_num: int, state: bytes, event: Event) -> RoomContext:
+        """What push rules ask about the room, for an event of its sender."""
         create = self._entry(tx, room_num, state, ("m.room.create", ""))
         levels = self._entry(tx, room_num, state, ("m.room.power_levels", ""))
         power = PowerLevels(

@@ -153,7 +153,6 @@ async def test_rules_that_are_not_there(server: UserServer) -> None:
 async def test_nothing_is_pushed_yet(server: UserServer) -> None:
     token = await server.user("alice")
     assert (await server.ask("GET", "/pushers", token=token)).ok() == {"pushers": []}
-    assert (await server.ask("GET", "/notifications", token=token)).ok() == {"notifications": []}
     delete = {"kind": None, "app_id": "a", "pushkey": "b"}
     assert (await server.ask("POST", "/pushers/set", delete, token=token)).ok() == {}
     http = {**delete, "kind": "http"}

@@ -1,7 +1,6 @@
-"""Push rules, pushers and past notifications (client-server §Push Notifications).
+"""Push rules and pushers (client-server §Push Notifications).
 
-Nothing is pushed yet and no notification is recorded: there are no pushers, and setting one
-is refused.
+Nothing is pushed yet: there are no pushers, and setting one is refused.
 """
 
 from __future__ import annotations
@@ -59,9 +58,6 @@ def routes(router: Router, guard: Guard, push_rules: PushRules) -> None:
             return json_response({})  # to delete a pusher that is not there is to have deleted it
         raise MatrixError(400, "M_UNRECOGNIZED", "This server does not send push notifications yet")
 
-    async def notifications(call: Call) -> Response:
-        return json_response({"notifications": []})
-
     rule = "/pushrules/global/{kind}/{ruleId}"
     add_classic(router, "GET", "/pushrules", get_all, guard)
     add_classic(router, "GET", "/pushrules/global", get_global, guard)
@@ -74,7 +70,6 @@ def routes(router: Router, guard: Guard, push_rules: PushRules) -> None:
     add_classic(router, "PUT", rule + "/actions", put_actions, guard)
     add_classic(router, "GET", "/pushers", pushers, guard)
     add_classic(router, "POST", "/pushers/set", set_pusher, guard)
-    add_classic(router, "GET", "/notifications", notifications, guard)
 
 
 def _rule(call: Call) -> tuple[str, str, str]:
