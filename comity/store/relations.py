@@ -89,6 +89,16 @@ def mark_related(tx: Tx, event_ids: Iterable[str]) -> list[str]:
     return found
 
 
+def thread_of_event(tx: Tx, event_id: str) -> str:
+    """The root of the thread that an event belongs to, or MAIN."""
+    row = tx.one(
+        "SELECT r.rel_type, r.target FROM relations r JOIN events e ON e.event_num = r.event_num "
+        "WHERE e.event_id = ?",
+        (event_id,),
+    )
+    return MAIN if row is None else thread_of(tx, Relation(row[0], row[1]))
+
+
 def forget(tx: Tx, number: int) -> None:
     """An event relates to nothing any more: it was redacted."""
     row = tx.one("SELECT target, room_num, rel_type FROM relations WHERE event_num = ?", (number,))

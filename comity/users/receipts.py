@@ -17,7 +17,7 @@ from comity.federation.sink import EduSink, NoSink
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, forbidden, invalid_param
 from comity.protocol.identifiers import is_event_id
-from comity.store import personal
+from comity.store import personal, relations
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx, WriteTx
 from comity.store.personal import Receipt
@@ -107,6 +107,7 @@ class Receipts:
             }
             for receipt_type, event_id in receipts.items():
                 line = _line(tx, room_num, event_id)
+                _check_thread(tx, event_id, thread_id)
                 if not _is_ahead(tx, room_num, held.get((receipt_type, thread_id)), line):
                     continue
                 published[room_id] = tx.next_position()
@@ -174,6 +175,19 @@ def _line(tx: Tx, room_num: int, event_id: str) -> int:
     if place is None or place[0] != room_num:
         raise invalid_param("The event is not one of this room's timeline")
     return place[1]
+
+
+def _check_thread(tx: Tx, event_id: str, thread_id: str) -> None:
+    """An event is read in the thread that it is in. Raises 400 M_INVALID_PARAM.
+
+    COMPAT: a root is of the main timeline, but clients also say that they have read it in its thread.
+    """
+    if thread_id in ("", event_id):
+        return
+    if relations.thread_of_event(tx, event_id) != thread_id:
+        raise invalid_param(
+            "The event is in a thread" if thread_id == MAIN else "The event is not in the thread of thread_id"
+        )
 
 
 def _is_ahead(tx: Tx, room_num: int, held: str | None, line: int) -> bool:

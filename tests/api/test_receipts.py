@@ -68,6 +68,7 @@ async def test_reading_goes_forward_only(server: UserServer) -> None:
 async def test_threads_have_receipts_of_their_own(server: UserServer) -> None:
     alice = await server.user("alice")
     events = await server.room(ROOM, ALICE, events=4)
+    await relate(server, events[2], events[0], "m.thread")
     (await read(server, alice, events[3], body={"thread_id": "main"})).ok()
     (await read(server, alice, events[2], body={"thread_id": events[0]})).ok()
     (await read(server, alice, events[1])).ok()
@@ -77,6 +78,37 @@ async def test_threads_have_receipts_of_their_own(server: UserServer) -> None:
         events[2]: {"m.read": {ALICE: {"ts": now, "thread_id": events[0]}}},
         events[1]: {"m.read": {ALICE: {"ts": now}}},
     }
+
+
+async def test_an_event_is_read_in_the_thread_that_it_is_in(server: UserServer) -> None:
+    alice = await server.user("alice")
+    root, inside, reaction, beside = await server.room(ROOM, ALICE, events=4)
+    await relate(server, inside, root, "m.thread")
+    await relate(server, reaction, inside, "m.annotation")
+    await relate(server, beside, root, "m.annotation")
+    for event_id, thread_id in ((inside, "main"), (reaction, "main"), (beside, root), (inside, beside)):
+        (await read(server, alice, event_id, body={"thread_id": thread_id})).failed(400, "M_INVALID_PARAM")
+        private = await read(server, alice, event_id, "m.read.private", {"thread_id": thread_id})
+        private.failed(400, "M_INVALID_PARAM")
+    assert seen(server, ALICE) is None
+    for event_id, thread_id in (
+        (root, root),
+        (inside, root),
+        (reaction, root),
+        (root, "main"),
+        (beside, "main"),
+    ):
+        (await read(server, alice, event_id, body={"thread_id": thread_id})).ok()
+    assert set(seen(server, ALICE)) == {reaction, beside}
+
+
+async def relate(server: UserServer, event_id: str, target: str, rel_type: str) -> None:
+    """Have an event relate to another."""
+    insert = (
+        "INSERT INTO relations (target, event_num, room_num, rel_type, type, sender, line, origin_server_ts) "
+        "SELECT ?, event_num, room_num, ?, type, sender, line, 1 FROM events WHERE event_id = ?"
+    )
+    await server.database.write(lambda tx: tx.run(insert, (target, rel_type, event_id)))
 
 
 async def test_an_unthreaded_receipt_says_more_than_a_threaded_one(server: UserServer) -> None:

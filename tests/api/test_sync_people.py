@@ -289,6 +289,15 @@ async def test_who_is_ignored_is_not_heard(server: Place) -> None:
     assert bodies(part["timeline"]["events"]) == ["sorry"]
 
 
+async def test_nobody_ignores_themselves(server: Place) -> None:
+    alice = await server.client("alice")
+    room_id = await alice.create()
+    await alice.account_data("m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+    since = await alice.token_now()
+    said = await alice.say(room_id, "hello, me")
+    assert ids((await alice.sync(since))["rooms"]["join"][room_id]["timeline"]["events"]) == [said]
+
+
 async def test_account_data_of_rooms_and_of_the_account(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create()

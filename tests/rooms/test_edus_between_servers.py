@@ -146,7 +146,10 @@ async def test_receipts(pair: Pair) -> None:
 
 async def test_receipts_in_threads(pair: Pair) -> None:
     """Each thread has a receipt of its own, on the other side too; one never goes back."""
-    root, reply = [await pair.alice.place.say(pair.room_id, text, ALICE) for text in ("root", "reply")]
+    root = await pair.alice.place.say(pair.room_id, "root", ALICE)
+    relation = {"rel_type": "m.thread", "event_id": root}
+    content = {"msgtype": "m.text", "body": "reply", "m.relates_to": relation}
+    reply = await pair.alice.place.send(pair.room_id, ALICE, "m.room.message", content)
     await pair.settle()
     path = f"/rooms/{pair.room_id}/receipt/m.read/"
     await pair.bob.ask("POST", path + reply, {"thread_id": root})

@@ -90,13 +90,13 @@ def _not_a_member() -> MatrixError:
 
 
 def ignored_users(tx: Tx, user_id: str) -> frozenset[str]:
-    """Whom a user ignores (client-server §Ignoring Users)."""
+    """Whom a user ignores (client-server §Ignoring Users); themselves they cannot, whatever the list says."""
     text = personal.account_data(tx, user_id, "", IGNORED_USERS)
     if text is None:
         return frozenset()
     content = orjson.loads(text)
     listed = content.get("ignored_users") if isinstance(content, dict) else None
-    return frozenset(listed) if isinstance(listed, dict) else frozenset()
+    return frozenset(listed) - {user_id} if isinstance(listed, dict) else frozenset()
 
 
 def blocks_invites(tx: Tx, user_id: str) -> bool:
