@@ -13,7 +13,9 @@ def routes(router: Router, guard: Guard, ephemeral: Ephemeral) -> None:
     """Add the routes of this family."""
 
     async def put(call: Call) -> Response:
-        await ephemeral.type_locally(must_be_self(call), call.parameters["roomId"], call.json())
+        user_id = must_be_self(call)
+        await ephemeral.type_locally(user_id, call.parameters["roomId"], call.json())
+        await ephemeral.presences.active(user_id, call.requester.device_id)
         return json_response({})
 
     add_classic(router, "PUT", "/rooms/{roomId}/typing/{userId}", put, guard)
