@@ -76,7 +76,7 @@ EMPTY = frozenset(
     {
         "client-server getTurnServer", "client-server getProtocols", "client-server getAccount3PIDs",
         "client-server getRoomKeysVersionCurrent", "client-server getPushers", "client-server postPusher",
-        "client-server getNotifications", "server-server getContent", "server-server getContentThumbnail",
+        "server-server getContent", "server-server getContentThumbnail",
         "client-server getProtocolMetadata", "client-server queryLocationByProtocol",
         "client-server queryUserByProtocol", "client-server queryLocationByAlias",
         "client-server queryUserByID",

@@ -56,6 +56,8 @@ GROWTH: Mapping[str, str] = {
     "server_notice_rooms": _USERS,
     "server_notices": _PASSING,
     "profiles": _USERS,
+    "directory_words": "with the members of rooms, and accounts: the words of their names",
+    "directory_progress": "no",
     "account_data": _USERS,
     "filters": _USERS,
     "reports": "with what users report; the newest 200 of each user are kept",
