@@ -87,9 +87,8 @@ def add(
     ).routes(router, guard)  # fmt: skip
     delayed = DelayedApi(rooms.delayed, users.limits)
     delayed.routes(router, guard)
-    EventsApi(rooms.writer, rooms.memberships, rooms.directory, delayed, users.limits).routes(router, guard)
     EventsApi(
-        rooms.writer, rooms.memberships, rooms.directory, users.limits, users.ephemeral.presences
+        rooms.writer, rooms.memberships, rooms.directory, delayed, users.limits, users.ephemeral.presences
     ).routes(router, guard)
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,

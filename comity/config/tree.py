@@ -259,6 +259,10 @@ class Retention:
         values.whole_number(1, 24 * 366),
         24,
         "How often what is shown no more is erased from the database, in hours.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
     """Who is there: online, idle, away."""
 
@@ -278,6 +282,10 @@ class DelayedEvents:
         values.whole_number(1, 366 * 24 * 3600),
         24 * 3600,
         "How far ahead an event may be scheduled, in seconds.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Users:
     """Who finds whom."""
 

@@ -15,7 +15,7 @@ from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_par
 from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
-from comity.rooms.write import ClientTransaction, Writer
+from comity.rooms.write import Writer
 from comity.users.presence import Presences
 from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
 
@@ -29,7 +29,6 @@ class EventsApi:
         memberships: Memberships,
         directory: Directory,
         delayed: DelayedApi,
-        rate_limits: RateLimits,
         rate_limits: RateLimits,
         presences: Presences,
     ) -> None:
@@ -90,6 +89,7 @@ class EventsApi:
         draft = Draft(event_type, call.requester.user_id, content, state_key=state_key)
         send = self._memberships.put if event_type == "m.room.member" else self._writer.send
         event_id = await send(call.parameters["roomId"], draft)
+        await self._presences.active(call.requester.user_id, call.requester.device_id)
         return json_response({"event_id": event_id})
 
     async def delayed(self, call: Call) -> Response:
@@ -117,10 +117,6 @@ class EventsApi:
         if event_type == "m.room.member" and content.get("membership") == "invite":
             # Like one by POST invite, it may cost another server work.
             self._rate_limits.check(JOINS, call.requester.user_id)
-        send = self._memberships.put if event_type == "m.room.member" else self._writer.send
-        event_id = await send(call.parameters["roomId"], draft)
-        await self._presences.active(call.requester.user_id, call.requester.device_id)
-        return json_response({"event_id": event_id})
 
     async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
         """client-server §m.room.canonical_alias: every alias named must lead to the room."""
