@@ -20,7 +20,11 @@ from tests.store.whole import Content
 NEWEST = available()[-1][0]
 OLDER = range(1, NEWEST)
 #: What a column that came later holds for the rows from before. NULL, where it is not named here.
-LATER: dict[tuple[str, str], object] = {("gaps", "rounds"): 0, ("gaps", "retry_at"): 0}
+LATER: dict[tuple[str, str], object] = {
+    ("gaps", "rounds"): 0,
+    ("gaps", "retry_at"): 0,
+    ("memberships", "left_at"): 0,
+}
 #: Tables that a migration fills from what is there, or of which it fills a column.
 FILLED = ("auth_citations", "events", "relations", "threads", "notifications", "mentions", "room_activity")
 REFUSED = (sqlite3.Error, StatementError)

@@ -46,7 +46,14 @@ INSERT INTO remote_devices (user_id, device_id, json, display_name) VALUES ('@b:
 INSERT INTO remote_device_lists (user_id, stream_id, stale, fetched_at) VALUES ('@b:b.example', 3, 0, 1);
 INSERT INTO search_again (event_num) VALUES (2);
 INSERT INTO reports (report_id, reporter, room_id, event_id, user_id, reason, at, closed_at)
-VALUES (1, '@a:a.example', '!r', '$e', '@b:b.example', 'spam', 1700000000000, 0)
+VALUES (1, '@a:a.example', '!r', '$e', '@b:b.example', 'spam', 1700000000000, 0);
+INSERT INTO key_backups (user_id, version, algorithm, auth_data, etag, key_count, key_bytes)
+VALUES ('@a:a.example', 1, 'm.megolm_backup.v1', '{"public_key": "k"}', 1, 1, 2);
+INSERT INTO backed_up_keys (user_id, version, room_id, session_id, is_verified, first_message_index,
+forwarded_count, json) VALUES ('@a:a.example', 1, '!r', 's', 1, 2, 3, '{}');
+INSERT INTO dehydrated_devices (user_id, device_id, data) VALUES ('@a:a.example', 'D', '{}');
+INSERT INTO user_signatures (signer, target, target_key, signer_key, signature, position)
+VALUES ('@a:a.example', '@b:b.example', 'ed25519:m', 'ed25519:u', 'signature', 2)
 """
 #: Likewise, with bytes in them.
 _BYTES_BY_HAND = (
