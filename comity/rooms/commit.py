@@ -350,6 +350,8 @@ class _Storing:
     def _store_members(self, changes: Sequence[MemberChange], position: int) -> None:
         tx, room = self._tx, self._room
         if self._batch.replaces_head:
+            # Users of ours meet everybody in it.
+            self.marks_devices = True
             stored_rooms.clear_memberships(tx, room.number)
             for server in stored_rooms.servers(tx, room.number):
                 stored_rooms.end_stay(tx, server, room.number, position - 1)
@@ -401,14 +403,17 @@ class _Storing:
                     stored_rooms.forget(tx, change.user_id, room.number, at_once=True)
 
     def _note_newcomers(self, changes: Sequence[MemberChange], position: int) -> None:
-        """Those in the room have to look at the devices of who comes in (client-server §Tracking the
-        device list for a user). Call it before the members are stored."""
+        """Those in the room have to look at the devices of who comes in, and no more of who goes
+        (client-server §Tracking the device list for a user). Call it before the members are stored."""
         tx = self._tx
         for change in changes:
-            if change.membership != "join":
-                continue
             before = stored_rooms.member(tx, self._room.number, change.user_id)
-            if before is not None and before.membership == "join":
+            was_in = before is not None and before.membership == "join"
+            if change.membership != "join":
+                # Who is left behind need not look at the devices of who goes any more.
+                self.marks_devices = self.marks_devices or was_in
+                continue
+            if was_in:
                 continue
             device_keys.mark_changed(tx, change.user_id, position)
             self.marks_devices = True

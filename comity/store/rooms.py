@@ -200,12 +200,14 @@ class Member:
 
 
 def put_memberships(tx: Tx, room_num: int, members: Iterable[Member]) -> None:
-    """Set current memberships."""
+    """Set current memberships, and note of those who were joined and are not any more when they went."""
     tx.many(
         "INSERT INTO memberships (room_num, user_id, server, membership, event_num, position) "
         "VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (room_num, user_id) DO UPDATE SET membership = excluded.membership, "
-        "event_num = excluded.event_num, position = excluded.position",
+        "event_num = excluded.event_num, position = excluded.position, left_at = CASE "
+        "WHEN memberships.membership = 'join' AND excluded.membership <> 'join' THEN excluded.position "
+        "ELSE memberships.left_at END",
         [
             (
                 room_num,

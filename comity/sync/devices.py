@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from comity.bus import DEVICE_LISTS, Bus
-from comity.store import device_keys, personal, to_device
+from comity.store import cross_signing, device_keys, personal, shared_rooms, to_device
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
 from comity.store.device_keys import KeyCounts
@@ -30,12 +30,13 @@ class DevicePart:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     upto: int | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to wake anybody for."""
-        return not self.messages and not self.changed
+        return not self.messages and not self.changed and not self.left
 
 
 class Devices:
@@ -54,11 +55,13 @@ class Devices:
         return empty is None or self._bus.changed((request.user_id,), empty)
 
     def news(self, tx: Tx, asked: Asked) -> DevicePart:
-        """Messages that wait for the device, and whose devices changed."""
+        """Messages that wait for the device, whose devices changed, and whose need not be followed."""
         request = asked.request
         messages, upto = self.messages(tx, asked, MAX_MESSAGES)
-        changed = [] if request.since is None else self.changed(tx, request.user_id, asked.after, asked.now)
-        return DevicePart(messages, changed, upto)
+        if request.since is None:
+            return DevicePart(messages, upto=upto)
+        changed, left = self.lists(tx, request.user_id, asked.after, asked.now)
+        return DevicePart(messages, changed, left, upto)
 
     def messages(self, tx: Tx, asked: Asked, limit: int) -> tuple[list[dict[str, Any]], int | None]:
         """(messages that wait for the device, the position at which they end if there may be more)."""
@@ -73,15 +76,22 @@ class Devices:
         ]
         return messages, waiting[-1].position if len(waiting) == limit else None
 
-    def changed(self, tx: Tx, user_id: str, after: int, now: int) -> list[str]:
-        """The users whose devices changed at `after < position <= now`, of those whom the user sees."""
+    def lists(self, tx: Tx, user_id: str, after: int, now: int) -> tuple[list[str], list[str]]:
+        """`changed` and `left` of `device_lists`, for what happened at `after < position <= now`.
+
+        Whose devices changed, of those whom the user shares a room with, or who share one now and did
+        not; and with whom the last common room has ended.
+        """
         if not self._bus.changed((DEVICE_LISTS,), after):
-            return []
-        candidates = device_keys.changed_since(tx, after, now)
-        if not candidates:
-            return []
-        sharing = personal.sharing_room(tx, user_id, candidates)
-        return sorted(sharing | ({user_id} & set(candidates)))
+            return [], []
+        changed: set[str] = set()
+        if candidates := device_keys.changed_since(tx, after, now):
+            changed = personal.sharing_room(tx, user_id, candidates) | ({user_id} & set(candidates))
+        mine = self._bus.changed((user_id,), after)
+        if mine:
+            changed |= shared_rooms.met(tx, user_id, shared_rooms.entered(tx, user_id, after, now))
+            changed.update(cross_signing.signed_since(tx, user_id, after, now))
+        return sorted(changed), sorted(shared_rooms.parted(tx, user_id, after, now, i_went=mine))
 
     async def acknowledge(self, request: SyncRequest) -> None:
         """The device has what came before its token: those messages need not be kept."""
@@ -98,5 +108,5 @@ def add_to(answer: dict[str, Any], part: DevicePart, counts: tuple[dict[str, int
     """Write a device's part into an answer; `counts` is what is left of its keys."""
     if part.messages:
         answer["to_device"] = {"events": part.messages}
-    answer["device_lists"] = {"changed": part.changed, "left": []}
+    answer["device_lists"] = {"changed": part.changed, "left": part.left}
     answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"] = counts

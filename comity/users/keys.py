@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,7 +11,7 @@ from comity.bus import Bus
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError, invalid_param
 from comity.store import accounts as stored
-from comity.store import cross_signing, device_keys, device_lists, personal
+from comity.store import cross_signing, device_keys, device_lists, personal, shared_rooms
 from comity.store.database import Database, Tx, WriteTx
 from comity.store.device_keys import KeyCounts
 from comity.users.accounts import Accounts
@@ -50,27 +50,43 @@ class Keys:
             if stored.device(tx, user_id, device_id) is None:
                 # Logged out since the request came: nobody would delete these keys.
                 raise MatrixError(401, "M_UNKNOWN_TOKEN", "The device has been logged out")
-            if identity is not None and device_keys.identity(tx, user_id, device_id) != identity:
-                device_keys.put_identity(tx, user_id, device_id, identity)
-                self._news.changed(tx, user_id, device_id)
-            for algorithm, key_id, json in one_time:
-                held = device_keys.one_time_key(tx, user_id, device_id, algorithm, key_id)
-                if held is not None and orjson.loads(held) != orjson.loads(json):
-                    raise invalid_param(f"There is another one-time key {algorithm}:{key_id} already")
-            device_keys.put_one_time_keys(tx, user_id, device_id, one_time, now)
-            counts = device_keys.one_time_key_counts(tx, user_id, device_id)
-            if one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
-                raise invalid_param(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys here")
-            for algorithm, key_id, json in fallback:
-                device_keys.put_fallback_key(tx, user_id, device_id, algorithm, key_id, json)
-            self._counts_change(tx, user_id, device_id)
-            return counts
+            return self.put_in(tx, user_id, device_id, identity, one_time, fallback, now)
 
         if identity is None and not one_time and not fallback:
             return await self._database.look_up(
                 lambda tx: device_keys.one_time_key_counts(tx, user_id, device_id)
             )
         return await self._database.write(store)
+
+    def put_in(
+        self,
+        tx: WriteTx,
+        user_id: str,
+        device_id: str,
+        identity: str | None,
+        one_time: Sequence[tuple[str, str, str]],
+        fallback: Sequence[tuple[str, str, str]],
+        now: int,
+    ) -> dict[str, int]:
+        """Store checked keys of a device that exists, in a transaction of the caller's; the counts after it.
+
+        Raises 400 M_INVALID_PARAM.
+        """
+        if identity is not None and device_keys.identity(tx, user_id, device_id) != identity:
+            device_keys.put_identity(tx, user_id, device_id, identity)
+            self._news.changed(tx, user_id, device_id)
+        for algorithm, key_id, json in one_time:
+            held = device_keys.one_time_key(tx, user_id, device_id, algorithm, key_id)
+            if held is not None and orjson.loads(held) != orjson.loads(json):
+                raise invalid_param(f"There is another one-time key {algorithm}:{key_id} already")
+        device_keys.put_one_time_keys(tx, user_id, device_id, one_time, now)
+        counts = device_keys.one_time_key_counts(tx, user_id, device_id)
+        if one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
+            raise invalid_param(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys here")
+        for algorithm, key_id, json in fallback:
+            device_keys.put_fallback_key(tx, user_id, device_id, algorithm, key_id, json)
+        self._counts_change(tx, user_id, device_id)
+        return counts
 
     def device_gone(self, tx: WriteTx, user_id: str, device_id: str) -> None:
         """A device is being deleted: its keys with it (for `Sessions.when_device_goes`)."""
@@ -100,7 +116,10 @@ class Keys:
                 if not devices or device_id in devices
             }
             for usage, json in signing.items():
-                if usage != cross_signing.USER_SIGNING or user_id == requester:
+                if usage == cross_signing.MASTER:
+                    # Parsed: signatures may be added to it.
+                    answer["master_keys"][user_id] = orjson.loads(json)
+                elif usage != cross_signing.USER_SIGNING or user_id == requester:
                     answer[f"{usage}_keys"][user_id] = orjson.Fragment(json)
         return answer
 
@@ -151,10 +170,14 @@ class Keys:
         return await self._database.read(read)
 
     async def changes(self, user_id: str, position: int, upto: int) -> dict[str, list[str]]:
-        """`GET /keys/changes`: the user, and users in a common room, if their devices changed."""
+        """`GET /keys/changes`: whose devices changed or came into sight, and whose went from it."""
 
-        def read(tx: Tx) -> set[str]:
+        def read(tx: Tx) -> dict[str, list[str]]:
             candidates = device_keys.changed_since(tx, position, upto)
-            return personal.sharing_room(tx, user_id, candidates) | ({user_id} & set(candidates))
+            changed = personal.sharing_room(tx, user_id, candidates) | ({user_id} & set(candidates))
+            changed |= shared_rooms.met(tx, user_id, shared_rooms.entered(tx, user_id, position, upto))
+            changed.update(cross_signing.signed_since(tx, user_id, position, upto))
+            left = shared_rooms.parted(tx, user_id, position, upto)
+            return {"changed": sorted(changed), "left": sorted(left)}
 
-        return {"changed": sorted(await self._database.read(read)), "left": []}
+        return await self._database.read(read)

@@ -143,10 +143,7 @@ class Sessions:
         now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> None:
-            if accounts.insert_device(tx, user_id, device, name, now):
-                for callback in self._on_device_come:
-                    callback(tx, user_id, device)
-            else:
+            if not self.add_device_in(tx, user_id, device, name, now):
                 self._end_tokens(tx, user_id, device)
             accounts.insert_token(tx, token_hash, user_id, device, now)
 
@@ -158,12 +155,20 @@ class Sessions:
         await self._database.write(store)
         return opened
 
+    def add_device_in(self, tx: WriteTx, user_id: str, device_id: str, name: str | None, now_ms: int) -> bool:
+        """Make a device in a transaction of the caller's; False if there is one of that id."""
+        is_new = accounts.insert_device(tx, user_id, device_id, name, now_ms)
+        if is_new:
+            for callback in self._on_device_come:
+                callback(tx, user_id, device_id)
+        return is_new
+
     # -- closing
 
     async def close(self, user_id: str, device_ids: Iterable[str]) -> None:
         """Delete devices and end their tokens; unknown ones are passed over."""
         wanted = list(device_ids)
-        await self._database.write(lambda tx: self._close(tx, user_id, wanted))
+        await self._database.write(lambda tx: self.close_in(tx, user_id, wanted))
 
     async def close_all(self, user_id: str) -> None:
         """Delete every device of a user and end every token."""
@@ -171,13 +176,14 @@ class Sessions:
 
     def close_all_in(self, tx: WriteTx, user_id: str, *, but: str | None = None) -> None:
         """Delete every device of a user, `but` one, in a transaction of the caller's."""
-        self._close(
+        self.close_in(
             tx,
             user_id,
             [device.device_id for device in accounts.devices(tx, user_id) if device.device_id != but],
         )
 
-    def _close(self, tx: WriteTx, user_id: str, device_ids: list[str]) -> None:
+    def close_in(self, tx: WriteTx, user_id: str, device_ids: list[str]) -> None:
+        """Delete devices and end their tokens, in a transaction of the caller's."""
         for device_id in device_ids:
             self._end_tokens(tx, user_id, device_id)
             for callback in self._on_device_gone:

@@ -116,16 +116,19 @@ class Extensions:
             is_news = bool(messages)
         if "e2ee" in wish.extensions:
             user_id, device_id = asked.user_id, asked.request.device_id
-            changed = [] if position == 0 else self._devices.changed(tx, user_id, position, asked.now)
+            changed: list[str] = []
+            left: list[str] = []
+            if position:
+                changed, left = self._devices.lists(tx, user_id, position, asked.now)
             counts, unused = self._devices.counts.get(tx, user_id, device_id)
             keys = (tuple(sorted(counts.items())), tuple(sorted(unused)))
             told["e2ee"] = {
                 "device_one_time_keys_count": counts,
                 "device_unused_fallback_key_types": unused,
             }
-            if changed:
-                told["e2ee"]["device_lists"] = {"changed": changed, "left": []}
-            is_news = is_news or bool(changed) or keys != state.keys
+            if changed or left:
+                told["e2ee"]["device_lists"] = {"changed": changed, "left": left}
+            is_news = is_news or bool(changed or left) or keys != state.keys
             state = replace(state, keys=keys)
         return is_news, state
 
