@@ -7,8 +7,10 @@ from comity.api.client import (
     account_data,
     admin_register,
     capabilities,
+    dehydrated,
     devices,
     filters,
+    key_backup,
     keys,
     login,
     mutual_rooms,
@@ -77,6 +79,8 @@ def add(
     presence.routes(router, guard, users.ephemeral.presences)
     keys.routes(router, guard, users.keys, users.key_queries, users.cross_signing, users.to_device, _position)
     user_directory.routes(router, guard, users.directory, users.limits)
+    key_backup.routes(router, guard, users.key_backups)
+    dehydrated.routes(router, guard, users.dehydrated)
     mutual_rooms.routes(router, guard, users.mutual_rooms, users.limits)
     reports.routes(router, guard, users.reports, users.limits)
     openid.routes(router, guard, users.openid)

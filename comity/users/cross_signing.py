@@ -1,6 +1,6 @@
 """Keys with which users sign their devices (client-server §Cross-signing), and those signatures.
 
-Signatures of other users' master keys are not kept: the answer to an upload says so.
+A signature of another user's master key is shown to whoever made it, and to nobody else.
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ import orjson
 
 from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
 from comity.protocol.event import decode_base64
+from comity.protocol.identifiers import is_user_id
 from comity.protocol.signing import verify_json
 from comity.store import accounts as stored
 from comity.store import cross_signing, device_keys
-from comity.store.cross_signing import MASTER, SELF_SIGNING, USAGES
+from comity.store.cross_signing import MASTER, SELF_SIGNING, USAGES, USER_SIGNING, UserSignature
 from comity.store.database import Database, Tx, WriteTx
+from comity.users.accounts import Accounts
 from comity.users.device_news import DeviceNews
 from comity.users.key_shapes import MAX_IDENTITY_BYTES, public_keys, signing_key
 from comity.users.login import PasswordProof
 
 #: Objects with signatures in one upload: the devices of one user, and some people.
 MAX_SIGNED = 1_000
+#: Other users whose keys one user has signed: whom somebody has verified in person.
+MAX_SIGNED_USERS = 10_000
 
 
 class CrossSigning:
     """The keys for signing of local users."""
 
-    def __init__(self, database: Database, news: DeviceNews, proof: PasswordProof) -> None:
+    def __init__(
+        self, database: Database, accounts: Accounts, news: DeviceNews, proof: PasswordProof
+    ) -> None:
         self._database = database
+        self._accounts = accounts
         self._news = news
         self._proof = proof
 
@@ -55,10 +62,17 @@ class CrossSigning:
             proven = await self._proof.require("upload signing keys", user_id, body.get("auth"))
 
         def store(tx: WriteTx) -> None:
-            self._check(tx, user_id, given)
+            now = self._check(tx, user_id, given)
+            if proven is None and MASTER in now:
+                # Another upload was faster: but for the same keys, this one would need the password.
+                if all(_same(now.get(usage), json) for usage, json in given.items()):
+                    return
+                raise forbidden("Other signing keys have just been uploaded")
             position = tx.next_position()
             for usage, json in new.items():
                 cross_signing.put(tx, user_id, usage, json, position)
+            if USER_SIGNING in new:
+                cross_signing.forget_signatures(tx, user_id)
             self._news.seen(tx, user_id, position)
             self._news.tell_servers(tx, user_id)
 
@@ -98,11 +112,10 @@ class CrossSigning:
             for signed_user, objects in body.items():
                 for name, signed in objects.items():
                     try:
-                        if signed_user != user_id:
-                            raise MatrixError(
-                                400, "M_UNRECOGNIZED", "Signatures of other users' keys are not kept here"
-                            )
-                        self._add(tx, user_id, name, signed)
+                        if signed_user == user_id:
+                            self._add(tx, user_id, name, signed)
+                        else:
+                            self._add_to_other(tx, user_id, signed_user, name, signed)
                     except MatrixError as error:
                         failures.setdefault(signed_user, {})[name] = error.body()
             return failures
@@ -131,6 +144,35 @@ class CrossSigning:
         device_keys.put_identity(tx, user_id, name, _merged(orjson.loads(held), signed, user_id, signers))
         self._news.changed(tx, user_id, name)
 
+    def _add_to_other(self, tx: WriteTx, user_id: str, other: str, name: str, signed: object) -> None:
+        """Keep the user's signature of another user's master key.
+
+        The key of another server's user may not be here: then it is shown as signed once it is the same.
+        """
+        if not isinstance(signed, dict):
+            raise bad_json("What is signed is not a JSON object")
+        master = cross_signing.keys_of(tx, other).get(MASTER)
+        held = None if master is None else orjson.loads(master)
+        if held is None and self._accounts.is_local(other):
+            raise MatrixError(404, "M_NOT_FOUND", "The user has no master key")
+        if signing_key(other, MASTER, signed) is None or not is_user_id(other):
+            raise invalid_param("Of other users, master keys alone are signed")
+        key_id = f"ed25519:{name}"
+        if key_id not in (public_keys(signed) or {}) or (held is not None and _bare(held) != _bare(signed)):
+            raise invalid_param("What is signed is not the master key of that user")
+        mine = cross_signing.keys_of(tx, user_id).get(USER_SIGNING)
+        signers = (public_keys(orjson.loads(mine)) or {}) if mine is not None else {}
+        ((signer_key, signature),) = _signatures(signed, user_id, signers).items()
+        known = cross_signing.signatures_by(tx, user_id, [other])
+        new = UserSignature(other, key_id, signer_key, signature)
+        if known == [new]:
+            return
+        if not known and cross_signing.count_signatures(tx, user_id) >= MAX_SIGNED_USERS:
+            raise invalid_param(f"A user signs the keys of at most {MAX_SIGNED_USERS} others here")
+        position = tx.next_position()
+        cross_signing.put_signature(tx, user_id, new, position)
+        self._news.signed(tx, user_id, position)
+
     def _device_signers(self, tx: Tx, user_id: str) -> dict[str, bytes]:
         """key id -> public key of the user's devices."""
         signers: dict[str, bytes] = {}
@@ -152,22 +194,28 @@ def _same(held: str | None, given: str) -> bool:
     return held is not None and _bare(orjson.loads(held)) == _bare(orjson.loads(given))
 
 
+def _signatures(signed: Mapping[str, Any], user_id: str, signers: Mapping[str, bytes]) -> dict[str, str]:
+    """key id -> signature of those in `signed` that are valid, by `signers`. Raises 400 if there is none."""
+    given = signed.get("signatures")
+    mine = given.get(user_id) if isinstance(given, dict) else None
+    valid = {
+        key_id: signature
+        for key_id, signature in (mine.items() if isinstance(mine, dict) else ())
+        if key_id in signers
+        and verify_json({**_bare(signed), "signatures": {user_id: {key_id: signature}}}, user_id, signers)
+    }
+    if not valid:
+        raise MatrixError(400, "M_INVALID_SIGNATURE", "There is no valid signature by a key of the user's")
+    return valid
+
+
 def _merged(
     held: Mapping[str, Any], signed: Mapping[str, Any], user_id: str, signers: Mapping[str, bytes]
 ) -> str:
     """The JSON text of `held` with the signatures of `signed` by `signers`. Raises 400."""
     if _bare(held) != _bare(signed):
         raise invalid_param("What is signed is not what this server has")
-    given = signed.get("signatures")
-    mine = given.get(user_id) if isinstance(given, dict) else None
-    new = {
-        key_id: signature
-        for key_id, signature in (mine.items() if isinstance(mine, dict) else ())
-        if key_id in signers
-        and verify_json({**_bare(signed), "signatures": {user_id: {key_id: signature}}}, user_id, signers)
-    }
-    if not new:
-        raise MatrixError(400, "M_INVALID_SIGNATURE", "There is no valid signature by a key of the user's")
+    new = _signatures(signed, user_id, signers)
     old = held.get("signatures")
     signatures = dict(old) if isinstance(old, dict) else {}
     own = signatures.get(user_id)

@@ -42,6 +42,10 @@ class DeviceNews:
         woken = [user_id, *device_lists.users_sharing(tx, user_id, self._server_name, MAX_WOKEN)]
         tx.after_commit(lambda: self._bus.publish(position, [*woken, DEVICE_LISTS]))
 
+    def signed(self, tx: WriteTx, user_id: str, position: int) -> None:
+        """A user of ours signed somebody's key: their own devices get to see that, and nobody else."""
+        tx.after_commit(lambda: self._bus.publish(position, [user_id, DEVICE_LISTS]))
+
     def tell_servers(self, tx: WriteTx, user_id: str) -> None:
         """Wake the outbox for what was stored about a user of ours."""
         servers = device_lists.servers_sharing(tx, user_id) - {self._server_name}

@@ -14,7 +14,9 @@ from comity.federation.errors import FederationError
 from comity.federation.user_calls import UserCalls
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
 from comity.protocol.identifiers import server_of
+from comity.store import cross_signing
 from comity.store.cross_signing import MASTER, SELF_SIGNING
+from comity.store.database import Database
 from comity.users.accounts import Accounts
 from comity.users.key_shapes import (
     MAX_KEY_BYTES,
@@ -40,7 +42,10 @@ T = TypeVar("T")
 class KeyQueries:
     """`/keys/query` and `/keys/claim`."""
 
-    def __init__(self, keys: Keys, accounts: Accounts, remote: RemoteDevices, calls: UserCalls) -> None:
+    def __init__(
+        self, database: Database, keys: Keys, accounts: Accounts, remote: RemoteDevices, calls: UserCalls
+    ) -> None:
+        self._database = database
         self._keys = keys
         self._accounts = accounts
         self._remote = remote
@@ -57,7 +62,27 @@ class KeyQueries:
         for found in answers:
             for kind, users in found.items():
                 answer[kind].update(users)
+        answer["master_keys"] = await self._signed(requester, answer["master_keys"])
         return {**answer, "failures": failures}
+
+    async def _signed(self, requester: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Master keys with the requester's own signatures of them, which nobody else is shown."""
+        others = [user_id for user_id in keys if user_id != requester]
+        found = await self._database.look_up(lambda tx: cross_signing.signatures_by(tx, requester, others))
+        shown = dict(keys)
+        for item in found:
+            whole = shown[item.target]
+            if item.target_key not in whole["keys"]:
+                continue
+            signatures = whole.get("signatures")
+            by_user = dict(signatures) if isinstance(signatures, dict) else {}
+            theirs = by_user.get(requester)
+            by_user[requester] = {
+                **(theirs if isinstance(theirs, dict) else {}),
+                item.signer_key: item.signature,
+            }
+            shown[item.target] = {**whole, "signatures": by_user}
+        return shown
 
     async def claim(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """`POST /keys/claim`. Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_INVALID_PARAM."""

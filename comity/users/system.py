@@ -17,6 +17,7 @@ from comity.store.state import States
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
 from comity.users.cross_signing import CrossSigning
+from comity.users.dehydrated import DehydratedDevices
 from comity.users.device_news import DeviceNews
 from comity.users.devices import Devices
 from comity.users.directory import UserDirectory
@@ -24,6 +25,7 @@ from comity.users.edus import Admits, Edus
 from comity.users.ephemeral import Ephemeral
 from comity.users.filters import Filters
 from comity.users.interactive import Interactive
+from comity.users.key_backup import KeyBackups
 from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
@@ -90,9 +92,11 @@ class UserSystem:
         self.ephemeral = Ephemeral(database, bus, clock, sink, name, with_presence=config.presence.enabled)
         self.receipts = Receipts(database, bus, clock, sink, name)
         self.keys = Keys(database, bus, clock, self.accounts, news)
-        self.cross_signing = CrossSigning(database, news, proof)
+        self.key_backups = KeyBackups(database, name)
+        self.dehydrated = DehydratedDevices(database, bus, clock, self.sessions, self.keys)
+        self.cross_signing = CrossSigning(database, self.accounts, news, proof)
         self._remote = RemoteDevices(database, calls, clock, news, name)
-        self.key_queries = KeyQueries(self.keys, self.accounts, self._remote, calls)
+        self.key_queries = KeyQueries(database, self.keys, self.accounts, self._remote, calls)
         self.to_device = ToDevice(database, bus, clock, self.accounts, entropy, sink)
         self.edus = Edus(
             database=database, ephemeral=self.ephemeral, receipts=self.receipts, to_device=self.to_device,
@@ -101,6 +105,7 @@ class UserSystem:
         self.sessions.when_device_comes(news.came_or_went)
         self.sessions.when_device_goes(self.keys.device_gone)
         self.sessions.when_device_goes(self.to_device.device_gone)
+        self.sessions.when_device_goes(self.dehydrated.device_gone)
         self._connected: tuple[Propagate, LeaveAll, Admits] | None = None
 
     def connect(self, propagate: Propagate, leave_all: LeaveAll, admits: Admits) -> None:

@@ -23,8 +23,10 @@ from comity.api.client import (
     account_data,
     admin_register,
     capabilities,
+    dehydrated,
     devices,
     filters,
+    key_backup,
     keys,
     login,
     mutual_rooms,
@@ -50,11 +52,13 @@ from comity.store.migrations import migrate
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
 from comity.users.cross_signing import CrossSigning
+from comity.users.dehydrated import DehydratedDevices
 from comity.users.device_news import DeviceNews
 from comity.users.devices import Devices
 from comity.users.ephemeral import Ephemeral
 from comity.users.filters import Filters
 from comity.users.interactive import Interactive
+from comity.users.key_backup import KeyBackups
 from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
@@ -311,9 +315,11 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     remote_profiles: dict[str, dict[str, Any]] = {}
     calls = user_calls(remote_profiles, clock, entropy, SERVER)
     remote_devices = RemoteDevices(database, calls, clock, news, SERVER)
-    queries = KeyQueries(device_keys, accounts, remote_devices, calls)
+    queries = KeyQueries(database, device_keys, accounts, remote_devices, calls)
     sessions.when_device_goes(device_keys.device_gone)
     sessions.when_device_goes(to_device.device_gone)
+    waiting = DehydratedDevices(database, bus, clock, sessions, device_keys)
+    sessions.when_device_goes(waiting.device_gone)
     ephemeral = Ephemeral(database, bus, clock)
     router = Router()
 
@@ -346,7 +352,11 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     typing.routes(router, guard, ephemeral)
     presence.routes(router, guard, ephemeral.presences)
     signing = CrossSigning(database, news, proof)
+    presence.routes(router, guard, ephemeral)
+    signing = CrossSigning(database, accounts, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
+    key_backup.routes(router, guard, KeyBackups(database, SERVER))
+    dehydrated.routes(router, guard, waiting)
     openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))
     mutual_rooms.routes(router, guard, MutualRooms(database), limits)
     reports.routes(router, guard, Reports(database, clock), limits)

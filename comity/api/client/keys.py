@@ -1,7 +1,4 @@
-"""Keys for encryption, and messages to devices (client-server §End-to-End Encryption).
-
-There is no key backup yet; its endpoint says so.
-"""
+"""Keys for encryption, and messages to devices (client-server §End-to-End Encryption)."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from collections.abc import Callable
 from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
-from comity.protocol.errors import not_found
 from comity.users.cross_signing import CrossSigning
 from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
@@ -54,9 +50,6 @@ def routes(
     async def add_signatures(call: Call) -> Response:
         return json_response(await signing.add_signatures(call.requester.user_id, call.json()))
 
-    async def backup_version(call: Call) -> Response:
-        raise not_found("There is no key backup")
-
     async def send_to_device(call: Call) -> Response:
         who, at = call.requester, call.parameters
         await to_device.send(who.user_id, who.device_id, at["eventType"], at["txnId"], call.json())
@@ -70,5 +63,4 @@ def routes(
     add_classic(router, "GET", "/keys/changes", changes, guard)
     add_classic(router, "POST", "/keys/device_signing/upload", upload_signing, guard)
     add_classic(router, "POST", "/keys/signatures/upload", add_signatures, guard)
-    add_classic(router, "GET", "/room_keys/version", backup_version, guard)
     add_classic(router, "PUT", "/sendToDevice/{eventType}/{txnId}", send_to_device, guard)
