@@ -139,6 +139,7 @@ class App:
                 await self._database.write(lambda tx: deliveries.forget_before(tx, old))  # noqa: B023
                 await self._users.to_device.forget_received()
                 await self._rooms.delayed.forget_old()
+                await self._users.cleaning.run()
             except (StoreFailedError, StoreOverloadedError) as error:
                 _log.warning("old transactions were not forgotten: %s", error)
             else:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from comity.protocol.errors import bad_json, missing_param
-from comity.store import personal
+from comity.store import cross_signing, key_backup, personal
 from comity.store.database import WriteTx
 from comity.users.accounts import Accounts
 from comity.users.login import PasswordProof
@@ -63,6 +63,9 @@ class Management:
 
         def along(tx: WriteTx) -> None:
             self._sessions.close_all_in(tx, user_id)
+            # Nobody can ever read these again.
+            key_backup.delete_all(tx, user_id)
+            cross_signing.forget_signatures(tx, user_id)
             if erase:
                 personal.delete_account_data(tx, user_id)
 

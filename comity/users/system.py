@@ -16,6 +16,7 @@ from comity.store.events import Events
 from comity.store.state import States
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
+from comity.users.cleaning import Cleaning
 from comity.users.cross_signing import CrossSigning
 from comity.users.dehydrated import DehydratedDevices
 from comity.users.device_news import DeviceNews
@@ -98,6 +99,7 @@ class UserSystem:
         self._remote = RemoteDevices(database, calls, clock, news, name)
         self.key_queries = KeyQueries(database, self.keys, self.accounts, self._remote, calls)
         self.to_device = ToDevice(database, bus, clock, self.accounts, entropy, sink)
+        self.cleaning = Cleaning(database, clock, self.to_device, name)
         self.edus = Edus(
             database=database, ephemeral=self.ephemeral, receipts=self.receipts, to_device=self.to_device,
             remote=self._remote, server_name=name, admits=self._admits,
