@@ -24,6 +24,7 @@ async def test_versions(server: UserServer) -> None:
     assert {"r0.6.1", "v1.1", "v1.11", "v1.19"} <= set(answer["versions"])
     assert answer["unstable_features"] == {
         "org.matrix.msc4140": True,
+        "org.matrix.msc3814": True,
         "org.matrix.simplified_msc3575": True,
         "uk.tcpip.msc4133.stable": True,
     }

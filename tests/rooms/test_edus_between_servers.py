@@ -308,8 +308,19 @@ async def test_keys_for_signing_are_seen_elsewhere(pair: Pair) -> None:
     )
     assert list(answer["failures"]) == [BOB]
     await pair.settle()
+    # A signature of the key of somebody elsewhere is shown to who made it, and to nobody else.
+    bobs_master, bobs_master_key = signing_key(BOB, "master", 4)
+    bobs_signer, bobs_signer_key = signing_key(BOB, "user_signing", 5)
+    bobs = {"master_key": bobs_master_key, "user_signing_key": sign_json(bobs_signer_key, BOB, bobs_master)}
+    await pair.bob.ask("POST", path, bobs)
+    by_bob = sign_json(master_key, BOB, bobs_signer)
+    [(name, _)] = master_key["keys"].items()
+    body = {ALICE: {name.removeprefix("ed25519:"): by_bob}}
+    assert await pair.bob.ask("POST", "/keys/signatures/upload", body) == {"failures": {}}
     answer = await pair.bob.ask("POST", "/keys/query", {"device_keys": {ALICE: []}})
-    assert answer["master_keys"] == {ALICE: master_key}
+    assert answer["master_keys"] == {ALICE: by_bob}
+    own_view = await pair.alice.ask("POST", "/keys/query", {"device_keys": {ALICE: []}})
+    assert own_view["master_keys"] == {ALICE: master_key}
     assert answer["self_signing_keys"] == {ALICE: own_key}
     assert answer["device_keys"] == {ALICE: {"PHONE": signed}}
 

@@ -23,6 +23,8 @@ UNSTABLE_FEATURES = {
     "org.matrix.simplified_msc3575": True,
     # Delayed events (MSC4140).
     "org.matrix.msc4140": True,
+    # Dehydrated devices (MSC3814).
+    "org.matrix.msc3814": True,
 }
 HTTPS_PORT = 443
 
