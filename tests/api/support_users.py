@@ -351,8 +351,6 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     receipts.routes(router, guard, Receipts(database, bus, clock))
     typing.routes(router, guard, ephemeral)
     presence.routes(router, guard, ephemeral.presences)
-    signing = CrossSigning(database, news, proof)
-    presence.routes(router, guard, ephemeral)
     signing = CrossSigning(database, accounts, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
     key_backup.routes(router, guard, KeyBackups(database, SERVER))
