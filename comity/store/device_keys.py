@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from comity.store.cache import Followed
+from comity.store.cache import Bounded, Followed
 from comity.store.database import Tx
 
 #: Devices whose counts are remembered: about 500 bytes each.
@@ -19,6 +19,8 @@ class KeyCounts:
 
     def __init__(self) -> None:
         self._known: Followed[tuple[str, str], tuple[dict[str, int], list[str]]] = Followed(MAX_COUNTED)
+        #: Device -> the position at which keys of it were last given out.
+        self._given: Bounded[tuple[str, str], int] = Bounded(MAX_COUNTED)
 
     def get(self, tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
         """(one-time keys by algorithm, algorithms with an unused fallback key)."""
@@ -34,6 +36,17 @@ class KeyCounts:
     def change(self, user_id: str, device_id: str, commits: int) -> None:
         """Keys of a device came or went, as is on disk; `commits` is the database's."""
         self._known.change((user_id, device_id), commits)
+
+    def given(self, user_id: str, device_id: str, position: int) -> None:
+        """A key of a device was given out at `position`: the device is to be told soon, to make others."""
+        self._given.put((user_id, device_id), position)
+
+    def last_given(self, user_id: str, device_id: str) -> int:
+        """The position at which keys of a device were last given out; 0 if that is not remembered.
+
+        In memory alone: whoever missed it for a restart is told with whatever comes next.
+        """
+        return self._given.get((user_id, device_id)) or 0
 
 
 def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
@@ -140,8 +153,11 @@ def unused_fallback_algorithms(tx: Tx, user_id: str, device_id: str) -> list[str
     return [row[0] for row in rows]
 
 
-def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, str] | None:
-    """(key id, JSON text) of a key to give out: a one-time key, which is gone then, or the fallback."""
+def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, str, bool] | None:
+    """(key id, JSON text, whether the device has less now) of a key to give out.
+
+    That is a one-time key, which is gone then, or the fallback key, which is used from its first time on.
+    """
     row = tx.one(
         "SELECT key_id, json FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? "
         "ORDER BY uploaded_at, key_id LIMIT 1",
@@ -152,15 +168,15 @@ def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, st
             "DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
             (user_id, device_id, algorithm, row[0]),
         )
-        return row[0], row[1]
+        return row[0], row[1], True
     row = tx.one(
         "SELECT key_id, json FROM fallback_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?",
         (user_id, device_id, algorithm),
     )
     if row is None:
         return None
-    tx.run(
-        "UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ?",
+    was_unused = tx.changed(
+        "UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ? AND used = 0",
         (user_id, device_id, algorithm),
     )
-    return row[0], row[1]
+    return row[0], row[1], was_unused > 0

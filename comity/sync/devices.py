@@ -26,17 +26,21 @@ MAX_DEVICES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class DevicePart:
-    """A device's part of an answer. `upto`: where its messages end, if not at the answer's position."""
+    """A device's part of an answer. `upto`: where its messages end, if not at the answer's position.
+
+    `keys_given`: whether some of its keys were given out, so that it may have to make others.
+    """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     upto: int | None = None
+    keys_given: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to wake anybody for."""
-        return not self.messages and not self.changed and not self.left
+        return not (self.messages or self.changed or self.left or self.keys_given)
 
 
 class Devices:
@@ -61,7 +65,8 @@ class Devices:
         if request.since is None:
             return DevicePart(messages, upto=upto)
         changed, left = self.lists(tx, request.user_id, asked.after, asked.now)
-        return DevicePart(messages, changed, left, upto)
+        given = self.counts.last_given(request.user_id, request.device_id)
+        return DevicePart(messages, changed, left, upto, keys_given=asked.after < given <= asked.now)
 
     def messages(self, tx: Tx, asked: Asked, limit: int) -> tuple[list[dict[str, Any]], int | None]:
         """(messages that wait for the device, the position at which they end if there may be more)."""

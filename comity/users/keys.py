@@ -132,18 +132,32 @@ class Keys:
 
         def store(tx: WriteTx) -> dict[str, dict[str, Any]]:
             claimed: dict[str, dict[str, Any]] = {}
+            owners: list[tuple[str, str]] = []
             for user_id, devices in local.items():
                 for device_id, algorithm in devices.items():
                     key = device_keys.claim(tx, user_id, device_id, algorithm)
                     if key is not None:
                         given = {f"{algorithm}:{key[0]}": orjson.Fragment(key[1])}
                         claimed.setdefault(user_id, {})[device_id] = given
-                        self._counts_change(tx, user_id, device_id)
-            # Nothing that has a position changed: wake the owners, whose counts are different now.
-            tx.after_commit(lambda: self._bus.publish(self._bus.position, list(claimed)))
+                        if key[2]:
+                            owners.append((user_id, device_id))
+                            self._counts_change(tx, user_id, device_id)
+            if owners:
+                self._tell_owners(tx, owners)
             return claimed
 
         return await self._database.write(store) if local else {}
+
+    def _tell_owners(self, tx: WriteTx, owners: list[tuple[str, str]]) -> None:
+        """Wake the devices whose keys are given out. The position has no row: it is remembered."""
+        position = tx.next_position()
+
+        def tell() -> None:
+            for user_id, device_id in owners:
+                self.counts.given(user_id, device_id, position)
+            self._bus.publish(position, {user_id for user_id, _ in owners})
+
+        tx.after_commit(tell)
 
     async def list_for_server(self, user_id: str) -> dict[str, Any] | None:
         """`GET user/devices/{userId}` (server-server §Device Management); None for no user of ours."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from comity.sync.sliding.connections import MAX_OF_DEVICE
+from tests.api.support_keys import KIND, claim_key, give_keys
 from tests.api.support_rooms import (
     Client,
     Place,
@@ -424,6 +425,28 @@ async def test_devices_news_wake_who_waits(server: Place) -> None:
     ).ok()
     told = (await waiting)["extensions"]["to_device"]
     assert [event["sender"] for event in told["events"]] == [alice.user_id]
+
+
+async def test_who_runs_out_of_keys_is_told_at_once(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    await give_keys(bob, "a", "b", "c")
+    body = {"extensions": {"e2ee": {"enabled": True}}}
+    answer = await slide(bob, body)
+    assert keys_left(answer) == ({KIND: 3}, [KIND])
+    waiting = asyncio.create_task(slide(bob, body, answer["pos"], 30_000))
+    await until_waiting()
+    assert not waiting.done()
+    await claim_key(alice, bob)
+    answer = await asyncio.wait_for(waiting, 10)
+    assert keys_left(answer) == ({KIND: 2}, [KIND])
+    await claim_key(alice, bob)
+    answer = await asyncio.wait_for(slide(bob, body, answer["pos"], 30_000), 10)
+    assert keys_left(answer) == ({KIND: 1}, [KIND])
+
+
+def keys_left(answer: Any) -> tuple[dict[str, int], list[str]]:
+    told = answer["extensions"]["e2ee"]
+    return told["device_one_time_keys_count"], told["device_unused_fallback_key_types"]
 
 
 async def test_extensions_are_for_the_rooms_that_they_name(server: Place) -> None:
