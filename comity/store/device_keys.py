@@ -176,7 +176,8 @@ def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, st
     if row is None:
         return None
     was_unused = tx.changed(
-        "UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ? AND used = 0",
+        "UPDATE fallback_keys SET used = 1 "
+        "WHERE user_id = ? AND device_id = ? AND algorithm = ? AND used = 0",
         (user_id, device_id, algorithm),
     )
     return row[0], row[1], was_unused > 0

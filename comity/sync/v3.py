@@ -8,7 +8,7 @@ can be lost (DESIGN §3).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -78,6 +78,10 @@ class Sync:
         """What is new for a device; empty after `request.timeout` seconds without news."""
         clock = self._reader.clock
         deadline = clock.monotonic() + min(request.timeout, MAX_TIMEOUT)
+        if request.since is not None and request.since.is_beyond(self._bus.position):
+            # The database is an older one than gave the token. What the client knows then, nobody knows;
+            # it is told everything, and acknowledges nothing.
+            request = replace(request, since=None)
         await self._devices.acknowledge(request)
         while True:
             # What comes from here on has a later position, which the wait compares.

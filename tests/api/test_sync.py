@@ -387,8 +387,6 @@ async def test_nonsense_is_refused(server: Place) -> None:
     for query in ({"since": "nonsense"}, {"since": "t12"}, {"timeout": "soon"}, {"set_presence": "there"}):
         (await alice.ask("GET", "/sync", **query)).failed(400, "M_INVALID_PARAM")
     (await Client(server, alice.user_id, "").ask("GET", "/sync")).failed(401, "M_MISSING_TOKEN")
-    # A token from the future (a database restored from a copy) is as good as the present.
-    assert (await alice.sync("s999999_1"))["rooms"]["join"] == {}
 
 
 @pytest.mark.parametrize("use_state_after", [False, True])

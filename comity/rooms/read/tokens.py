@@ -36,6 +36,10 @@ class SyncToken:
         """The position up to which the device has its messages."""
         return self.position if self.device_position is None else self.device_position
 
+    def is_beyond(self, position: int) -> bool:
+        """Whether a log that ends at `position` did not give this token."""
+        return max(self.position, self.messages) > position
+
     @classmethod
     def parse(cls, text: str) -> SyncToken:
         """A `since` or `next_batch`. Raises 400 M_INVALID_PARAM."""

@@ -16,7 +16,7 @@ from comity.rooms.read.tokens import SyncToken
 from comity.store.database import Database, Tx
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.sliding.connections import Connections, State, Told
-from comity.sync.sliding.extensions import Extensions, Shown, to_device_since
+from comity.sync.sliding.extensions import Extensions, Shown, to_device_since, understood
 from comity.sync.sliding.room import SlidingRooms
 from comity.sync.sliding.room_lists import Entry, RoomLists, direct_rooms
 from comity.sync.sliding.wish import RoomWish, Wish
@@ -88,6 +88,7 @@ class Sliding:
         """
         clock, device = self._reader.clock, (user_id, device_id)
         deadline = clock.monotonic() + min(timeout, MAX_TIMEOUT)
+        wish = understood(wish, self._bus.position)
         request = SyncRequest(user_id, device_id, to_device_since(wish))
         if "to_device" in wish.extensions:
             await self._extensions.acknowledge(request)

@@ -64,6 +64,19 @@ def to_device_since(wish: Wish) -> SyncToken | None:
     return SyncToken(int(asked.since))
 
 
+def understood(wish: Wish, position: int) -> Wish:
+    """The wish as a log that ends at `position` can answer it.
+
+    A token of messages from devices beyond it is of a database that is lost: it acknowledges nothing.
+    Raises 400 M_INVALID_PARAM.
+    """
+    since = to_device_since(wish)
+    if since is None or not since.is_beyond(position):
+        return wish
+    from_the_start = replace(wish.extensions["to_device"], since=None)
+    return replace(wish, extensions={**wish.extensions, "to_device": from_the_start})
+
+
 class Extensions:
     """Fills in the extensions of answers."""
 
