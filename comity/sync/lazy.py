@@ -21,6 +21,8 @@ MAX_MEMBERS = 200
 class _Room:
     #: user id -> (the membership event's number, the position of the answer that it was in)
     sent: Bounded[str, tuple[int, int]] = field(default_factory=lambda: Bounded(MAX_MEMBERS))
+    #: The newest of these positions.
+    newest: int = 0
 
 
 class SentMembers:
@@ -45,6 +47,23 @@ class SentMembers:
         known = room.sent.get(user_id)
         if known is None or known[0] != number:
             room.sent.put(user_id, (number, now))
+            room.newest = max(room.newest, now)
+
+    def rewind(self, device: tuple[str, str], room_num: int, after: int) -> None:
+        """The device asks from `after`: answers with later tokens were lost, and what they had with them.
+
+        Without this, a member of a lost answer would count as sent once the device is past its token,
+        though the answer that came in its place had no need of that member.
+        """
+        room = self._rooms.get((*device, room_num))
+        if room is None or room.newest <= after:
+            return
+        users = room.sent.keys()
+        for user_id in users:
+            known = room.sent.get(user_id)
+            if known is not None and known[1] > after:
+                room.sent.drop(user_id)
+        room.newest = after
 
     def forget(self, device: tuple[str, str], room_num: int) -> None:
         """The device begins anew in that room."""

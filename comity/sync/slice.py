@@ -237,6 +237,7 @@ class JoinedRooms:
         at_end = asked.request.use_state_after
         if delta.known == EMPTY:
             self._sent.forget(device, room_num)
+        self._sent.rewind(device, room_num, asked.after)
         in_timeline = set() if at_end else {stored.number for stored in shown.events}
         redundant_too = asked.wanted.room.state.include_redundant_members
         for slot, user_id, number in self._deltas.members_at(
