@@ -68,8 +68,9 @@ class OtherRooms:
             for item in stored_rooms.local_history(tx, asked.user_id, entry.room_num)
             if item.position <= asked.now
         ]
-        # A room that is forgotten in leaving is told of once: how else would apps know that it was left?
-        if any(item.forgotten and (asked.is_initial or not item.at_once) for item in history[-1:]):
+        # A room that is forgotten is told of once: how else would the user's other apps know that it was
+        # left? Nothing of it is shown then, unless it was forgotten in leaving.
+        if asked.is_initial and any(item.forgotten for item in history[-1:]):
             return None
         before = [item for item in history if item.position <= asked.after]
         was_joined = bool(before) and before[-1].membership == "join"
@@ -91,12 +92,9 @@ class OtherRooms:
                 after=live_line(after), upto=live_line(entry.position),
             )  # fmt: skip
             known = heads.at(tx, entry.room_num, after) if after else EMPTY
-            lazy = asked.wanted.room.state.lazy_load_members and known == EMPTY
-            needed = frozenset({asked.user_id, *(stored.event.sender for stored in shown.events)})
-            delta = self._deltas.between(
-                tx, entry.room_num, known, heads.at(tx, entry.room_num, left_at), shown,
-                at_end=asked.request.use_state_after, only_members=needed if lazy else None,
-            )  # fmt: skip
+            delta = self._delta(
+                tx, asked, entry.room_num, known, heads.at(tx, entry.room_num, left_at), shown
+            )
         if wanted is not None:
             delta.entries = {
                 slot: number
@@ -108,6 +106,25 @@ class OtherRooms:
             "events": account_data_events(asked.wanted.room.account_data, room_id, account_data)
         }
         return part
+
+    def _delta(self, tx: Tx, asked: Asked, room_num: int, known: bytes, last: bytes, shown: Stretch) -> Delta:
+        """The state up to the leaving; of members, if they are loaded lazily, those who matter.
+
+        client-server §Lazy-loading room members: who sent an event is told of, redundant or not.
+        """
+        lazy, at_end = asked.wanted.room.state.lazy_load_members, asked.request.use_state_after
+        needed = frozenset({asked.user_id, *(stored.event.sender for stored in shown.events)})
+        delta = self._deltas.between(
+            tx, room_num, known, last, shown,
+            at_end=at_end, only_members=needed if lazy and known == EMPTY else None,
+        )  # fmt: skip
+        if lazy:
+            in_timeline = set() if at_end else {stored.number for stored in shown.events}
+            members = self._deltas.members_at(tx, room_num, delta, shown, sorted(needed), at_end=at_end)
+            for slot, _, number in members:
+                if number not in in_timeline:
+                    delta.entries.setdefault(slot, number)
+        return delta
 
     def _only(self, tx: Tx, entry: LocalMembership) -> Stretch:
         stored = self._reader.events.get(tx, entry.event_num) if entry.event_num else None

@@ -59,7 +59,9 @@ async def test_however_it_is_left(server: Place, how: str) -> None:
     later = await bob.sync(answer["next_batch"])
     assert room_id not in later["rooms"]["leave"]
     (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
-    assert room_id not in (await bob.sync(since))["rooms"]["leave"]
+    # Then they hear that it was left, and nothing else of it.
+    part = (await bob.sync(since))["rooms"]["leave"][room_id]
+    assert part["timeline"]["events"] == [timeline[-1]]
     if how == "ban":
         await alice.treat(room_id, "unban", bob)
         assert await is_forgotten(bob, room_id)

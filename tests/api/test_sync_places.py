@@ -89,3 +89,72 @@ async def test_tokens_as_old_as_the_server_are_understood(server: Place) -> None
         part = (await alice.sync(token))["rooms"]["join"][room_id]
         assert part["timeline"]["events"][-1]["event_id"] == said
         assert part["summary"]["m.joined_member_count"] == 1
+
+
+# -- members that are loaded lazily
+
+LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}}
+
+
+def members(part: Any, name: str = "state") -> list[str]:
+    """Whose membership events a room's part has in its state."""
+    return sorted(event["state_key"] for event in part[name]["events"] if event["type"] == "m.room.member")
+
+
+async def test_a_member_whose_answer_was_lost_is_told_again_when_needed(server: Place) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    room_id = await alice.create(name="Crowd")
+    for client in (bob, carol):
+        await client.join(room_id)
+    await alice.say_all(room_id, "1", "2", "3")
+    since = (await bob.sync(wanted=LAZY))["next_batch"]
+    await carol.say(room_id, "first")
+    lost = (await bob.sync(since, LAZY))["rooms"]["join"][room_id]
+    assert members(lost) == [carol.user_id]
+    await alice.say_all(room_id, "4", "5")
+    # The answer that comes in the place of the lost one has no event of hers any more.
+    answer = await bob.sync(since, LAZY)
+    assert members(answer["rooms"]["join"][room_id]) == []
+    await carol.say(room_id, "second")
+    part = (await bob.sync(answer["next_batch"], LAZY))["rooms"]["join"][room_id]
+    assert members(part) == [carol.user_id]
+
+
+@pytest.mark.parametrize("name", ["state", "state_after"])
+async def test_who_spoke_before_the_user_left_is_told_of(server: Place, name: str) -> None:
+    alice, bob, carol, dave = await server.clients("alice", "bob", "carol", "dave")
+    room_id = await alice.create(name="Crowd")
+    for client in (bob, carol, dave):
+        await client.join(room_id)
+    await alice.say_all(room_id, "1", "2", "3")
+    since = (await bob.sync(wanted=LAZY))["next_batch"]
+    await carol.say(room_id, "farewell")
+    await alice.treat(room_id, "kick", bob)
+    part = (await bob.sync(since, LAZY, use_state_after=name == "state_after"))["rooms"]["leave"][room_id]
+    assert bodies(part["timeline"]["events"]) == ["farewell"]
+    told = set(members(part, name))
+    assert {carol.user_id, alice.user_id} <= told
+    assert dave.user_id not in told
+
+
+# -- rooms that are forgotten
+
+
+async def test_a_room_that_is_left_and_forgotten_is_left_on_every_device(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    left, refused = await alice.create(), await alice.create(preset="private_chat")
+    await bob.join(left)
+    await alice.treat(refused, "invite", bob)
+    since = await bob.token_now()
+    await alice.say(left, "not to be read any more")
+    for room_id in (left, refused):
+        await bob.leave(room_id)
+        (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
+    answer = await bob.sync(since)
+    assert answer["rooms"]["leave"].keys() == {left, refused}
+    for part in answer["rooms"]["leave"].values():
+        assert [event["content"]["membership"] for event in part["timeline"]["events"]] == ["leave"]
+        assert part["state"]["events"] == []
+    # Once is enough.
+    assert (await bob.sync(answer["next_batch"]))["rooms"]["leave"] == {}
+    assert (await bob.sync(wanted={"room": {"include_leave": True}}))["rooms"]["leave"] == {}
