@@ -122,11 +122,29 @@ async def test_a_lost_answer_is_given_again(server: Place) -> None:
     lost = await slide(bob, window(), first["pos"])
     again = await slide(bob, window(), first["pos"])
     assert ids(lost["rooms"][room_id]["timeline"]) == ids(again["rooms"][room_id]["timeline"]) == [said]
-    # The one that was lost cannot be gone on from once another took its place.
+    # One that was lost cannot be gone on from once others took its place.
+    third = await slide(bob, window(), first["pos"])
     (await try_slide(bob, window(), lost["pos"])).failed(400, "M_UNKNOWN_POS")
     after = await slide(bob, window(), again["pos"])
     assert after["rooms"] == {}
-    (await try_slide(bob, window(), first["pos"])).failed(400, "M_UNKNOWN_POS")
+    for pos in (first["pos"], third["pos"]):
+        (await try_slide(bob, window(), pos)).failed(400, "M_UNKNOWN_POS")
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_a_request_that_was_given_up_does_not_end_the_one_in_its_place(
+    server: Place, taken: int
+) -> None:
+    """Something in between may still wait for the answer to a request that a client has repeated."""
+    alice = await server.client("alice")
+    room_id = await alice.create()
+    first = await slide(alice, window())
+    requests = [asyncio.create_task(slide(alice, window(), first["pos"], 30_000)) for _ in range(2)]
+    await until_waiting()
+    said = await alice.say(room_id, "hello")
+    answers = await asyncio.wait_for(asyncio.gather(*requests), 10)
+    assert [ids(answer["rooms"][room_id]["timeline"]) for answer in answers] == [[said], [said]]
+    assert (await slide(alice, window(), answers[taken]["pos"]))["rooms"] == {}
 
 
 async def test_rooms_out_of_sight_are_caught_up_with(server: Place) -> None:

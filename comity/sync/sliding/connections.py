@@ -1,7 +1,8 @@
 """Connections of sliding sync: what each client has been told, as of its last answers (MSC4186).
 
 In memory alone and bounded: whoever is forgotten is told M_UNKNOWN_POS and begins anew. An answer
-may be lost on its way, so the state before it is kept until the client has shown that it came.
+may be lost on its way, so the state before it is kept until the client has shown that it came; and one
+that was taken for lost may come after all, so that the last few answers to the same place are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MAX_OF_DEVICE = 8
 MAX_ROOMS = 1_000_000
 #: Members of one room that are remembered as told; beyond it they are told again.
 MAX_MEMBERS = 500
+#: Answers to one place that may be gone on from: that to a request which was given up, and one's own.
+MAX_ANSWERS = 2
 #: Seconds that a connection is kept without a request: a phone that sleeps over a weekend goes on.
 MAX_IDLE_SECONDS = 7 * 24 * 3600.0
 
@@ -62,6 +65,8 @@ class State:
 
 @dataclass(slots=True)
 class _Connection:
+    """`states`: what the client has shown to know, and after it what it may know by now."""
+
     number: int
     states: list[State]
     used: float
@@ -103,10 +108,10 @@ class Connections:
         if connection is not None and now - connection.used <= MAX_IDLE_SECONDS:
             for state in connection.states:
                 if pos == _pos(connection, state):
-                    # What the client shows to have, it will not ask from before again.
-                    kept = connection.states[connection.states.index(state) :]
-                    self._rooms -= sum(old.size for old in connection.states) - sum(old.size for old in kept)
-                    connection.states = kept
+                    if state is not connection.states[0]:
+                        # What the client shows to have, it will not ask from before again.
+                        self._rooms -= sum(old.size for old in connection.states) - state.size
+                        connection.states = [state]
                     connection.used = now
                     self._known[device, name] = self._known.pop((device, name))
                     return state
@@ -115,11 +120,12 @@ class Connections:
     def advance(self, device: Device, name: str, base: State, state: State) -> str | None:
         """Keep what an answer told, on top of `base`; its `pos`. None if the connection began anew."""
         connection = self._known.get((device, name))
-        if connection is None or not any(known is base for known in connection.states):
+        if connection is None or connection.states[0] is not base:
             return None
         self._last += 1
         state = replace(state, serial=self._last)
-        kept = [base, state]
+        others = [known for known in connection.states if known is not base]
+        kept = [base, *others[1 - MAX_ANSWERS :], state]
         self._rooms += sum(new.size for new in kept) - sum(old.size for old in connection.states)
         connection.states = kept
         while self._rooms > self._max_rooms and len(self._known) > 1:
