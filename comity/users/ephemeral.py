@@ -90,6 +90,10 @@ class Ephemeral:
         room = self._rooms.get(room_id)
         return (room.serial, list(room.typing)) if room is not None else (0, [])
 
+    def busy_rooms(self) -> Collection[str]:
+        """The ids of the rooms in which somebody types now."""
+        return self._busy.keys()
+
     async def type_locally(self, user_id: str, room_id: str, body: Mapping[str, Any]) -> None:
         """`PUT /rooms/{roomId}/typing/{userId}` by that user.
 

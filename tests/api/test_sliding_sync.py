@@ -445,6 +445,42 @@ async def test_devices_news_wake_who_waits(server: Place) -> None:
     assert [event["sender"] for event in told["events"]] == [alice.user_id]
 
 
+async def test_typing_is_told_of_rooms_that_come_into_sight(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    near, far = await alice.create(), await alice.create()
+    for room_id in (far, near):
+        await bob.join(room_id)
+
+    async def types(room_id: str, *, typing: bool) -> None:
+        path = at("rooms", room_id, "typing", alice.user_id)
+        (await alice.ask("PUT", path, {"typing": typing, "timeout": 30_000})).ok()
+
+    def body(last: int) -> dict[str, Any]:
+        return {**window(last), "extensions": {"typing": {"enabled": True}}}
+
+    async def told(last: int, pos: str | None) -> tuple[dict[str, list[str]], str]:
+        answer = await slide(bob, body(last), pos)
+        rooms = answer["extensions"]["typing"]["rooms"].items()
+        return {room_id: event["content"]["user_ids"] for room_id, event in rooms}, answer["pos"]
+
+    await types(far, typing=True)
+    found, pos = await told(0, None)
+    assert found == {}
+    await types(near, typing=True)
+    found, pos = await told(0, pos)
+    assert found == {near: [alice.user_id]}
+    found, pos = await told(1, pos)
+    assert found == {far: [alice.user_id]}
+    # What ends out of sight has ended when the room is seen again.
+    await types(far, typing=False)
+    await types(near, typing=False)
+    found, pos = await told(0, pos)
+    assert found == {near: []}
+    found, pos = await told(1, pos)
+    assert found == {far: []}
+    assert (await told(1, pos))[0] == {}
+
+
 async def test_a_token_of_messages_that_was_lost_acknowledges_nothing(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     message = {"messages": {bob.user_id: {"*": {"c": 3}}}}

@@ -44,7 +44,8 @@ class Told:
 class State:
     """What a client knows after one answer; `serial` is given when it is kept.
 
-    `account_data` and `receipts` are the rooms of which it has all of either, up to `position`.
+    `account_data` and `receipts` are the rooms of which it has all of either, up to `position`; `typing`
+    those in which it believes that somebody types, with the serial number of what it was told.
     """
 
     serial: int = 0
@@ -52,7 +53,7 @@ class State:
     rooms: Mapping[str, Told] = field(default_factory=dict)
     account_data: frozenset[str] = frozenset()
     receipts: frozenset[str] = frozenset()
-    typing: int = 0
+    typing: Mapping[str, int] = field(default_factory=dict)
     #: What it was last told of its keys, and of the sizes of lists: told again when they change.
     keys: object = None
     lists: object = None

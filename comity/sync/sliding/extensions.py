@@ -219,13 +219,20 @@ class Extensions:
         return found, replace(state, receipts=known | new)
 
     def _typing(self, asked: Asked, state: State, scope: Collection[str]) -> tuple[dict[str, Any], State]:
+        """Who types, where the client does not know it: also in rooms that it looks at again."""
         found: dict[str, Any] = {}
-        for room_id in scope if asked.typing_serial > state.typing else ():
+        wanted, told = set(scope), dict(state.typing)
+        for room_id in wanted.intersection({*self._ephemeral.busy_rooms(), *told}):
             serial, typing = self._ephemeral.typing(room_id)
-            if serial > state.typing and (typing or state.typing):
-                users = [user_id for user_id in typing if user_id not in asked.ignored]
-                found[room_id] = {"type": "m.typing", "content": {"user_ids": users}}
-        return found, replace(state, typing=asked.typing_serial)
+            users = [user_id for user_id in typing if user_id not in asked.ignored]
+            if serial == told.get(room_id) or not (users or room_id in told):
+                continue
+            found[room_id] = {"type": "m.typing", "content": {"user_ids": users}}
+            if users:
+                told[room_id] = serial
+            else:
+                del told[room_id]
+        return found, replace(state, typing=told) if found else state
 
 
 def _receipt(content: bytes) -> dict[str, Any]:
