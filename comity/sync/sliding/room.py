@@ -71,8 +71,9 @@ class SlidingRooms:
         counts = (total.notifications, total.highlights)
         now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts)
         # A hole in what is known here may be all that is new of the timeline: it is to be paged through.
-        has_hole = shown.limited and wish.timeline_limit > 0
-        is_news = bool(shown.events or has_hole or numbers or renamed or counts != before.counts)
+        # Whoever wants none of it is told of what happens by the room's place in the list alone.
+        is_further = shown.limited if wish.timeline_limit else entry.bump > before.position
+        is_news = bool(shown.events or is_further or numbers or renamed or counts != before.counts)
         if not (is_new or is_longer or is_news):
             return None, [], now_told
         reading = reader.reading(tx, asked.user_id, asked.request.device_id, shown.events, view,

@@ -1,0 +1,197 @@
+"""Simplified sliding sync at its edges: windows with holes, two wishes for one room, who comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.support_rooms import Place, bodies, by_key, ids, place
+from tests.api.support_users import at
+from tests.api.test_sliding_sync import everything, slide, window
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place(tmp_path) as opened:
+        yield opened
+
+
+def listed(*ranges: tuple[int, int], limit: int = 1, required: object = (), **filters: object) -> Any:
+    wish = {"timeline_limit": limit, "required_state": list(required)}  # type: ignore[call-overload]
+    return {**wish, "ranges": [list(pair) for pair in ranges], "filters": filters}
+
+
+async def test_a_window_may_have_holes(server: Place) -> None:
+    alice = await server.client("alice")
+    rooms = [await alice.create(name=str(number)) for number in range(5)][::-1]
+    body = {"lists": {"all": listed((0, 0), (2, 3), (4, 9))}}
+    answer = await slide(alice, body)
+    assert answer["rooms"].keys() == {rooms[0], rooms[2], rooms[3], rooms[4]}
+    # What moves up pushes a room into the hole, and another one out of it.
+    await alice.say(rooms[4], "up")
+    answer = await slide(alice, body, answer["pos"])
+    assert answer["rooms"].keys() == {rooms[4], rooms[1]}
+    assert answer["rooms"][rooms[1]]["initial"] is True
+    assert "initial" not in answer["rooms"][rooms[4]]
+
+
+async def test_a_room_that_a_filter_lets_through_no_more(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Plain")
+    await bob.join(room_id)
+    body = {"lists": {"plain": listed((0, 9), is_encrypted=False)}}
+    answer = await slide(bob, body)
+    assert answer["rooms"].keys() == {room_id}
+    await alice.say(room_id, "seen")
+    await alice.set_state(room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    answer = await slide(bob, body, answer["pos"])
+    assert (answer["lists"], answer["rooms"]) == ({"plain": {"count": 0}}, {})
+    # It was not left: whoever asks for it by name goes on where the list stopped.
+    body["room_subscriptions"] = {room_id: {"timeline_limit": 5, "required_state": []}}
+    told = (await slide(bob, body, answer["pos"]))["rooms"][room_id]
+    assert "initial" not in told
+    assert "seen" in bodies(told["timeline"])
+
+
+async def test_a_room_in_two_lists_has_what_either_wishes(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Both", topic="Tea")
+    await bob.join(room_id)
+    await alice.say_all(room_id, "1", "2", "3")
+    small = listed((0, 9), limit=1, required=[["m.room.topic", ""]])
+    large = listed((0, 9), limit=3, required=[["m.room.name", ""]])
+    body = {"lists": {"small": small, "large": large}}
+    answer = await slide(bob, body)
+    told = answer["rooms"][room_id]
+    assert bodies(told["timeline"]) == ["1", "2", "3"]
+    assert by_key(told["required_state"]).keys() == {("m.room.topic", ""), ("m.room.name", "")}
+    # What only one of them wishes for is missed when that one goes, and made up for when it is back.
+    answer = await slide(bob, {"lists": {"large": large}}, answer["pos"])
+    assert answer["rooms"] == {}
+    await alice.set_state(room_id, "m.room.topic", {"topic": "Coffee"})
+    answer = await slide(bob, {"lists": {"large": large}}, answer["pos"])
+    assert answer["rooms"][room_id]["required_state"] == []
+    told = (await slide(bob, body, answer["pos"]))["rooms"][room_id]
+    assert by_key(told["required_state"])["m.room.topic", ""] == {"topic": "Coffee"}
+    assert told["timeline"] == []
+
+
+@pytest.mark.parametrize(
+    ("required", "expected"),
+    [
+        ([["m.room.member", "*"]], {("m.room.member", "alice"), ("m.room.member", "bob")}),
+        ([["m.room.member", "$ME"]], {("m.room.member", "bob")}),
+        ([["*", "$ME"]], {("m.room.member", "bob"), ("x.own", "bob")}),
+        ([["x.own", "*"], ["m.room.name", ""]], {("x.own", "bob"), ("x.own", "x"), ("m.room.name", "")}),
+        ([["x.none", ""], ["x.none", "*"]], set()),
+    ],
+    ids=["a type", "oneself", "all of oneself", "a type and an entry", "nothing that is there"],
+)
+async def test_required_state_has_wildcards(
+    server: Place, required: list[list[str]], expected: set[tuple[str, str]]
+) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Wild")
+    await bob.join(room_id)
+    levels = {"users": {bob.user_id: 100}}
+    await alice.set_state(room_id, "m.room.power_levels", levels)
+    full = {"alice": alice.user_id, "bob": bob.user_id}
+    wanted = {(kind, full.get(key, key)) for kind, key in expected}
+    body = {"lists": {"all": listed((0, 9), required=required)}}
+    await bob.set_state(room_id, "x.own", {"n": 1}, bob.user_id)
+    await bob.set_state(room_id, "x.own", {"n": 1}, "x")
+    answer = await slide(bob, body)
+    assert by_key(answer["rooms"][room_id]["required_state"]).keys() == wanted
+    await bob.set_state(room_id, "x.own", {"n": 2}, bob.user_id)
+    told = (await slide(bob, body, answer["pos"]))["rooms"][room_id]
+    changed = {("x.own", bob.user_id)} & wanted
+    assert by_key(told["required_state"]) == {key: {"n": 2} for key in changed}
+
+
+async def test_whoever_wants_no_timeline_is_told_that_a_room_moved_up(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Quiet")
+    await bob.join(room_id)
+    await alice.say(room_id, "one")
+    body = {"lists": {"all": listed((0, 9), limit=0, required=[["m.room.name", ""]])}}
+    answer = await slide(bob, body)
+    told = answer["rooms"][room_id]
+    assert (told["timeline"], told["limited"], told["notification_count"]) == ([], True, 1)
+    page = await bob.messages(room_id, from_=told["prev_batch"], limit=1)
+    assert bodies(page["chunk"]) == ["one"]
+    # Also by what does not notify.
+    await alice.send(room_id, "m.room.message", {"msgtype": "m.notice", "body": "two"})
+    answer = await slide(bob, body, answer["pos"])
+    assert answer["rooms"][room_id]["bump_stamp"] > told["bump_stamp"]
+    assert answer["rooms"][room_id]["timeline"] == []
+    assert (await slide(bob, body, answer["pos"]))["rooms"] == {}
+
+
+async def test_memberships_that_change_more_than_once_between_two_answers(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(preset="private_chat", name="Den")
+    start = await slide(bob, window())
+    await alice.treat(room_id, "invite", bob)
+    await bob.join(room_id)
+    await bob.leave(room_id)
+    # It came and went: there is nothing to show, and nothing to take away.
+    answer = await slide(bob, window(), start["pos"])
+    assert (answer["rooms"], answer["lists"]["all"]["count"]) == ({}, 0)
+    await alice.treat(room_id, "invite", bob)
+    await bob.join(room_id)
+    answer = await slide(bob, window(), answer["pos"])
+    assert answer["rooms"][room_id]["initial"] is True
+    await bob.leave(room_id)
+    await alice.say(room_id, "meanwhile")
+    await alice.treat(room_id, "invite", bob)
+    await bob.join(room_id)
+    answer = await slide(bob, window(), answer["pos"])
+    told = answer["rooms"][room_id]
+    assert (told["initial"], told["membership"], told["name"]) == (True, "join", "Den")
+    await alice.treat(room_id, "kick", bob)
+    await alice.treat(room_id, "invite", bob)
+    answer = await slide(bob, window(), answer["pos"])
+    told = answer["rooms"][room_id]
+    assert (told["membership"], told["timeline"]) == ("invite", [])
+    assert ("m.room.name", "") in by_key(told["stripped_state"])
+    await bob.leave(room_id)
+    told = (await slide(bob, window(), answer["pos"]))["rooms"][room_id]
+    assert told["membership"] == "leave"
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_a_ban_takes_a_room_away_once(server: Place, *, forgets: bool) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    first = await slide(bob, window())
+    await alice.treat(room_id, "ban", bob)
+    if forgets:
+        (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
+    answer = await slide(bob, window(), first["pos"])
+    told = answer["rooms"][room_id]
+    assert told["membership"] == "ban"
+    assert [event["content"]["membership"] for event in told["timeline"]] == ["ban"]
+    assert answer["lists"]["all"]["count"] == 0
+    assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+    await alice.treat(room_id, "unban", bob)
+    assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+
+
+async def test_connections_of_one_device_know_nothing_of_each_other(server: Place) -> None:
+    alice = await server.client("alice")
+    room_id = await alice.create()
+    one, two = ({**everything(), "conn_id": name} for name in ("one", "two"))
+    first = await slide(alice, one)
+    said = await alice.say(room_id, "hello")
+    second = await slide(alice, two)
+    assert said in ids(second["rooms"][room_id]["timeline"])
+    first = await slide(alice, one, first["pos"])
+    assert ids(first["rooms"][room_id]["timeline"]) == [said]
+    for body, pos in ((one, first["pos"]), (two, second["pos"])):
+        assert (await slide(alice, body, pos))["rooms"] == {}
+    (await alice.ask("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", one,
+                     pos=second["pos"])).failed(400, "M_UNKNOWN_POS")  # fmt: skip
