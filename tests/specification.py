@@ -72,13 +72,13 @@ ALLOWED = (
     ),
     *(
         Allowance(
-            "client-server sync", "rooms/join/*/timeline/events/*", f"required {name}",
+            "client-server sync", "rooms/join/*/*/events/*", f"required {name}",
             "The filter's event_fields leaves it out (client-server §Filtering).", "event_fields",
         )
         for name in ("event_id", "sender", "origin_server_ts")
     ),
     Allowance(
-        "client-server sync", "rooms/join/*/timeline/events/*", "required event_id",
+        "client-server sync", "rooms/join/*/*/events/*", "required event_id",
         "The format that servers speak has no ids of events since room version 3.", "event_format",
     ),
 )  # fmt: skip
