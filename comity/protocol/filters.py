@@ -14,7 +14,7 @@ from comity.protocol import canonical_json, identifiers
 from comity.protocol.errors import bad_json, invalid_param
 from comity.protocol.matching import ABSENT, Glob, parse_path, value_at
 
-#: A filter written into a URL, or stored, is no longer than this.
+#: A filter written into a URL is no longer than this.
 MAX_FILTER_BYTES = 65_536
 #: Entries of any one list of a filter: each is compared with each event.
 MAX_ENTRIES = 1_000
@@ -141,10 +141,10 @@ NO_FILTER = Filter()
 NO_ROOM_EVENT_FILTER = RoomEventFilter()
 
 
-def parse_text(text: str | bytes) -> dict[str, Any]:
-    """The JSON object of a filter written into a URL. Raises MatrixError 400."""
-    if len(text) > MAX_FILTER_BYTES:
-        raise invalid_param(f"The filter is longer than {MAX_FILTER_BYTES} bytes")
+def parse_text(text: str | bytes, most: int = MAX_FILTER_BYTES) -> dict[str, Any]:
+    """The JSON object of a filter written into a URL, or of one that is kept. Raises MatrixError 400."""
+    if len(text) > most:
+        raise invalid_param(f"The filter is longer than {most} bytes")
     try:
         return canonical_json.parse_object(text)
     except canonical_json.CanonicalJsonError:

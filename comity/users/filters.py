@@ -77,10 +77,13 @@ class Filters:
         key = text if text.startswith("{") else f"{user_id} {text}"
         known = self._parsed.get(key)
         if known is None:
-            definition: str | bytes = text if text.startswith("{") else await self.get(user_id, text)
             # Of a definition there is one object, whoever names it: those who ask alike are given alike.
-            whole = definition if isinstance(definition, str) else definition.decode()
-            known = self._parsed.get(whole) or parse_filter(parse_text(definition))
+            if text.startswith("{"):
+                whole, definition = text, parse_text(text)
+            else:
+                whole = (await self.get(user_id, text)).decode()
+                definition = parse_text(whole, MAX_FILTER_BYTES)
+            known = self._parsed.get(whole) or parse_filter(definition)
             if len(whole) <= MAX_REMEMBERED:
                 self._parsed.put(whole, known)
                 self._parsed.put(key, known)

@@ -92,6 +92,16 @@ async def test_state_has_filters_of_its_own(server: Place) -> None:
     assert (await bob.sync(wanted=wanted))["rooms"]["join"].keys() == {two}
 
 
+async def test_a_filter_that_could_be_stored_can_be_used(server: Place) -> None:
+    """What is too long for a URL is what filters are stored for."""
+    alice = await server.client("alice")
+    room_id, other = await alice.create(), await alice.create()
+    many = [f"!{number:0>90}:example.org" for number in range(900)]
+    wanted = {"room": {"not_rooms": [*many, other], "timeline": {"not_rooms": many}}}
+    made = (await alice.ask("POST", at("user", alice.user_id, "filter"), wanted)).ok()
+    assert (await alice.sync(wanted=made["filter_id"]))["rooms"]["join"].keys() == {room_id}
+
+
 async def test_the_shape_of_events_is_that_of_state_too(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create(name="Shaped")
