@@ -162,6 +162,18 @@ async def test_memberships_that_change_more_than_once_between_two_answers(server
     assert told["membership"] == "leave"
 
 
+async def test_invites_of_who_is_ignored_are_in_no_list(server: Place) -> None:
+    bob, mallory = await server.clients("bob", "mallory")
+    invited = await mallory.create(preset="private_chat", invite=[bob.user_id])
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {mallory.user_id: {}}})
+    mine = await bob.create()
+    answer = await slide(bob, window(0))
+    assert (answer["lists"]["all"]["count"], answer["rooms"].keys()) == (1, {mine})
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {}})
+    answer = await slide(bob, window(1), answer["pos"])
+    assert (answer["lists"]["all"]["count"], answer["rooms"].keys()) == (2, {invited})
+
+
 @pytest.mark.parametrize("forgets", [False, True])
 async def test_a_ban_takes_a_room_away_once(server: Place, *, forgets: bool) -> None:
     alice, bob = await server.clients("alice", "bob")

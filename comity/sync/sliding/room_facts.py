@@ -83,6 +83,11 @@ class RoomFacts:
         stored = self._reader.events.get(tx, number) if number else None
         return stored.event.content if stored is not None else None
 
+    def sender(self, tx: Tx, number: int) -> str | None:
+        """Who sent an event, by its number (0: none)."""
+        stored = self._reader.events.get(tx, number) if number else None
+        return stored.event.sender if stored is not None else None
+
     def activity(
         self, tx: Tx, rooms: Iterable[tuple[int, str]], now: int, changed: Collection[str] | None
     ) -> dict[int, int]:

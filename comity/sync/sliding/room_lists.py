@@ -70,7 +70,7 @@ class RoomLists:
         listed = {
             room_id: own
             for room_id, own in rooms.memberships.items()
-            if own.membership in shown and not own.forgotten
+            if own.membership in shown and not own.forgotten and not self._is_ignored(tx, own, rooms)
         }
         bumps = self._facts.activity(
             tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
@@ -79,6 +79,12 @@ class RoomLists:
         entries.sort(key=_by_bump)
         self._sorted.put(user_id, _Sorted(now, rooms.memberships, entries))
         return entries
+
+    def _is_ignored(self, tx: Tx, own: LocalMembership, rooms: UserRooms) -> bool:
+        """Whether it is an invite of somebody whom the user ignores (client-server §Ignoring Users)."""
+        if own.membership != "invite" or not rooms.ignored:
+            return False
+        return self._facts.sender(tx, own.event_num) in rooms.ignored
 
     def _renewed(self, tx: Tx, known: _Sorted, rooms: UserRooms, changed: Sequence[str], now: int) -> _Sorted:
         pairs = [(rooms.memberships[room_id].room_num, room_id) for room_id in changed]
