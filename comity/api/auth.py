@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from comity.api.address import client_address
 from comity.api.guests import may_ask_as_guest
-from comity.api.router import Call, Guard, Requester
-from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden
-from comity.users.sessions import Session, Sessions
+from comity.api.router import Call, Guard, Requester, path_behind_version
+from comity.api.suspended import may_ask_while_suspended
+from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden, user_suspended
+from comity.users.sessions import Session, Sessions, user_locked
+
+#: What users may ask whose account is locked (client-server §Account locking).
+OPEN_TO_LOCKED = (("POST", "/logout"), ("POST", "/logout/all"))
 
 
 def token_of(call: Call) -> str | None:
@@ -21,15 +25,18 @@ def token_of(call: Call) -> str | None:
 
 
 def user_guard(sessions: Sessions) -> Guard:
-    """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN or M_UNKNOWN_TOKEN.
+    """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED.
 
-    Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists.
+    Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists; those who are
+    suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists.
     """
 
     async def guard(call: Call) -> None:
         session = await _session(sessions, call)
         if session.guest and not may_ask_as_guest(call):
             raise guest_access_forbidden("This is not for guests: it needs an account")
+        if session.suspended and not may_ask_while_suspended(call):
+            raise user_suspended()
         call.user = _requester(session)
 
     return guard
@@ -53,14 +60,17 @@ async def _session(sessions: Sessions, call: Call) -> Session:
     token = token_of(call)
     if not token:
         raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
-    session = await sessions.authenticate(token, client_address(call.request))
+    program = call.request.headers.get("user-agent", "")
+    session = await sessions.authenticate(token, client_address(call.request), program)
     if session is None:
         raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
+    if session.locked and (call.request.method, path_behind_version(call)) not in OPEN_TO_LOCKED:
+        raise user_locked()
     return session
 
 
 def _requester(session: Session) -> Requester:
-    return Requester(session.user_id, session.device_id, session.admin, session.guest)
+    return Requester(session.user_id, session.device_id, session.admin, session.guest, session.suspended)
 
 
 def must_be_self(call: Call, name: str = "userId") -> str:

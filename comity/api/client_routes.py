@@ -13,6 +13,7 @@ from comity.api.client import (
     key_backup,
     keys,
     login,
+    moderation,
     mutual_rooms,
     notifications,
     old_sync,
@@ -64,9 +65,10 @@ def add(
     """Add all of them."""
     versions.routes(router, config)
     capabilities.routes(router, guard, config)
-    login.routes(router, config, users.login)
+    login.routes(router, guard, config, users.login, users.refreshing, users.login_tokens)
     register.routes(router, config, users.registration)
     admin_register.routes(router, config, users.shared_secret)
+    moderation.routes(router, guard, users.moderation)
     account.routes(router, guard, users.sessions, users.management)
     profile.routes(router, guard, anybody, users.profiles)
     devices.routes(router, guard, users.devices)
@@ -92,8 +94,9 @@ def add(
     delayed = DelayedApi(rooms.delayed, users.limits)
     delayed.routes(router, guard)
     EventsApi(
-        rooms.writer, rooms.memberships, rooms.directory, delayed, users.limits, users.ephemeral.presences
-    ).routes(router, guard)
+        rooms.writer, rooms.memberships, rooms.directory, delayed, rooms.reader, users.limits,
+        users.ephemeral.presences,
+    ).routes(router, guard)  # fmt: skip
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,
         publish_without_account=config.rooms.publish_without_account,

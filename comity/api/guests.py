@@ -6,16 +6,9 @@ in `comity.rooms.guest_access`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from comity.api.router import Call
-
-#: What more must hold of a request, where not all that an endpoint does is for guests.
-Condition = Callable[[Call], bool]
-
-
-def _always(_: Call) -> bool:
-    return True
+from comity.api.router import Call, Condition, always, path_behind_version
 
 
 def _is_display_name(call: Call) -> bool:
@@ -32,49 +25,46 @@ _ROOM = "/rooms/{roomId}"
 #: (method, the path behind the version) of what guests may ask.
 GUEST_ENDPOINTS: Mapping[tuple[str, str], Condition] = {
     # Retrieving events and associated media.
-    ("GET", _ROOM + "/state"): _always,
-    ("GET", _ROOM + "/context/{eventId}"): _always,
-    ("GET", _ROOM + "/event/{eventId}"): _always,
-    ("GET", _ROOM + "/state/{eventType}"): _always,
-    ("GET", _ROOM + "/state/{eventType}/{stateKey}"): _always,
-    ("GET", _ROOM + "/messages"): _always,
-    ("GET", _ROOM + "/members"): _always,
-    ("GET", _ROOM + "/initialSync"): _always,
-    ("GET", "/sync"): _always,
+    ("GET", _ROOM + "/state"): always,
+    ("GET", _ROOM + "/context/{eventId}"): always,
+    ("GET", _ROOM + "/event/{eventId}"): always,
+    ("GET", _ROOM + "/state/{eventType}"): always,
+    ("GET", _ROOM + "/state/{eventType}/{stateKey}"): always,
+    ("GET", _ROOM + "/messages"): always,
+    ("GET", _ROOM + "/members"): always,
+    ("GET", _ROOM + "/initialSync"): always,
+    ("GET", "/sync"): always,
     ("GET", "/events"): _is_preview,
-    ("GET", "/media/download/{serverName}/{mediaId}"): _always,
-    ("GET", "/media/download/{serverName}/{mediaId}/{fileName}"): _always,
-    ("GET", "/media/thumbnail/{serverName}/{mediaId}"): _always,
+    ("GET", "/media/download/{serverName}/{mediaId}"): always,
+    ("GET", "/media/download/{serverName}/{mediaId}/{fileName}"): always,
+    ("GET", "/media/thumbnail/{serverName}/{mediaId}"): always,
     # Sending events.
-    ("POST", _ROOM + "/join"): _always,
-    ("POST", _ROOM + "/leave"): _always,
-    ("PUT", _ROOM + "/send/{eventType}/{txnId}"): _always,
-    ("PUT", _ROOM + "/state/{eventType}"): _always,
-    ("PUT", _ROOM + "/state/{eventType}/{stateKey}"): _always,
-    ("PUT", "/sendToDevice/{eventType}/{txnId}"): _always,
+    ("POST", _ROOM + "/join"): always,
+    ("POST", _ROOM + "/leave"): always,
+    ("PUT", _ROOM + "/send/{eventType}/{txnId}"): always,
+    ("PUT", _ROOM + "/state/{eventType}"): always,
+    ("PUT", _ROOM + "/state/{eventType}/{stateKey}"): always,
+    ("PUT", "/sendToDevice/{eventType}/{txnId}"): always,
     # MSC4140 §Guest accounts.
-    ("PUT", f"/org.matrix.msc4140{_ROOM}/delayed_event/{{eventType}}/{{txnId}}"): _always,
-    ("GET", "/org.matrix.msc4140/delayed_events"): _always,
-    ("GET", "/org.matrix.msc4140/delayed_events/{delayId}"): _always,
+    ("PUT", f"/org.matrix.msc4140{_ROOM}/delayed_event/{{eventType}}/{{txnId}}"): always,
+    ("GET", "/org.matrix.msc4140/delayed_events"): always,
+    ("GET", "/org.matrix.msc4140/delayed_events/{delayId}"): always,
     # Their own account.
     ("PUT", "/profile/{userId}/{keyName}"): _is_display_name,
     ("DELETE", "/profile/{userId}/{keyName}"): _is_display_name,
-    ("GET", "/devices"): _always,
-    ("GET", "/devices/{deviceId}"): _always,
-    ("PUT", "/devices/{deviceId}"): _always,
-    ("GET", "/account/whoami"): _always,
+    ("GET", "/devices"): always,
+    ("GET", "/devices/{deviceId}"): always,
+    ("PUT", "/devices/{deviceId}"): always,
+    ("GET", "/account/whoami"): always,
     # End-to-end encryption.
-    ("POST", "/keys/upload"): _always,
-    ("POST", "/keys/query"): _always,
-    ("POST", "/keys/claim"): _always,
+    ("POST", "/keys/upload"): always,
+    ("POST", "/keys/query"): always,
+    ("POST", "/keys/claim"): always,
 }
-#: What stands before that path: nothing, `_matrix`, `client`, the version.
-_PREFIX_SEGMENTS = 4
 
 
 def may_ask_as_guest(call: Call) -> bool:
     """Whether a guest may make that request at all."""
-    path = "/" + "/".join(call.template.split("/")[_PREFIX_SEGMENTS:])
     method = "GET" if call.request.method == "HEAD" else call.request.method
-    condition = GUEST_ENDPOINTS.get((method, path))
+    condition = GUEST_ENDPOINTS.get((method, path_behind_version(call)))
     return condition is not None and condition(call)

@@ -83,6 +83,7 @@ class Requester:
     device_id: str
     admin: bool = False
     guest: bool = False
+    suspended: bool = False
 
 
 @dataclass(slots=True)
@@ -197,6 +198,22 @@ class Call:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise bad_json(f"The request body's {name} is not of type {kind.__name__}")
         return value
+
+
+#: What must hold of a request, where an endpoint is not open for all that it does.
+Condition = Callable[[Call], bool]
+#: What stands before a path of the client-server API: nothing, `_matrix`, `client`, the version.
+_PREFIX_SEGMENTS = 4
+
+
+def always(_: Call) -> bool:
+    """The Condition that holds."""
+    return True
+
+
+def path_behind_version(call: Call) -> str:
+    """The template of a route of the client-server API, from behind its version on."""
+    return "/" + "/".join(call.template.split("/")[_PREFIX_SEGMENTS:])
 
 
 Handler = Callable[[Call], Awaitable[Response]]

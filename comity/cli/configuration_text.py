@@ -54,6 +54,8 @@ def toml(value: Any) -> str:
     """A value as TOML writes it."""
     if isinstance(value, list):
         return "[" + ", ".join(toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(item)}" for name, item in value.items()) + " }"
     # TOML's basic strings, numbers and booleans are written as JSON's.
     return json.dumps(value, ensure_ascii=False)
 

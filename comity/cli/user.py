@@ -46,9 +46,42 @@ def _ask_for_password() -> str:
 def list_all(path: Path | None) -> None:
     """Every account, one a line."""
 
-    async def work(administration: Administration) -> list[User]:
-        return await administration.users()
+    async def work(administration: Administration) -> tuple[list[User], dict[str, tuple[bool, bool]]]:
+        return await administration.users(), await administration.standings()
 
-    for user in administer(path, work):
-        marks = [mark for mark, holds in (("admin", user.admin), ("deactivated", user.deactivated)) if holds]
-        click.echo("  ".join([user.user_id, *marks]))
+    users, standings = administer(path, work)
+    for user in users:
+        suspended, locked = standings.get(user.user_id, (False, False))
+        told = {
+            "admin": user.admin,
+            "deactivated": user.deactivated,
+            "suspended": suspended,
+            "locked": locked,
+        }
+        click.echo("  ".join([user.user_id, *(mark for mark, holds in told.items() if holds)]))
+
+
+@command.command("lock")
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Let them in again; their apps go on where they were.")
+@config_option
+def lock(name: str, undo: bool, path: Path | None) -> None:
+    """Keep a user out, without ending anything: their apps are told that the account is locked."""
+
+    async def work(administration: Administration) -> str:
+        return await administration.set_standing(name, locked=not undo)
+
+    click.echo(f"{administer(path, work)} is {'unlocked' if undo else 'locked'}.")
+
+
+@command.command("suspend")
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Let them write again.")
+@config_option
+def suspend(name: str, undo: bool, path: Path | None) -> None:
+    """Let a user read, and leave, but not write: no messages, joins, invites or new profile."""
+
+    async def work(administration: Administration) -> str:
+        return await administration.set_standing(name, suspended=not undo)
+
+    click.echo(f"{administer(path, work)} is {'not suspended any more' if undo else 'suspended'}.")

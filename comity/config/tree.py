@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from comity.config import values
 from comity.config.values import key, section
+from comity.protocol.pacing import Rate
 from comity.protocol.room_versions import ROOM_VERSIONS
 
 
@@ -135,12 +137,91 @@ class ServerNotices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """How long people stay logged in."""
+
+    access_token_lifetime: int = key(
+        values.whole_number(10, 10**9),
+        3600,
+        "Seconds for which an access token is good in apps that can refresh it; those that cannot keep "
+        "theirs until they log out.",
+    )
+    refresh_token_lifetime: int | None = key(
+        values.whole_number(60, 10**9),
+        None,
+        "Seconds after which an app that has not been used must log in again (it keeps its device and keys). "
+        "Without it, never.",
+        example=7776000,
+    )
+    login_token_lifetime: int = key(
+        values.whole_number(10, 3600),
+        120,
+        "Seconds in which an app must use a token by which another one of the same user logs it in.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passwords:
+    """What it costs to check a password (Argon2id). Hashes of another cost are renewed as people log in."""
+
+    memory_kib: int = key(
+        values.whole_number(8, 4 << 20),
+        19456,
+        "Memory that one hash takes, in KiB; up to four are made at once.",
+    )
+    iterations: int = key(values.whole_number(1, 1000), 2, "Passes over that memory: time, in other words.")
+
+
+def _limit(per_second: float, burst: float, meaning: str) -> Any:
+    default = {"per_second": per_second, "burst": burst}
+    return key(values.rate(default), default, meaning)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """How often one person may do what costs much or annoys others."""
+    """How often one person may do what costs much or annoys others: per_second in the long run, burst at
+    once. [rate_limits.messages] or messages = { … } is the same; a number that is left out keeps its default.
+    """
 
     enabled: bool = key(
         values.flag, True, "Whether to slow down who asks too often. Turn it off in tests only."
     )
+    login_by_address: Rate = _limit(
+        0.2, 20, "Logins from one address: a family behind one address starts its apps at once."
+    )
+    login_by_account: Rate = _limit(
+        0.1, 10, "Logins to one account, from anywhere: too few to guess a password."
+    )
+    refreshes: Rate = _limit(5, 200, "New tokens for running sessions, asked for from one address.")
+    login_tokens: Rate = _limit(0.02, 3, "Tokens with which one user logs another app in.")
+    proofs: Rate = _limit(0.1, 10, "Passwords and other proofs asked for again, of one user.")
+    registration: Rate = _limit(0.1, 10, "Accounts made, and asked for, from one address.")
+    registration_questions: Rate = _limit(
+        1, 20, "Questions from one address whether a user name or a registration token is good."
+    )
+    nonces: Rate = _limit(20, 200, "Nonces for the operators' tools that make accounts, for one address.")
+    messages: Rate = _limit(
+        10, 50, "Events that one user sends: faster than anybody types, slower than a flood."
+    )
+    joins: Rate = _limit(
+        0.5, 20, "Joins, knocks and invites of one user: each may cost work on many servers."
+    )
+    profile_changes: Rate = _limit(
+        0.2, 10, "Changes of one user's profile: each is an event in every room that they are in."
+    )
+    delayed_actions: Rate = _limit(
+        2,
+        20,
+        "What is done with one delayed event, by whoever knows its id: clients restart each again and again.",
+    )
+    searches: Rate = _limit(2, 20, "Searches of one user: each may be a tenth of a second of work.")
+    people_searches: Rate = _limit(
+        3, 50, "Searches for people of one user: apps search while somebody types."
+    )
+    mutual_rooms: Rate = _limit(
+        2, 50, "Questions of one user for the rooms shared with others: an app asks for each person shown."
+    )
+    reports: Rate = _limit(0.1, 20, "Reports of one user: each is for a person to read.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +451,8 @@ class Config:
     registration: Registration = section(Registration)
     rooms: Rooms = section(Rooms)
     server_notices: ServerNotices = section(ServerNotices)
+    sessions: Sessions = section(Sessions)
+    passwords: Passwords = section(Passwords)
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
     policy: Policy = section(Policy)

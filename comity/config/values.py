@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from comity.protocol.identifiers import is_namespaced, is_new_localpart, is_user_id, parse_server_name
+from comity.protocol.pacing import Rate
 
 #: The default of a key that has none: it must be written.
 REQUIRED = object()
@@ -190,6 +191,32 @@ def whole_number(least: int, most: int) -> Reader:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise Unfit(value, f"a whole number from {least} to {most}, without quotes")
         return value
+
+    return read
+
+
+#: Bounds of a rate: once in three years is never, and more than this is no limit.
+LEAST_RATE, MOST_RATE = 1e-8, 1e6
+
+
+def rate(default: Mapping[str, float]) -> Reader:
+    """A reader of a table of `per_second` and `burst`; one that is left out is as in `default`."""
+    expected = (
+        "a table of per_second (above 0) and burst (at least 1), "
+        "such as { per_second = 0.5, burst = 10 }, without quotes"
+    )
+
+    def read(value: Any, directory: Path) -> Rate:
+        if not isinstance(value, dict) or not value.keys() <= {"per_second", "burst"}:
+            raise Unfit(value, expected)
+        told = {**default, **value}
+        for member, least in (("per_second", LEAST_RATE), ("burst", 1)):
+            number = told[member]
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                raise Unfit(number, expected)
+            if not least <= number <= MOST_RATE:
+                raise Unfit(number, expected)
+        return Rate(float(told["per_second"]), float(told["burst"]))
 
     return read
 

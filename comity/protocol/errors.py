@@ -44,6 +44,11 @@ def guest_access_forbidden(text: str) -> MatrixError:
     return MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", text)
 
 
+def user_suspended() -> MatrixError:
+    """403 M_USER_SUSPENDED (client-server §Account suspension)."""
+    return MatrixError(403, "M_USER_SUSPENDED", "You cannot perform this action while suspended.")
+
+
 def not_found(text: str) -> MatrixError:
     """404 M_NOT_FOUND."""
     return MatrixError(404, "M_NOT_FOUND", text)

@@ -1,4 +1,4 @@
-"""Accounts at rest: users, their devices and access tokens, registration tokens, profiles.
+"""Accounts at rest: users, their devices, registration tokens, profiles.
 
 Plain functions over an open transaction. Passwords and tokens arrive hashed; nothing here
 knows either, nor whether somebody may do what is asked.
@@ -90,9 +90,20 @@ def set_password_hash(tx: Tx, user_id: str, password_hash: str | None) -> None:
     tx.run("UPDATE users SET password_hash = ? WHERE user_id = ?", (password_hash, user_id))
 
 
-def replace_password_hash(tx: Tx, user_id: str, old: str, new: str) -> None:
-    """Replace a password hash if it is still `old`."""
-    tx.run("UPDATE users SET password_hash = ? WHERE user_id = ? AND password_hash = ?", (new, user_id, old))
+def replace_password_hash(tx: Tx, user_id: str, old: str, new: str) -> bool:
+    """Replace a password hash if it is still `old`; whether it was."""
+    return (
+        tx.changed(
+            "UPDATE users SET password_hash = ? WHERE user_id = ? AND password_hash = ?", (new, user_id, old)
+        )
+        > 0
+    )
+
+
+def has_password_hash(tx: Tx, user_id: str, expected: str) -> bool:
+    """Whether an account in use has that password hash still."""
+    row = tx.one("SELECT password_hash FROM users WHERE user_id = ? AND deactivated = 0", (user_id,))
+    return row is not None and row[0] == expected
 
 
 def deactivate(tx: Tx, user_id: str) -> None:
@@ -157,49 +168,8 @@ def touch_device(tx: Tx, user_id: str, device_id: str, now_ms: int, address: str
 
 
 def delete_device(tx: Tx, user_id: str, device_id: str) -> None:
-    """Delete a device; its tokens are deleted with `delete_tokens`."""
+    """Delete a device; its tokens are another module's (`comity.store.sessions`)."""
     tx.run("DELETE FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id))
-
-
-# -- access tokens
-
-
-def insert_token(tx: Tx, token_hash: bytes, user_id: str, device_id: str, now_ms: int) -> None:
-    """Let a token act for a device. `token_hash` is its SHA-256."""
-    tx.run(
-        "INSERT INTO access_tokens (token_hash, user_id, device_id, created_at) VALUES (?, ?, ?, ?)",
-        (token_hash, user_id, device_id, now_ms),
-    )
-
-
-def delete_tokens(tx: Tx, user_id: str, device_id: str) -> list[bytes]:
-    """Delete every token of a device; their hashes."""
-    rows = tx.all(
-        "SELECT token_hash FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id)
-    )
-    if rows:
-        tx.run("DELETE FROM access_tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id))
-    return [bytes(row[0]) for row in rows]
-
-
-def token_hashes(tx: Tx, user_id: str) -> list[bytes]:
-    """The hashes of every token of a user."""
-    rows = tx.all("SELECT token_hash FROM access_tokens WHERE user_id = ?", (user_id,))
-    return [bytes(row[0]) for row in rows]
-
-
-def token_owner(tx: Tx, token_hash: bytes) -> tuple[str, str, bool, bool] | None:
-    """(user id, device id, whether an administrator, whether a guest) of a token.
-
-    None if the account is deactivated.
-    """
-    row = tx.one(
-        "SELECT t.user_id, t.device_id, u.admin, g.user_id FROM access_tokens t "
-        "JOIN users u ON u.user_id = t.user_id LEFT JOIN guests g ON g.user_id = t.user_id "
-        "WHERE t.token_hash = ? AND u.deactivated = 0",
-        (token_hash,),
-    )
-    return (row[0], row[1], bool(row[2]), row[3] is not None) if row else None
 
 
 # -- registration tokens

@@ -7,6 +7,7 @@ access token is, and who may register, is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import MatrixError, forbidden
@@ -136,50 +137,72 @@ class Accounts:
         await self._database.write(store)
 
     async def check_password(self, user_id: str | None, password: str) -> User:
-        """The account that this password opens.
+        """The account that this password opens, with the hash that says so.
 
-        Raises 403 M_FORBIDDEN, alike for a wrong password and for no such account, and 403
-        M_USER_DEACTIVATED.
+        What follows from it looks in its own transaction whether that hash still stands
+        (`still_stands_in`): the password may be changed meanwhile. Raises 403 M_FORBIDDEN, alike for
+        a wrong password and for no such account, and 403 M_USER_DEACTIVATED.
         """
         account = await self.find(user_id) if user_id is not None else None
         right = await self._passwords.matches(account.password_hash if account else None, password)
         if account is not None and account.deactivated:
             raise MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")
         if account is None or not right:
-            raise forbidden("The user name or the password is wrong")
+            raise wrong_password()
         if account.password_hash and self._passwords.is_outdated(account.password_hash):
-            await self._renew_hash(account.user_id, account.password_hash, password)
+            return await self._renew_hash(account, account.password_hash, password)
         return account
 
-    async def _renew_hash(self, user_id: str, outdated: str, password: str) -> None:
+    async def _renew_hash(self, account: User, outdated: str, password: str) -> User:
         renewed = await self._passwords.hash(password)
         # Only in the place of what was checked: the password may have been changed meanwhile.
-        await self._database.write(lambda tx: accounts.replace_password_hash(tx, user_id, outdated, renewed))
+        if await self._database.write(
+            lambda tx: accounts.replace_password_hash(tx, account.user_id, outdated, renewed)
+        ):
+            return replace(account, password_hash=renewed)
+        return account
+
+    def still_stands_in(self, tx: WriteTx, account: User) -> bool:
+        """Whether the password that opened an account is its password still."""
+        expected = account.password_hash
+        return expected is not None and accounts.has_password_hash(tx, account.user_id, expected)
 
     async def set_password(
-        self, user_id: str, password: str, *, along: Callable[[WriteTx], None] | None = None
+        self, proven: User, password: str, *, along: Callable[[WriteTx], None] | None = None
     ) -> None:
-        """Replace the password, and do `along` in the same transaction.
+        """Replace the password that was `proven`, and do `along` in the same transaction.
 
-        Raises 400 M_INVALID_PARAM.
+        Raises 400 M_INVALID_PARAM, 403 M_FORBIDDEN if it has been replaced meanwhile.
         """
         password_hash = await self._passwords.hash(password)
 
         def store(tx: WriteTx) -> None:
-            accounts.set_password_hash(tx, user_id, password_hash)
+            if not self.still_stands_in(tx, proven):
+                raise wrong_password()
+            accounts.set_password_hash(tx, proven.user_id, password_hash)
             if along is not None:
                 along(tx)
 
         await self._database.write(store)
 
-    async def deactivate(self, user_id: str, along: Callable[[WriteTx], None]) -> None:
-        """End an account for good, and do `along` (closing its sessions) in the same transaction."""
+    async def deactivate(self, proven: User, along: Callable[[WriteTx], None]) -> None:
+        """End an account for good, and do `along` (closing its sessions) in the same transaction.
+
+        Raises 403 M_FORBIDDEN if the password that was `proven` has been replaced meanwhile.
+        """
 
         def store(tx: WriteTx) -> None:
-            accounts.deactivate(tx, user_id)
+            if not self.still_stands_in(tx, proven):
+                raise wrong_password()
+            accounts.deactivate(tx, proven.user_id)
             along(tx)
 
         await self._database.write(store)
+
+
+def wrong_password() -> MatrixError:
+    """403 M_FORBIDDEN, without saying which of the two it is."""
+    return forbidden("The user name or the password is wrong")
 
 
 def user_in_use() -> MatrixError:

@@ -11,10 +11,12 @@ from comity.protocol.errors import invalid_param, not_found
 from comity.protocol.identifiers import is_opaque
 from comity.store import accounts as stored
 from comity.store import server_notices
+from comity.store import sessions as stored_sessions
 from comity.store.accounts import RegistrationToken, User
 from comity.store.database import Database
 from comity.store.server_notices import Notice
 from comity.users.accounts import Accounts
+from comity.users.moderation import set_standing_in
 from comity.users.passwords import Passwords
 from comity.users.registration import MAX_REGISTRATION_TOKEN_CHARACTERS
 from comity.users.text import checked_text
@@ -51,6 +53,26 @@ class Administration:
     async def users(self) -> list[User]:
         """Every account, by user id."""
         return await self._database.read(stored.users)
+
+    async def standings(self) -> dict[str, tuple[bool, bool]]:
+        """user id -> (whether suspended, whether locked), of those who are."""
+        return await self._database.read(stored_sessions.moderated)
+
+    async def set_standing(
+        self, name: str, *, suspended: bool | None = None, locked: bool | None = None
+    ) -> str:
+        """Suspend or lock an account, or end either; the user id. A running server knows it in seconds.
+
+        `name` is a localpart or a user id; administrators may be among them: the machine's owner
+        stands above all. Raises MatrixError 404 M_NOT_FOUND.
+        """
+        user_id = await self._accounts.resolve(name)
+        if user_id is None or not await self._accounts.exists(user_id):
+            raise not_found(f"There is no user {name} on this server")
+        await self._database.write(
+            lambda tx: set_standing_in(tx, user_id, suspended=suspended, locked=locked)
+        )
+        return user_id
 
     async def add_notice(self, name: str, body: str) -> str:
         """Have the server tell a user something (`comity.users.server_notices`); the user id.

@@ -59,7 +59,7 @@ class CrossSigning:
             return
         proven = None
         if MASTER in held:
-            proven = await self._proof.require("upload signing keys", user_id, body.get("auth"))
+            proven = await self._proof.require("upload signing keys", user_id, body)
 
         def store(tx: WriteTx) -> None:
             now = self._check(tx, user_id, given)

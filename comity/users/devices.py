@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from comity.protocol.errors import not_found
 from comity.store import accounts as stored
 from comity.store.accounts import Device
@@ -57,12 +60,12 @@ class Devices:
         if not await self._database.write(store):
             raise not_found("The user has no such device")
 
-    async def delete(self, user_id: str, device_ids: list[str], auth: object) -> None:
+    async def delete(self, user_id: str, device_ids: list[str], body: Mapping[str, Any]) -> None:
         """Delete devices and end their sessions, against the user's password.
 
         Unknown devices are passed over. Raises 401 with flows (AuthenticationNeededError).
         """
-        proven = await self._proof.require("delete devices " + "\x00".join(sorted(device_ids)), user_id, auth)
+        proven = await self._proof.require("delete devices " + "\x00".join(sorted(device_ids)), user_id, body)
         await self._sessions.close(user_id, device_ids)
         self._proof.finish(proven)
 

@@ -1,15 +1,19 @@
 """User-Interactive Authentication (client-server §User-Interactive Authentication API).
 
-Owns the sessions in which a client completes stages, bounded and expiring; what a stage
-proves is told by the function that checks it. Nothing is stored: after a restart clients
-begin again.
+Owns the sessions in which a client completes stages, bounded and expiring. A session is begun for
+one operation of one user; from the first stage that it completes, for one request body too; it ends
+with the operation, with too many failures, or with time. What a stage proves is told by the function
+that checks it. Nothing is stored: after a restart clients begin again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import MatrixError, bad_json, missing_param
@@ -19,6 +23,8 @@ MAX_SESSIONS = 10_000
 #: Seconds that a person may take for all stages.
 SESSION_SECONDS = 30 * 60.0
 SESSION_ID_LENGTH = 24
+#: Failed attempts in one session: people mistype; beyond that, somebody guesses.
+MAX_FAILED_ATTEMPTS = 10
 
 DUMMY = "m.login.dummy"
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
@@ -51,6 +57,9 @@ class _Session:
     operation: str
     expires_at: float
     completed: dict[str, object] = field(default_factory=dict)
+    #: Of the request whose first stage was completed.
+    digest: bytes | None = None
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,19 @@ class Interactive:
         self._sessions: dict[str, _Session] = {}
 
     async def require(
-        self, operation: str, flows: Sequence[Sequence[str]], auth: object, check: CheckStage
+        self,
+        operation: str,
+        flows: Sequence[Sequence[str]],
+        body: Mapping[str, Any],
+        check: CheckStage,
     ) -> Proven:
         """Return once a flow is complete for `operation` (what is done, to what, by whom).
 
-        `auth` is the member of the request's body, or None. Raises AuthenticationNeededError
-        with what is missing, 400 M_BAD_JSON or M_MISSING_PARAM for an `auth` that is none.
+        `body` is the request's, with the client's `auth` in it if it has one. Raises
+        AuthenticationNeededError with what is missing, 400 M_BAD_JSON or M_MISSING_PARAM for an
+        `auth` that is none.
         """
+        auth = body.get("auth")
         if auth is None:
             raise self._needed(self._begin(operation), flows)
         if not isinstance(auth, dict):
@@ -84,34 +99,60 @@ class Interactive:
         session_id = auth.get("session")
         if session_id is not None and not isinstance(session_id, str):
             raise bad_json("auth.session is not a string")
+        digest = _digest(body)
         session = self._find(session_id, operation)
         if session is None:
             if session_id is not None:
-                expired = MatrixError(401, "M_UNAUTHORIZED", "The session is unknown or over: begin again")
-                raise self._needed(self._begin(operation), flows, expired)
+                raise self._again(operation, flows, "The session is unknown or over: begin again")
             # COMPAT: clients that know the flows give the proof at once, without a session.
             session_id = self._begin(operation)
             session = self._sessions[session_id]
         assert session_id is not None
+        if session.digest not in (None, digest):
+            # What was proven was proven for that request; a client that wants another begins anew.
+            raise self._again(
+                operation, flows, "This is not the request that the session is for: begin again"
+            )
         stage = auth.get("type")
         if stage is None and "session" not in auth:
             raise missing_param("auth lacks type")
         if stage is not None and not isinstance(stage, str):
             raise bad_json("auth.type is not a string")
+        # Completed stages cannot be retried: they are told, or are enough.
         if stage is not None and stage not in session.completed:
-            if not any(stage in flow for flow in flows):
-                unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
-                raise self._needed(session_id, flows, unknown)
-            try:
-                given = await check(stage, auth)
-            except MatrixError as error:
-                if error.status == 429:
-                    raise
-                raise self._needed(session_id, flows, error) from None
-            session.completed[stage] = given
+            await self._attempt(session_id, session, flows, stage, auth, check)
+            session.digest = digest
         if any(all(stage in session.completed for stage in flow) for flow in flows):
             return Proven(session_id, session.completed)
         raise self._needed(session_id, flows)
+
+    async def _attempt(
+        self,
+        session_id: str,
+        session: _Session,
+        flows: Sequence[Sequence[str]],
+        stage: str,
+        auth: Mapping[str, Any],
+        check: CheckStage,
+    ) -> None:
+        """Complete one stage. Raises AuthenticationNeededError if it proves nothing, 429."""
+        if not any(stage in flow for flow in flows):
+            unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
+            raise self._needed(session_id, flows, unknown)
+        try:
+            session.completed[stage] = await check(stage, auth)
+        except MatrixError as error:
+            if error.status == 429:
+                raise
+            session.failures += 1
+            if session.failures >= MAX_FAILED_ATTEMPTS:
+                self._sessions.pop(session_id, None)
+                raise self._again(session.operation, flows, "Too many attempts failed: begin again") from None
+            raise self._needed(session_id, flows, error) from None
+
+    def _again(self, operation: str, flows: Sequence[Sequence[str]], text: str) -> AuthenticationNeededError:
+        """That session is of no use; another is begun."""
+        return self._needed(self._begin(operation), flows, MatrixError(401, "M_UNAUTHORIZED", text))
 
     def finish(self, proven: Proven) -> None:
         """The operation is done: its session proves nothing any more."""
@@ -146,3 +187,9 @@ class Interactive:
         if session is not None and session.completed:
             details["completed"] = list(session.completed)
         return AuthenticationNeededError(details, failed)
+
+
+def _digest(body: Mapping[str, Any]) -> bytes:
+    """What tells one request from another, but for `auth`."""
+    rest = {name: value for name, value in body.items() if name != "auth"}
+    return hashlib.sha256(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS)).digest()

@@ -42,13 +42,15 @@ class Management:
             raise bad_json("new_password is not a string")
         if not isinstance(logout, bool):
             raise bad_json("logout_devices is not a boolean")
-        proven = await self._proof.require("change password", user_id, body.get("auth"))
+        proven = await self._proof.require("change password", user_id, body)
 
         def along(tx: WriteTx) -> None:
             if logout:
                 self._sessions.close_all_in(tx, user_id, but=device_id)
+            else:
+                self._sessions.withdraw_login_tokens_in(tx, user_id)
 
-        await self._accounts.set_password(user_id, password, along=along)
+        await self._accounts.set_password(self._proof.account_of(proven), password, along=along)
         self._proof.finish(proven)
 
     async def deactivate(self, user_id: str, body: Mapping[str, Any]) -> None:
@@ -59,7 +61,7 @@ class Management:
         erase = body.get("erase", False)
         if not isinstance(erase, bool):
             raise bad_json("erase is not a boolean")
-        proven = await self._proof.require("deactivate", user_id, body.get("auth"))
+        proven = await self._proof.require("deactivate", user_id, body)
 
         def along(tx: WriteTx) -> None:
             self._sessions.close_all_in(tx, user_id)
@@ -69,6 +71,6 @@ class Management:
             if erase:
                 personal.delete_account_data(tx, user_id)
 
-        await self._accounts.deactivate(user_id, along)
+        await self._accounts.deactivate(self._proof.account_of(proven), along)
         self._proof.finish(proven)
         await self._leave_all(user_id)

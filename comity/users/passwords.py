@@ -7,18 +7,28 @@ It knows no account: whose password it is and what follows from a right one is t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import argon2
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from comity.config import Passwords as PasswordsConfig
 from comity.ports import Entropy, Offload
-from comity.protocol.errors import invalid_param
+from comity.protocol.errors import MatrixError, invalid_param
+
+T = TypeVar("T")
 
 #: A longer password is no password: it is work that somebody makes for us.
 MAX_PASSWORD_BYTES = 512
 #: Hashes worked out at once: each takes `memory_kib`, and a core for as long as it lasts.
 MAX_CONCURRENT_HASHES = 4
+#: Hashes that wait for their turn: some seconds of work. Beyond that, people are asked to come again,
+#: and the rest of the server goes on.
+MAX_WAITING_HASHES = 100
+#: What is then told as the time to wait.
+BUSY_MS = 5_000
 SALT_BYTES = 16
 
 
@@ -29,6 +39,11 @@ class Cost:
     passes: int = 2
     memory_kib: int = 19_456
     lanes: int = 1
+
+
+def cost_of(config: PasswordsConfig) -> Cost:
+    """What the operator wants a hash to take."""
+    return Cost(passes=config.iterations, memory_kib=config.memory_kib)
 
 
 class Passwords:
@@ -43,30 +58,50 @@ class Passwords:
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes
         )
         self._places = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
+        self._waiting = 0
         self._nobodys: str | None = None
 
     async def hash(self, password: str) -> str:
-        """The hash to store, salt and cost included. Raises 400 M_INVALID_PARAM if it is too long."""
+        """The hash to store, salt and cost included.
+
+        Raises 400 M_INVALID_PARAM if it is too long, 429 M_LIMIT_EXCEEDED if too many wait.
+        """
         data = _encoded(password)
         if not data or len(data) > MAX_PASSWORD_BYTES:
             raise invalid_param(f"A password is between 1 and {MAX_PASSWORD_BYTES} bytes long")
         salt = self._entropy.bytes(SALT_BYTES)
-        async with self._places:
-            return await self._offload.run(lambda: self._hasher.hash(data, salt=salt))
+        return await self._in_turn(lambda: self._hasher.hash(data, salt=salt))
 
     async def matches(self, stored: str | None, password: str) -> bool:
         """Whether `password` is the one that `stored` is the hash of.
 
         It takes as long without a stored hash as with one, so that nobody learns by the time
-        whether there is an account.
+        whether there is an account. Raises 429 M_LIMIT_EXCEEDED if too many wait.
         """
         data = _encoded(password)[: MAX_PASSWORD_BYTES + 1]
         if self._nobodys is None:
             self._nobodys = await self.hash(self._entropy.token(32))
         against = stored if stored is not None else self._nobodys
-        async with self._places:
-            right = await self._offload.run(lambda: self._verify(against, data))
+        right = await self._in_turn(lambda: self._verify(against, data))
         return right and stored is not None
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        if self._waiting >= MAX_WAITING_HASHES:
+            raise MatrixError(
+                429,
+                "M_LIMIT_EXCEEDED",
+                "Too many people log in at once: try again in a moment",
+                extra={"retry_after_ms": BUSY_MS},
+            )
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._offload.run(work)
+        finally:
+            self._places.release()
 
     def is_outdated(self, stored: str) -> bool:
         """Whether a hash was made at another cost than today's."""

@@ -1,13 +1,15 @@
 """Rate limits: how often one person may do what costs much or annoys others.
 
 A token bucket for each limit and whom it counts (client-server §Rate limiting); the
-arithmetic is `comity.protocol.pacing`. Nothing here knows what it holds back.
+arithmetic is `comity.protocol.pacing`. Beside the buckets, pauses that grow with every failed
+attempt at a secret. Nothing here knows what it holds back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from comity.config import RateLimits as RateLimitsConfig
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError
 from comity.protocol.pacing import Bucket, Rate, take
@@ -16,68 +18,106 @@ from comity.store.cache import Bounded
 #: Buckets kept, over all limits, about 200 bytes each. A forgotten bucket is a full one: to empty
 #: the memory, an attacker would need this many addresses or accounts.
 MAX_BUCKETS = 100_000
+#: Accounts and addresses of which failed attempts are remembered, about 200 bytes each.
+MAX_FAILURES = 100_000
+#: Wrong passwords before there is a pause: people mistype, and many may share an address.
+FREE_FAILURES_AT_ACCOUNT, FREE_FAILURES_OF_ADDRESS = 5, 25
+#: The first pause; each further failure doubles it, up to the longest.
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 2_000, 15 * 60_000
+#: Without a failure for so long, all is forgotten.
+FAILURES_FORGOTTEN_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """One thing that is limited, and how."""
+class _Failures:
+    """Failures in a row, the last one, and until when there is a pause (monotonic ms)."""
 
-    name: str
-    rate: Rate
+    count: int
+    last_ms: int
+    again_at_ms: int
 
 
-#: Log-in attempts from one address: a family behind one address starts its apps at once.
-LOGIN_BY_ADDRESS = Limit("login by address", Rate(per_second=0.2, burst=20))
-#: Log-in attempts at one account, from anywhere: too few to guess a password.
-LOGIN_BY_ACCOUNT = Limit("login by account", Rate(per_second=0.1, burst=10))
-#: Accounts made, and asked for, from one address.
-REGISTRATION = Limit("registration", Rate(per_second=0.1, burst=10))
-#: Questions whether a user name or a registration token is good, from one address.
-REGISTRATION_QUESTIONS = Limit("registration questions", Rate(per_second=1, burst=20))
-#: Nonces for the operators' tools from one address: a script that makes many users is not held up.
-NONCES = Limit("nonces", Rate(per_second=20, burst=200))
-#: Passwords and other proofs asked for again, by one user.
-PROOFS = Limit("proofs", Rate(per_second=0.1, burst=10))
-#: Events that one user sends: faster than anybody types, slower than a flood.
-MESSAGES = Limit("messages", Rate(per_second=10, burst=50))
-#: Joins, knocks and invites of one user: each may cost work on many servers.
-JOINS = Limit("joins", Rate(per_second=0.5, burst=20))
-#: Changes of one user's profile: each is an event in every room that they are in.
-PROFILE_CHANGES = Limit("profile changes", Rate(per_second=0.2, burst=10))
-#: What is done with one delayed event, by whoever knows its id: clients restart each every few seconds.
-DELAYED_ACTIONS = Limit("delayed event actions", Rate(per_second=2, burst=20))
-#: Searches of one user: each may be a tenth of a second of work.
-SEARCHES = Limit("searches", Rate(per_second=2, burst=20))
-#: Searches for people of one user: apps search while somebody types.
-PEOPLE_SEARCHES = Limit("searches for people", Rate(per_second=3, burst=50))
-#: Questions of one user for the rooms shared with others: an app asks for each person that it shows.
-MUTUAL_ROOMS = Limit("mutual rooms", Rate(per_second=2, burst=50))
-#: Reports of one user: each is for a person to read.
-REPORTS = Limit("reports", Rate(per_second=0.1, burst=20))
+#: The limits, by their names in the configuration, which says what each is and how high.
+LOGIN_BY_ADDRESS = "login_by_address"
+LOGIN_BY_ACCOUNT = "login_by_account"
+REFRESHES = "refreshes"
+LOGIN_TOKENS = "login_tokens"
+PROOFS = "proofs"
+REGISTRATION = "registration"
+REGISTRATION_QUESTIONS = "registration_questions"
+NONCES = "nonces"
+MESSAGES = "messages"
+JOINS = "joins"
+PROFILE_CHANGES = "profile_changes"
+DELAYED_ACTIONS = "delayed_actions"
+SEARCHES = "searches"
+PEOPLE_SEARCHES = "people_searches"
+MUTUAL_ROOMS = "mutual_rooms"
+REPORTS = "reports"
 
 
 class RateLimits:
-    """Every bucket of this process."""
+    """Every bucket of this process, and what is known of failed attempts."""
 
-    def __init__(self, clock: Clock, *, enabled: bool) -> None:
+    def __init__(self, clock: Clock, config: RateLimitsConfig) -> None:
         self._clock = clock
-        self._enabled = enabled
+        self._config = config
         self._buckets: Bounded[tuple[str, str], Bucket] = Bounded(MAX_BUCKETS)
+        self._failures: Bounded[tuple[str, str], _Failures] = Bounded(MAX_FAILURES)
 
-    def check(self, limit: Limit, whom: str, *, cost: float = 1.0) -> None:
+    def check(self, limit: str, whom: str, *, cost: float = 1.0) -> None:
         """Count one doing of `whom` (a user id, an address). Raises 429 M_LIMIT_EXCEEDED."""
-        if not self._enabled:
+        if not self._config.enabled:
             return
-        key = (limit.name, whom)
+        key = (limit, whom)
+        rate: Rate = getattr(self._config, limit)
         # The monotonic clock: a wall clock that jumps would lock people out.
-        now_ms = int(self._clock.monotonic() * 1000)
-        bucket, wait_ms = take(limit.rate, self._buckets.get(key), now_ms, cost)
+        bucket, wait_ms = take(rate, self._buckets.get(key), self._now_ms(), cost)
         self._buckets.put(key, bucket)
         if wait_ms:
-            raise MatrixError(
-                429,
-                "M_LIMIT_EXCEEDED",
-                "Too many requests: wait a little and try again",
-                extra={"retry_after_ms": wait_ms},
-                detail=f"{limit.name} of {whom}",
-            )
+            raise _limit_exceeded(wait_ms, f"{limit} of {whom}")
+
+    # -- guessing
+
+    def check_attempt(self, *whose: tuple[str, str]) -> None:
+        """Whether somebody may guess again: not while an earlier failure's pause lasts.
+
+        `whose` are (account or "", address) under which failures are counted. Raises 429.
+        """
+        if not self._config.enabled:
+            return
+        now = self._now_ms()
+        for key in whose:
+            failures = self._failures.get(key)
+            if failures is not None and failures.again_at_ms > now:
+                raise _limit_exceeded(failures.again_at_ms - now, f"failed attempts at {key}")
+
+    def note_attempt(self, *whose: tuple[str, str], failed: bool) -> None:
+        """An attempt is over. Each further failure doubles the pause; success forgets them."""
+        now = self._now_ms()
+        for key in whose:
+            before = self._failures.get(key)
+            if not failed:
+                # An address is not cleared by one good account: an attacker may have one of their own.
+                if before is not None and key[0]:
+                    self._failures.drop(key)
+                continue
+            if before is None or now - before.last_ms > FAILURES_FORGOTTEN_MS:
+                before = _Failures(0, now, now)
+            count = before.count + 1
+            beyond = count - (FREE_FAILURES_AT_ACCOUNT if key[0] else FREE_FAILURES_OF_ADDRESS)
+            pause = 0 if beyond < 0 else min(FIRST_PAUSE_MS << min(beyond, 20), LONGEST_PAUSE_MS)
+            self._failures.put(key, _Failures(count, now, now + pause))
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
+
+
+def _limit_exceeded(wait_ms: int, detail: str) -> MatrixError:
+    return MatrixError(
+        429,
+        "M_LIMIT_EXCEEDED",
+        "Too many requests: wait a little and try again",
+        extra={"retry_after_ms": wait_ms},
+        detail=detail,
+    )

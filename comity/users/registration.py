@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from comity.config import Registration as RegistrationConfig
@@ -87,12 +88,18 @@ class Registration:
                 raise missing_param("An account without a password needs a session: inhibit_login is true")
             self._limits.check(REGISTRATION, address)
         flow = [REGISTRATION_TOKEN] if self._config.requires == "token" else [DUMMY]
-        proven = await self._interactive.require("register", [flow], body.get("auth"), self._check_stage)
+        # A password that is refused may be replaced in the session that stands.
+        asked = {name: value for name, value in body.items() if name != "password"}
+        check = partial(self._check_stage, address=address)
+        proven = await self._interactive.require("register", [flow], asked, check)
         opened: Opened | None = None
         store_session: Callable[[WriteTx], None] | None = None
         if not inhibit_login:
             opened, store_session = self._sessions.prepare(
-                user_id, body.get("device_id"), body.get("initial_device_display_name")
+                user_id,
+                body.get("device_id"),
+                body.get("initial_device_display_name"),
+                body.get("refresh_token"),
             )
         token = proven.completed.get(REGISTRATION_TOKEN)
         now = self._clock.now_ms()
@@ -143,12 +150,15 @@ class Registration:
 
     # -- what is asked on the way
 
-    async def _check_stage(self, stage: str, auth: Mapping[str, Any]) -> object:
+    async def _check_stage(self, stage: str, auth: Mapping[str, Any], address: str) -> object:
         if stage == REGISTRATION_TOKEN:
             token = auth.get("token")
             if not isinstance(token, str):
                 raise missing_param("auth lacks token")
-            if not await self._is_valid_token(token):
+            self._limits.check_attempt(("", address))
+            valid = await self._is_valid_token(token)
+            self._limits.note_attempt(("", address), failed=not valid)
+            if not valid:
                 raise MatrixError(401, "M_UNAUTHORIZED", "The registration token is not valid")
             return token
         return True

@@ -30,15 +30,18 @@ from comity.users.key_backup import KeyBackups
 from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
+from comity.users.login_tokens import LoginTokens
 from comity.users.management import LeaveAll, Management
+from comity.users.moderation import Moderation
 from comity.users.moving import Moving
 from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
-from comity.users.passwords import Passwords
+from comity.users.passwords import Passwords, cost_of
 from comity.users.profile import Profiles, Propagate, member_content
 from comity.users.push import PushRules
 from comity.users.rate_limits import MESSAGES, RateLimits
 from comity.users.receipts import Receipts
+from comity.users.refreshing import Refreshing
 from comity.users.registration import Registration
 from comity.users.remote_devices import RemoteDevices
 from comity.users.reports import Reports
@@ -62,14 +65,19 @@ class UserSystem:
         sink: EduSink,
     ) -> None:
         clock, entropy, name = ports.clock, ports.entropy, config.server_name
-        self.limits = RateLimits(clock, enabled=config.rate_limits.enabled)
+        self.limits = RateLimits(clock, config.rate_limits)
         self.accounts = Accounts(
-            database, Passwords(ports.offload, entropy), clock, entropy, config.server_name
+            database, Passwords(ports.offload, entropy, cost_of(config.passwords)), clock, entropy, name
         )
-        self.sessions = Sessions(database, clock, entropy)
+        self.sessions = Sessions(database, clock, entropy, config.sessions)
         interactive = Interactive(clock, entropy)
-        self.login = Login(self.accounts, self.sessions, self.limits)
-        proof = PasswordProof(interactive, self.accounts, self.login, self.limits)
+        self.login = Login(database, self.accounts, self.sessions, self.limits, clock)
+        proof = PasswordProof(interactive, self.login, self.limits)
+        self.refreshing = Refreshing(database, self.sessions, self.limits, clock)
+        self.login_tokens = LoginTokens(
+            database, self.accounts, proof, self.limits, clock, entropy, config.sessions.login_token_lifetime
+        )
+        self.moderation = Moderation(database, self.accounts, self.sessions)
         self.registration = Registration(
             config.registration, database, clock, self.accounts, self.sessions, interactive, self.limits
         )

@@ -29,6 +29,7 @@ from comity.api.client import (
     key_backup,
     keys,
     login,
+    moderation,
     mutual_rooms,
     openid,
     presence,
@@ -62,7 +63,9 @@ from comity.users.key_backup import KeyBackups
 from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
+from comity.users.login_tokens import LoginTokens
 from comity.users.management import Management
+from comity.users.moderation import Moderation
 from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
 from comity.users.passwords import Cost, Passwords
@@ -70,6 +73,7 @@ from comity.users.profile import Profiles
 from comity.users.push import PushRules
 from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
+from comity.users.refreshing import Refreshing
 from comity.users.registration import Registration
 from comity.users.remote_devices import RemoteDevices
 from comity.users.reports import Reports
@@ -301,12 +305,15 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     clock, entropy, offload = TurnedClock(), SeededEntropy(), InlineOffload()
     last = driver.read_now(last_position)
     database, bus = Database(driver, last), Bus(last)
-    limits = RateLimits(clock, enabled=config.rate_limits.enabled)
+    limits = RateLimits(clock, config.rate_limits)
     accounts = Accounts(database, Passwords(offload, entropy, CHEAP), clock, entropy, SERVER)
-    sessions = Sessions(database, clock, entropy)
+    sessions = Sessions(database, clock, entropy, config.sessions)
     interactive = Interactive(clock, entropy)
-    logging_in = Login(accounts, sessions, limits)
-    proof = PasswordProof(interactive, accounts, logging_in, limits)
+    logging_in = Login(database, accounts, sessions, limits, clock)
+    proof = PasswordProof(interactive, logging_in, limits)
+    refreshing = Refreshing(database, sessions, limits, clock)
+    lifetime = config.sessions.login_token_lifetime
+    login_tokens = LoginTokens(database, accounts, proof, limits, clock, entropy, lifetime)
     data = AccountData(database, bus)
     news = DeviceNews(bus, NoSink(), SERVER)
     device_keys = Keys(database, bus, clock, accounts, news)
@@ -339,7 +346,8 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
     versions.routes(router, config)
     capabilities.routes(router, guard, config)
-    login.routes(router, config, logging_in)
+    login.routes(router, guard, config, logging_in, refreshing, login_tokens)
+    moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
     admin_register.routes(router, config, secret)
     account.routes(router, guard, sessions, Management(accounts, sessions, proof, leave_all))

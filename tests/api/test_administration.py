@@ -83,15 +83,19 @@ async def test_the_oldest_interactive_session_goes_when_there_are_too_many() -> 
 
     async def session() -> str:
         with pytest.raises(MatrixError) as caught:
-            await interactive.require("register", [["m.login.dummy"]], None, prove)
+            await interactive.require("register", [["m.login.dummy"]], {}, prove)
         return str(caught.value.body()["session"])
 
     first, second = await session(), await session()
     for _ in range(MAX_SESSIONS - 1):
         await session()
     auth = {"type": "m.login.dummy"}
-    proven = await interactive.require("register", [["m.login.dummy"]], {**auth, "session": second}, prove)
+    proven = await interactive.require(
+        "register", [["m.login.dummy"]], {"auth": {**auth, "session": second}}, prove
+    )
     assert proven.session_id == second
     with pytest.raises(MatrixError) as caught:
-        await interactive.require("register", [["m.login.dummy"]], {**auth, "session": first}, prove)
+        await interactive.require(
+            "register", [["m.login.dummy"]], {"auth": {**auth, "session": first}}, prove
+        )
     assert caught.value.code == "M_UNAUTHORIZED"

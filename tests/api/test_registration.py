@@ -201,9 +201,9 @@ async def test_a_token_used_up_between_proof_and_account(tmp_path: Path) -> None
         first, second = (await challenged(server))["session"], (await challenged(server))["session"]
         proof = {"type": stage, "token": "once"}
         # The proof is complete, the password is not good: the token is not used.
-        for session in (first, second):
+        for session, name in ((first, "a"), (second, "b")):
             auth = {**proof, "session": session}
-            body = {"username": "a", "password": "", "auth": auth}
+            body = {"username": name, "password": "", "auth": auth}
             (await server.ask("POST", "/register", body)).failed(400, "M_INVALID_PARAM")
         body = {"username": "a", "password": "s", "auth": {"session": first}}
         (await server.ask("POST", "/register", body)).ok()

@@ -28,6 +28,7 @@ INSERT INTO directory_progress (id, position, room_num, user_id) VALUES (1, 2, 1
 INSERT INTO guests (user_id) VALUES ('@guest:a.example');
 INSERT INTO server_notice_rooms (user_id, room_id) VALUES ('@a:a.example', '!a:a.example');
 INSERT INTO server_notices (notice_id, user_id, body, at) VALUES ('n', '@a:a.example', 'Hello', 1);
+INSERT INTO moderated_accounts (user_id, suspended, locked) VALUES ('@b:a.example', 1, 0);
 INSERT INTO gaps (room_num, line, next_line, missing, rounds, retry_at)
     VALUES (1, 5, 4, '["$long:ago"]', 3, 1700000000000);
 UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1
@@ -57,6 +58,11 @@ VALUES ('@a:a.example', '@b:b.example', 'ed25519:m', 'ed25519:u', 'signature', 2
 """
 #: Likewise, with bytes in them.
 _BYTES_BY_HAND = (
+    (
+        "INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_at) VALUES (?, '@a', 'D', 1)",
+        b"\1\xff",
+    ),
+    ("INSERT INTO login_tokens (token_hash, user_id, expires_at) VALUES (?, '@a:a.example', 1)", b"\2\xff"),
     ("INSERT INTO openid_tokens (token_hash, user_id, expires_at) VALUES (?, '@a:a.example', 1)", b"\0\xff"),
     (
         "INSERT INTO key_documents (server, document, valid_until, fetched_at) VALUES ('b.example', ?, 1, 1)",

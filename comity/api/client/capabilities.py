@@ -23,10 +23,15 @@ def routes(router: Router, guard: Guard, config: Config) -> None:
         "m.set_displayname": {"enabled": True},
         "m.set_avatar_url": {"enabled": True},
         "m.3pid_changes": {"enabled": False},
-        "m.get_login_token": {"enabled": False},
+        "m.get_login_token": {"enabled": True},
     }
 
+    #: Others are not told of it at all.
+    of_administrators = {"m.account_moderation": {"suspend": True, "lock": True}}
+
     async def get(call: Call) -> Response:
+        if call.requester.admin:
+            return json_response({"capabilities": {**capabilities, **of_administrators}})
         return json_response({"capabilities": capabilities})
 
     add_classic(router, "GET", "/capabilities", get, guard)

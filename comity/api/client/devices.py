@@ -24,8 +24,8 @@ def routes(router: Router, guard: Guard, devices: Devices) -> None:
         return json_response({})
 
     async def delete(call: Call) -> Response:
-        auth = call.json_or_empty().get("auth")
-        await devices.delete(call.requester.user_id, [call.parameters["deviceId"]], auth)
+        wanted = [call.parameters["deviceId"]]
+        await devices.delete(call.requester.user_id, wanted, call.json_or_empty())
         return json_response({})
 
     async def delete_several(call: Call) -> Response:
@@ -33,7 +33,7 @@ def routes(router: Router, guard: Guard, devices: Devices) -> None:
         ids = [device_id for device_id in wanted if isinstance(device_id, str)]
         if len(ids) < len(wanted) or len(ids) > MAX_DELETED_AT_ONCE:
             raise bad_json(f"devices is not a list of at most {MAX_DELETED_AT_ONCE} device ids")
-        await devices.delete(call.requester.user_id, ids, call.json().get("auth"))
+        await devices.delete(call.requester.user_id, ids, call.json())
         return json_response({})
 
     add_classic(router, "GET", "/devices", list_all, guard)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from comity.api.client.delayed import DELAY_PARAMETER, DelayedApi
 from comity.api.client.delayed import PREFIX as DELAYED_PREFIX
 from comity.api.client.prefixes import add_classic
@@ -11,10 +13,11 @@ from comity.api.client.transactions import transaction_of
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.build import Draft, message_draft
-from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param
+from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, user_suspended
 from comity.protocol.identifiers import is_event_id, split_alias
 from comity.rooms.directory import Directory
 from comity.rooms.membership import Memberships
+from comity.rooms.read import Reader
 from comity.rooms.write import Writer
 from comity.users.presence import Presences
 from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
@@ -29,9 +32,11 @@ class EventsApi:
         memberships: Memberships,
         directory: Directory,
         delayed: DelayedApi,
+        reader: Reader,
         rate_limits: RateLimits,
         presences: Presences,
     ) -> None:
+        self._reader = reader
         self._writer = writer
         self._memberships = memberships
         self._directory = directory
@@ -54,6 +59,8 @@ class EventsApi:
         self._rate_limits.check(MESSAGES, call.requester.user_id)
         event_type = call.parameters["eventType"]
         content = call.json()
+        if event_type == "m.room.redaction":
+            await self._check_may_redact(call, content.get("redacts"))
         if call.query(DELAY_PARAMETER) is not None:
             return await self._delayed.schedule(call, content, None)
         draft = message_draft(event_type, call.requester.user_id, content)
@@ -68,6 +75,7 @@ class EventsApi:
         target = call.parameters["eventId"]
         if not is_event_id(target):
             raise invalid_param("That is not an event id")
+        await self._check_may_redact(call, target)
         content = {name: value for name, value in call.json_or_empty().items() if name == "reason"}
         if not isinstance(content.get("reason", ""), str):
             raise bad_json("reason is not a string")
@@ -76,6 +84,15 @@ class EventsApi:
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
         await self._presences.active(call.requester.user_id, call.requester.device_id)
         return json_response({"event_id": event_id})
+
+    async def _check_may_redact(self, call: Call, target: object) -> None:
+        """Those who are suspended redact their own events (client-server §Account suspension)."""
+        who = call.requester
+        if not who.suspended:
+            return
+        event = await self._reader.event(who.user_id, who.device_id, call.parameters["roomId"], str(target))
+        if orjson.loads(orjson.dumps(event))["sender"] != who.user_id:
+            raise user_suspended()
 
     async def state(self, call: Call) -> Response:
         """PUT /rooms/{roomId}/state/{eventType}[/{stateKey}]."""

@@ -1,16 +1,25 @@
-"""Login (client-server §Login)."""
+"""Login, new tokens, tokens for other apps (client-server §Login, §Refreshing access tokens)."""
 
 from __future__ import annotations
 
 from comity.api.address import client_address
 from comity.api.client.prefixes import add_classic
-from comity.api.router import Call, Router, json_response
+from comity.api.router import Call, Guard, Router, json_response
 from comity.config import Config
 from comity.ports import Response
 from comity.users.login import Login
+from comity.users.login_tokens import LoginTokens
+from comity.users.refreshing import Refreshing
 
 
-def routes(router: Router, config: Config, login: Login) -> None:
+def routes(
+    router: Router,
+    guard: Guard,
+    config: Config,
+    login: Login,
+    refreshing: Refreshing,
+    login_tokens: LoginTokens,
+) -> None:
     """Add the routes of this family."""
 
     async def flows(call: Call) -> Response:
@@ -20,7 +29,7 @@ def routes(router: Router, config: Config, login: Login) -> None:
         opened = await login.log_in(call.json(), client_address(call.request))
         answer: dict[str, object] = {
             "user_id": opened.user_id,
-            "access_token": opened.access_token,
+            **opened.tokens(),
             "device_id": opened.device_id,
             # Deprecated; COMPAT: clients of r0 look for it.
             "home_server": config.server_name,
@@ -29,5 +38,14 @@ def routes(router: Router, config: Config, login: Login) -> None:
             answer["well_known"] = {"m.homeserver": {"base_url": config.public.client_base_url}}
         return json_response(answer)
 
+    async def refresh(call: Call) -> Response:
+        return json_response((await refreshing.refresh(call.json(), client_address(call.request))).tokens())
+
+    async def get_token(call: Call) -> Response:
+        return json_response(await login_tokens.give(call.requester.user_id, call.json_or_empty()))
+
     add_classic(router, "GET", "/login", flows, None)
     add_classic(router, "POST", "/login", log_in, None)
+    # Neither is older than v3 and v1.
+    router.add("POST", "/_matrix/client/v3/refresh", refresh, guard=None)
+    router.add("POST", "/_matrix/client/v1/login/get_token", get_token, guard=guard)

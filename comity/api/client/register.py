@@ -16,9 +16,9 @@ def routes(router: Router, config: Config, registration: Registration) -> None:
     async def register(call: Call) -> Response:
         kind = call.query("kind", "user") or ""
         registered = await registration.register(call.json_or_empty(), kind, client_address(call.request))
-        answer = {"user_id": registered.user_id, "home_server": config.server_name}
+        answer: dict[str, object] = {"user_id": registered.user_id, "home_server": config.server_name}
         if registered.session is not None:
-            answer["access_token"] = registered.session.access_token
+            answer.update(registered.session.tokens())
             answer["device_id"] = registered.session.device_id
         return json_response(answer)
 
