@@ -18,6 +18,7 @@ from comity.store.database import Database, EngineError, StoreFailedError
 from comity.store.engines import file_of, open_migrated
 from comity.store.migrations import SchemaError
 from comity.users.administration import Administration
+from comity.users.passwords import cost_of
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ def administer(path: Path | None, work: Callable[[Administration], Awaitable[T]]
     entropy = SystemEntropy()
 
     async def with_accounts(config: Config, database: Database, offload: ThreadOffload) -> T:
-        return await work(Administration(database, offload, SystemClock(), entropy, config.server_name))
+        cost = cost_of(config.passwords)
+        return await work(Administration(database, offload, SystemClock(), entropy, config.server_name, cost))
 
     # A database without a signing key would look like a backup restored in part.
     return use_database(path, with_accounts, lambda config: ensure_signing_key(config, entropy))

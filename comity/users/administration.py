@@ -17,7 +17,7 @@ from comity.store.database import Database
 from comity.store.server_notices import Notice
 from comity.users.accounts import Accounts
 from comity.users.moderation import set_standing_in
-from comity.users.passwords import Passwords
+from comity.users.passwords import Cost, Passwords
 from comity.users.registration import MAX_REGISTRATION_TOKEN_CHARACTERS
 from comity.users.text import checked_text
 
@@ -31,12 +31,20 @@ class Administration:
     """Accounts and registration tokens, for who owns the machine."""
 
     def __init__(
-        self, database: Database, offload: Offload, clock: Clock, entropy: Entropy, server_name: str
+        self,
+        database: Database,
+        offload: Offload,
+        clock: Clock,
+        entropy: Entropy,
+        server_name: str,
+        cost: Cost | None = None,
     ) -> None:
+        """`cost` is what the hash of a new password takes."""
         self._database = database
         self._clock = clock
         self._entropy = entropy
-        self._accounts = Accounts(database, Passwords(offload, entropy), clock, entropy, server_name)
+        passwords = Passwords(offload, entropy, cost)
+        self._accounts = Accounts(database, passwords, clock, entropy, server_name)
 
     async def add_user(self, name: str, password: str, *, admin: bool = False) -> str:
         """Create an account; `name` is a localpart or a user id of this server. The user id.

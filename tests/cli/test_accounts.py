@@ -53,6 +53,28 @@ def test_an_administrator(config: Path) -> None:
     assert run(config, "user", "list").output == "@root:example.org  admin\n"
 
 
+def test_an_account_is_locked_and_suspended_and_neither(config: Path) -> None:
+    assert run(config, "user", "add", "alice", "--password", "x").exit_code == 0
+    assert run(config, "user", "lock", "alice").output == "@alice:example.org is locked.\n"
+    assert run(config, "user", "suspend", "@alice:example.org").output == "@alice:example.org is suspended.\n"
+    assert run(config, "user", "list").output == "@alice:example.org  suspended  locked\n"
+    assert run(config, "user", "lock", "alice", "--undo").output == "@alice:example.org is unlocked.\n"
+    undone = run(config, "user", "suspend", "alice", "--undo")
+    assert undone.output == "@alice:example.org is not suspended any more.\n"
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+    nobody = run(config, "user", "lock", "nobody")
+    assert nobody.exit_code == 1
+    assert "There is no user nobody on this server" in nobody.output
+
+
+def test_hashes_cost_what_is_configured(config: Path) -> None:
+    config.write_text('server_name = "example.org"\n[passwords]\nmemory_kib = 64\niterations = 3\n')
+    assert run(config, "user", "add", "alice", "--password", "x").exit_code == 0
+    user = stored_user(config, "@alice:example.org")
+    assert user is not None
+    assert "m=64,t=3,p=1" in (user.password_hash or "")
+
+
 def test_a_password_from_a_script(config: Path) -> None:
     assert run(config, "user", "add", "alice", given="wonderland\n").exit_code == 0
     assert run(config, "user", "list").output == "@alice:example.org\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from comity.config import Config, ConfigError, documented_keys, load, loads
+from comity.protocol.pacing import Rate
 
 CONTRACT = """
 server_name = "example.org"
@@ -291,6 +292,23 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load(path)
+
+
+def test_a_limit_keeps_what_is_left_out() -> None:
+    text = 'server_name = "example.org"\n[rate_limits]\njoins = { burst = 5 }\n'
+    config = loads(text + "[rate_limits.messages]\nper_second = 0.25\n", Path("/"))
+    assert config.rate_limits.messages == Rate(0.25, 50)
+    assert config.rate_limits.joins == Rate(0.5, 5)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["5", '"often"', "{ per_second = 0 }", "{ burst = 0.5 }", "{ burst = true }", "{ often = 1 }",
+     "{ per_second = inf }", "{ per_second = nan }"],
+)  # fmt: skip
+def test_what_is_no_limit(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"rate_limits\.messages: found .*expected a table of per_second"):
+        loads(f'server_name = "example.org"\n[rate_limits]\nmessages = {written}\n', Path("/"))
 
 
 def test_every_key_is_explained() -> None:
