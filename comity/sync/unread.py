@@ -16,7 +16,7 @@ import orjson
 from comity.bus import Bus
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.event import Event, StateKey
-from comity.protocol.notices import Difference, difference
+from comity.protocol.notices import Difference, difference, notice_of
 from comity.protocol.push_rules import (
     CompiledRules,
     RoomContext,
@@ -72,6 +72,13 @@ class Unread:
     #: Lines up to which the user has read: "" regardless of threads.
     read: Mapping[str, int]
     threads: dict[str, Count] = field(default_factory=dict)
+
+    def spoke(self, thread: str) -> None:
+        """The user sent an event that notifies others: all before it in the thread is read.
+
+        client-server §Push Notifications, Server behaviour: a receipt is also updated by sending an event.
+        """
+        self.threads.pop(thread, None)
 
     def copy(self) -> Unread:
         """The same, to be counted on."""
@@ -186,18 +193,21 @@ class UnreadCounts:
         else:
             notified = notices.notifications(tx, room_num, kept.line, upto, MAX_COUNTED)
             named = notices.mentions_of(tx, view.user_id, room_num, kept.line, upto, MAX_COUNTED)
+        rows = {item.line: item for item in notified}
         mentions = {item.line: item for item in named}
-        for item in notified:
-            mention = mentions.pop(item.line, None)
-            if item.sender == view.user_id or item.sender in asked.ignored:
+        for line in sorted(rows.keys() | mentions.keys()):
+            item, mention = rows.get(line), mentions.get(line)
+            if item is not None and item.sender == view.user_id:
+                kept.spoke(item.thread)
                 continue
-            if item.aside and self._seen_at(tx, view, item.line) is None:
+            if item is None or item.aside:
+                stored = self._seen_at(tx, view, line)
+                if stored is None or stored.event.sender in asked.ignored:
+                    continue
+            elif item.sender in asked.ignored:
                 continue
-            kept.add(item.thread, item.line, highlight=mention is not None or item.weight == 2)
-        for line, mention in mentions.items():
-            stored = self._seen_at(tx, view, line)
-            if stored is not None and stored.event.sender not in asked.ignored:
-                kept.add(mention.thread, line, highlight=True)
+            thread = item.thread if item is not None else mentions[line].thread
+            kept.add(thread, line, highlight=mention is not None or rows[line].weight == 2)
 
     def _seen_at(self, tx: Tx, view: RoomView, line: int) -> StoredEvent | None:
         """The event at a line, if the user may see it."""
@@ -229,16 +239,20 @@ class UnreadCounts:
             )
         name = self.display_name(tx, view, state)
         contexts: dict[str, RoomContext] = {}
-        for stored in listed:
+        for stored in reversed(listed):
             event = stored.event
-            if event.sender == view.user_id or event.sender in asked.ignored:
-                continue
             # History that came later was never news.
             if not is_live(stored.line or 1) or stored.redacted_by is not None or not view.may_see(stored):
+                continue
+            if event.sender in asked.ignored:
                 continue
             context = contexts.get(event.sender)
             if context is None:
                 context = contexts[event.sender] = self.context(tx, view.room_num, state, event)
+            if event.sender == view.user_id:
+                if notice_of(event, lambda context=context: context).weight:  # type: ignore[misc]
+                    kept.spoke(relations.thread_of(tx, relation_of(event)))
+                continue
             outcome = evaluate(rules, view_of(event), context, name)
             if outcome.notify:
                 thread = relations.thread_of(tx, relation_of(event))

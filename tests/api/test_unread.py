@@ -43,8 +43,10 @@ async def test_both_ways_of_counting_agree(server: Place, seed: int) -> None:
     room_id = await alice.create(
         power_level_content_override={"users": {alice.user_id: 100}}, room_version="11"
     )
-    for client in (bob, carol):
+    for client, other in ((bob, carol), (carol, bob)):
         await client.join(room_id)
+        # What one of them says is no news to the other, so that both have the same to read.
+        await client.account_data("m.ignored_user_list", {"ignored_users": {other.user_id: {}}})
     said: list[str] = [await alice.say(room_id, "first")]
     since = {client.user_id: await client.token_now() for client in (bob, carol)}
     for step in range(40):
@@ -69,6 +71,13 @@ async def test_both_ways_of_counting_agree(server: Place, seed: int) -> None:
             assert [answer.status for answer in answers] in ([200, 200], [400, 400])
         elif kind == 5 and len(said) > 2:
             await alice.redact(room_id, said.pop(chance.randrange(1, len(said))))
+        elif kind == 7:
+            # Both say something, and have read what was before it in that thread.
+            words: dict[str, Any] = {"msgtype": "m.text", "body": "x"}
+            if chance.random() < 0.5:
+                words["m.relates_to"] = {"rel_type": "m.thread", "event_id": said[0]}
+            for client in (bob, carol):
+                await client.send(room_id, "m.room.message", words)
         elif kind == 6:
             await alice.send(room_id, "x.custom", {"m.mentions": {"user_ids": named}})
         else:
@@ -85,6 +94,24 @@ async def test_both_ways_of_counting_agree(server: Place, seed: int) -> None:
                     assert newest == whole
                 told.append(whole)
             assert told[0] == told[1], step
+
+
+async def test_who_speaks_has_read(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    root = await alice.say(room_id, "root")
+    thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    await alice.send(room_id, "m.room.message", {"msgtype": "m.text", "body": "in it", **thread})
+    one = {"notification_count": 1, "highlight_count": 0}
+    assert await counts(bob, room_id) == (one, {root: one})
+    await bob.say(room_id, "an answer beside the thread")
+    none = {"notification_count": 0, "highlight_count": 0}
+    assert await counts(bob, room_id) == (none, {root: one})
+    await bob.send(room_id, "m.room.message", {"msgtype": "m.text", "body": "and in it", **thread})
+    assert await counts(bob, room_id) == (none, {})
+    await alice.say(room_id, "more")
+    assert await counts(bob, room_id) == (one, {})
 
 
 async def test_a_redacted_event_counts_no_more(server: Place) -> None:

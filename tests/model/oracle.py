@@ -170,22 +170,29 @@ class Oracle:
             for key, event in self._place.state_events(room_id).items()
             if key[0] == "m.room.member"
         )
-        notifications = highlights = 0
+        unread: dict[str, list[bool]] = {}
         for stored in self.visible(user_id, room_id):
             event = stored.event
-            if event.sender == user_id or stored.redacted_by is not None:
+            if stored.redacted_by is not None:
                 continue
             if not is_live(stored.line or 0):
                 # History that was fetched later is no news.
                 continue
             relation: Any = event.content.get("m.relates_to") or {}
             thread = relation["event_id"] if relation.get("rel_type") == "m.thread" else "main"
+            room = RoomContext(members, 100)
+            if event.sender == user_id:
+                if evaluate(compile_rules(default_rules("@nobody:else")), view_of(event), room, None).notify:
+                    # Whoever says something has read what was said before.
+                    unread.pop(thread, None)
+                continue
             if (stored.line or 0) <= max(read[""], read.get(thread, 0)):
                 continue
-            outcome = evaluate(rules, view_of(event), RoomContext(members, 100), None)
-            notifications += outcome.notify
-            highlights += outcome.highlight
-        return notifications, highlights
+            outcome = evaluate(rules, view_of(event), room, None)
+            if outcome.notify:
+                unread.setdefault(thread, []).append(outcome.highlight)
+        found = [highlight for listed in unread.values() for highlight in listed]
+        return len(found), sum(found)
 
     def _read(self, user_id: str, room_id: str, number: int) -> dict[str, int]:
         """Up to which line the user has read, by thread; '' is for all."""
