@@ -75,7 +75,7 @@ specification's schema ([decision 17](decisions/0017-answers-are-held-against-th
 EMPTY = frozenset(
     {
         "client-server getTurnServer", "client-server getProtocols", "client-server getAccount3PIDs",
-        "client-server getRoomKeysVersionCurrent", "client-server getPushers", "client-server postPusher",
+        "client-server getPushers", "client-server postPusher",
         "server-server getContent", "server-server getContentThumbnail",
         "client-server getProtocolMetadata", "client-server queryLocationByProtocol",
         "client-server queryUserByProtocol", "client-server queryLocationByAlias",
