@@ -386,6 +386,20 @@ async def test_it_waits_for_what_happens(server: Place) -> None:
     assert (await slide(bob, window(), (await slide(bob, window()))["pos"], 20))["rooms"] == {}
 
 
+async def test_who_was_logged_out_while_they_waited_is_told_nothing(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    answer, since = await slide(bob, window()), await bob.token_now()
+    slides = asyncio.create_task(try_slide(bob, window(), answer["pos"], 30_000))
+    syncs = asyncio.create_task(bob.ask("GET", "/sync", since=since, timeout=30_000))
+    await until_waiting()
+    (await bob.ask("POST", "/logout")).ok()
+    await alice.say(room_id, "not for who has gone")
+    for waiting in (slides, syncs):
+        (await waiting).failed(401, "M_UNKNOWN_TOKEN")
+
+
 async def test_the_extensions(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     room_id = await alice.create()

@@ -18,13 +18,14 @@ PATHS = (f"/_matrix/client/unstable/{UNSTABLE_FEATURE}/sync",)
 def routes(router: Router, guard: Guard, sliding: Sliding, presences: Presences) -> None:
     """Add the routes of this family."""
     for path in PATHS:
-        router.add("POST", path, SlidingApi(sliding, presences).sync, guard=guard)
+        router.add("POST", path, SlidingApi(guard, sliding, presences).sync, guard=guard)
 
 
 class SlidingApi:
     """The route of sliding sync."""
 
-    def __init__(self, sliding: Sliding, presences: Presences) -> None:
+    def __init__(self, guard: Guard, sliding: Sliding, presences: Presences) -> None:
+        self._guard = guard
         self._sliding = sliding
         self._presences = presences
 
@@ -46,4 +47,6 @@ class SlidingApi:
         seconds = min(timeout, MAX_TIMEOUT_MS) / 1000
         async with self._presences.following(user_id, device_id, presence):
             answer = await self._sliding.sync(user_id, device_id, wish, pos, seconds)
+        # Whoever was logged out while they waited is told nothing more.
+        await self._guard(call)
         return json_response(answer)

@@ -20,7 +20,7 @@ MAX_TIMEOUT_MS = 3_600_000
 
 def routes(router: Router, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
     """Add the routes of this family."""
-    add_classic(router, "GET", "/sync", SyncApi(sync, filters, presences).sync, guard)
+    add_classic(router, "GET", "/sync", SyncApi(guard, sync, filters, presences).sync, guard)
 
 
 def presence_wish(call: Call) -> str | None:
@@ -34,7 +34,8 @@ def presence_wish(call: Call) -> str | None:
 class SyncApi:
     """The route of /sync."""
 
-    def __init__(self, sync: Sync, filters: Filters, presences: Presences) -> None:
+    def __init__(self, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
+        self._guard = guard
         self._sync = sync
         self._filters = filters
         self._presences = presences
@@ -56,4 +57,6 @@ class SyncApi:
         )
         async with self._presences.following(requester.user_id, requester.device_id, wish):
             answer = await self._sync.sync(request)
+        # Whoever was logged out while they waited is told nothing more.
+        await self._guard(call)
         return json_response(answer)
