@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.support_rooms import Client, Place, bodies, by_key, place
+from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
 from tests.api.support_users import at
 
 
@@ -180,3 +180,22 @@ async def test_the_readers_membership_at_the_event_is_told(server: Place) -> Non
     assert memberships == ["leave", "invite", "join"]
     own = [event for event in page["chunk"] if event.get("state_key") == story.bob.user_id]
     assert [event["unsigned"]["membership"] for event in own] == ["join", "invite"]
+
+
+async def test_who_forgot_a_room_sees_of_it_what_strangers_see(server: Place) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    hidden = await alice.say(room_id, "among members")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
+    await alice.say(room_id, "for all the world")
+    await bob.leave(room_id)
+    assert "among members" in bodies((await bob.messages(room_id, limit=50))["chunk"])
+    (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
+    seen = [ids((await client.messages(room_id, limit=50))["chunk"]) for client in (bob, carol)]
+    assert hidden not in seen[1]
+    # His own leaving is told him anyway.
+    assert [event_id for event_id in seen[0] if event_id in seen[1]] == seen[1]
+    assert hidden not in seen[0]
+    await bob.join(room_id)
+    assert hidden in ids((await bob.messages(room_id, limit=50))["chunk"])

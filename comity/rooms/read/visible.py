@@ -165,6 +165,9 @@ class RoomView:
 def _end_of_last_stay(history: Sequence[LocalMembership]) -> int:
     ended = 0
     for entry in history:
+        if entry.forgotten:
+            # Of a stay that they forgot, nothing is theirs any more: what is left is what strangers see.
+            continue
         if entry.membership == "join":
             ended = MAX_LINE
         elif ended == MAX_LINE:
