@@ -76,7 +76,7 @@ class OtherRooms:
         was_joined = bool(before) and before[-1].membership == "join"
         # What was forgotten is not told again when another membership comes of it, such as a ban.
         left_at = end_of_last_stay([item for item in history if history[-1].at_once or not item.forgotten])
-        view = self._reader.visibility.view(tx, asked.user_id, entry.room_num)
+        view = self._reader.visibility.view(tx, asked.user_id, entry.room_num, is_leaving=True)
         if left_at is None or (not asked.is_initial and left_at <= asked.after):
             # An invite that was turned down, or a ban after leaving: only that is news.
             if asked.is_initial:

@@ -162,10 +162,11 @@ class RoomView:
         return [stored for stored in listed if self.may_see(stored)]
 
 
-def _end_of_last_stay(history: Sequence[LocalMembership]) -> int:
+def _end_of_last_stay(history: Sequence[LocalMembership], *, at_once_too: bool = False) -> int:
+    """`at_once_too`: stays count that were forgotten in leaving, whose end is still to be told."""
     ended = 0
     for entry in history:
-        if entry.forgotten:
+        if entry.forgotten and not (at_once_too and entry.at_once):
             # Of a stay that they forgot, nothing is theirs any more: what is left is what strangers see.
             continue
         if entry.membership == "join":
@@ -183,12 +184,18 @@ class Visibility:
         self._events = events
         self._horizon = horizon
 
-    def view(self, tx: Tx, user_id: str, room_num: int, *, is_joined: bool = False) -> RoomView:
+    def view(
+        self, tx: Tx, user_id: str, room_num: int, *, is_joined: bool = False, is_leaving: bool = False
+    ) -> RoomView:
         """A user's view of a room, good for this read alone.
 
-        Who knows that they are in the room says so: it spares reading how long they were.
+        Who knows that they are in the room says so: it spares reading how long they were. `is_leaving`:
+        the end of a stay is told, which may be forgotten with it.
         """
         last_line = MAX_LINE if is_joined else None
+        if is_leaving:
+            history = stored_rooms.local_history(tx, user_id, room_num)
+            last_line = _end_of_last_stay(history, at_once_too=True)
         return RoomView(tx, self._states, self._events, self._horizon, user_id, room_num, last_line)
 
     def visible_events(
