@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from comity.protocol.admission import Outcome, redaction_applies
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.build import reference_to
+from comity.protocol.errors import MatrixError
 from comity.protocol.event import Event, StateKey
 from comity.protocol.notices import SILENT, Notice, notice_of
 from comity.protocol.push_rules import RoomContext
@@ -208,6 +209,7 @@ class Batch:
         """
         known = None if is_new else self._events.number(tx, event.event_id)
         if known is not None:
+            self._check_room(self._events.get(tx, known))
             return known
         number = self.rooms.numbers.event()
         auth = self._auth_numbers(tx, event)
@@ -215,6 +217,11 @@ class Batch:
         self.outliers.append(NewEvent(number, event, verdict, None, None, auth, None))
         self._events.hold(StoredEvent(number, self.room.number, event, None, verdict, None, None), auth)
         return number
+
+    def _check_room(self, held: StoredEvent | None) -> None:
+        """Where servers choose ids, two rooms may have come to the same one at once: one is refused."""
+        if held is not None and held.room_num != self.room.number:
+            raise MatrixError(400, "M_INVALID_PARAM", "An event of another room has the id of this one")
 
     def _auth_numbers(self, tx: Tx, event: Event) -> tuple[int, ...]:
         if not event.is_state:
@@ -251,6 +258,7 @@ class Batch:
         """
         verdict = _VERDICTS[outcome]
         held = None if is_new else self._events.by_id(tx, event.event_id)
+        self._check_room(held)
         number = held.number if held is not None else self.rooms.numbers.event()
         if held is not None:
             # The copy that is stored counts: it may have been redacted since.

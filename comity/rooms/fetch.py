@@ -1,7 +1,7 @@
 """Events from other servers, checked: format, room, signatures, hash (checks 1 to 3).
 
-What comes out may be judged; what fails is dropped here and counted in the log. Nothing here
-touches the store.
+What comes out may be judged; what fails is dropped here and told in the log. Of the store it asks one
+thing, where servers choose the ids of their events: whether an id is taken in another room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from comity.federation.errors import FederationError
 from comity.federation.keyring import Keyring
 from comity.protocol.admission import Admission, Verdict
 from comity.protocol.event import Event
-from comity.protocol.room_versions import RoomVersion
+from comity.protocol.room_versions import EventIds, RoomVersion
+from comity.store.database import Database
+from comity.store.events import elsewhere
 
 _log = logging.getLogger(__name__)
 #: Single events that are asked of one server at once.
@@ -28,9 +30,10 @@ MAX_SINGLE_EVENTS = 60
 class Fetcher:
     """Gets events and checks them."""
 
-    def __init__(self, calls: Calls, keyring: Keyring) -> None:
+    def __init__(self, calls: Calls, keyring: Keyring, database: Database) -> None:
         self._calls = calls
         self._keyring = keyring
+        self._database = database
 
     async def check(
         self, version: RoomVersion, values: Sequence[object], room_id: str | None
@@ -54,6 +57,10 @@ class Fetcher:
                 _log.info("event %s was dropped: %s", event.event_id, step.reason)
             else:
                 checked[event.event_id] = admission.event
+        if version.event_ids is EventIds.ASSIGNED and room_id is not None:
+            for event_id in await self._database.look_up(lambda tx: elsewhere(tx, list(checked), room_id)):
+                _log.info("event %s was dropped: an event of another room has its id", event_id)
+                del checked[event_id]
         return checked
 
     async def events(

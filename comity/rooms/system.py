@@ -111,7 +111,7 @@ class RoomSystem:
         database.read_now(lambda tx: know_all_rooms(tx, events))
         rooms = Rooms(database, states, events, database.read_now(load_numbers))
         merger = Merger(states, events)
-        judge, fetcher = Judge(events, merger), Fetcher(calls, keyring)
+        judge, fetcher = Judge(events, merger), Fetcher(calls, keyring, database)
         commits = Commits(database, rooms, merger, bus, name, ports.clock, forget_upon_leave=forget)
         self.commits = commits
         self.search_index = SearchIndex(database, ports.clock, database.read_now(load_progress))

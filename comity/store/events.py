@@ -440,6 +440,19 @@ def restate(tx: Tx, stored: Iterable[StoredEvent]) -> None:
     )
 
 
+def elsewhere(tx: Tx, event_ids: Sequence[str], room_id: str) -> set[str]:
+    """Those of the ids that are of events which are held in another room."""
+    found: set[str] = set()
+    for marks, chunk in parts(event_ids):
+        rows = tx.all(
+            "SELECT e.event_id FROM events e JOIN rooms r ON r.room_num = e.room_num "
+            f"WHERE e.event_id IN ({marks}) AND r.room_id <> ?",
+            (*chunk, room_id),
+        )
+        found.update(row[0] for row in rows)
+    return found
+
+
 def line_of(tx: Tx, number: int) -> int | None:
     """The line of an event; None for an outlier."""
     row = tx.one("SELECT line FROM events WHERE event_num = ?", (number,))

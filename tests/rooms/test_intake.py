@@ -235,6 +235,40 @@ async def test_a_redacted_outlier_stays_redacted_when_it_comes_again(tmp_path: P
             assert not stored.is_outlier
 
 
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("held", ["for authorization alone", "in its timeline"])
+async def test_the_id_of_another_rooms_event_is_refused(tmp_path: Path, version: str, held: str) -> None:
+    """Where servers choose the ids of their events, one of a room must not move another room's event."""
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place, version)
+        await place.clock.turn(100)
+        other_id, other = await a_shared_room(place, version)
+        event = other.write(BOB, "m.room.member", {"membership": "join", "displayname": "B"}, BOB)
+        if held == "in its timeline":
+            await place.accept(event)
+        else:
+            message = other.send(BOB, "m.room.message", {"body": "of the other room"}, prev=[event])
+            state = [*place.state(other_id).values(), event.event_id]
+            cutting = Cutting([message], {event.event_id: event}, {message.event_id: state})
+            await graft(place, other_id, cutting)
+        before, timelines = place.stored(event.event_id), [place.timeline(room_id), place.timeline(other_id)]
+        assert before is not None
+        # The next that is written there has the id of the one here.
+        branch.graph.clock = int(event.event_id[1:].partition(":")[0]) - 1000
+        same = branch.write(BOB, "m.room.message", {"body": "moves in"})
+        assert same.event_id == event.event_id
+        assert "error" in (await place.receive("b.example", same))[event.event_id]
+        for now in (place.stored(event.event_id), place.at_rest(event.event_id)):
+            assert now is not None
+            assert (now.room_num, now.line, now.state_before) == (
+                before.room_num,
+                before.line,
+                before.state_before,
+            )
+            assert now.event.encoded == before.event.encoded
+        assert [place.timeline(room_id), place.timeline(other_id)] == timelines
+
+
 async def test_an_event_that_fills_a_gap_is_no_end_of_the_graph(tmp_path: Path) -> None:
     async with a_place(tmp_path) as place:
         room_id, branch = await a_shared_room(place)
