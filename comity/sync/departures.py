@@ -37,6 +37,8 @@ STRIPPED_TYPES = (
 _STRIPPED_KEYS = ("content", "sender", "state_key", "type")
 #: Where a state has no entry.
 NO_SLOT = -1
+#: Memberships of which a client has been told with a timeline.
+_TOLD = ("join", "leave", "ban")
 #: Stripped events from another server that are handed on.
 MAX_STRIPPED = 100
 
@@ -91,6 +93,9 @@ class OtherRooms:
                 tx, self._reader, asked, view, room_id, None,
                 after=live_line(after), upto=live_line(entry.position),
             )  # fmt: skip
+            if not after and any(item.membership in _TOLD for item in before):
+                # Told from the room's beginning: it does not go on where what the client has ended.
+                shown = Stretch(shown.events, True, shown.before, shown.hidden)
             known = heads.at(tx, entry.room_num, after) if after else EMPTY
             delta = self._delta(
                 tx, asked, entry.room_num, known, heads.at(tx, entry.room_num, left_at), shown

@@ -158,3 +158,21 @@ async def test_a_room_that_is_left_and_forgotten_is_left_on_every_device(server:
     # Once is enough.
     assert (await bob.sync(answer["next_batch"]))["rooms"]["leave"] == {}
     assert (await bob.sync(wanted={"room": {"include_leave": True}}))["rooms"]["leave"] == {}
+
+
+async def test_a_stay_that_began_and_ended_between_two_syncs_is_told_anew(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    await alice.say(room_id, "the first stay")
+    since = await bob.token_now()
+    await bob.leave(room_id)
+    since = (await bob.sync(since))["next_batch"]
+    await bob.join(room_id)
+    await alice.say(room_id, "the second stay")
+    await alice.treat(room_id, "ban", bob)
+    wanted = {"room": {"timeline": {"limit": 50}}}
+    timeline = (await bob.sync(since, wanted))["rooms"]["leave"][room_id]["timeline"]
+    # It begins before what the client has, which must not take it for what comes after that.
+    assert bodies(timeline["events"]) == ["the first stay", "the second stay"]
+    assert timeline["limited"] is True
