@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
+from comity.background import Worker
 from comity.ports import Clock, Entropy
 from comity.protocol import canonical_json
 from comity.protocol.build import Draft, message_draft
@@ -74,7 +75,7 @@ class Schedule:
     transaction_id: str | None = None
 
 
-class DelayedEvents:
+class DelayedEvents(Worker):
     """Keeps and sends what users have scheduled."""
 
     def __init__(
@@ -103,21 +104,17 @@ class DelayedEvents:
         self._admit = admit
         self._max_delay_ms = max_delay_ms
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._sending: dict[str, asyncio.Task[None]] = {}
         #: Held by whoever changes what becomes of a delayed event.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def start(self) -> None:
-        """Take up what an earlier run left."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
     async def stop(self) -> None:
         """Leave the rest for the next run."""
-        tasks = [task for task in (self._task, *self._sending.values()) if task is not None]
-        for task in tasks:
+        await super().stop()
+        sending = list(self._sending.values())
+        for task in sending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*sending, return_exceptions=True)
 
     # -- what users ask
 

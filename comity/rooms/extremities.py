@@ -7,9 +7,9 @@ this. What is written is of a type that means nothing, and is shown to no client
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
+from comity.background import Worker
 from comity.ports import Clock
 from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError
@@ -36,7 +36,7 @@ MAX_SENDERS = 5
 MAX_REMEMBERED = 10_000
 
 
-class Extremities:
+class Extremities(Worker):
     """Joins the ends of rooms that have too many."""
 
     def __init__(
@@ -51,17 +51,6 @@ class Extremities:
         #: Rooms that had too many ends at the last look.
         self._before: set[int] = set()
         self._written: Bounded[int, float] = Bounded(MAX_REMEMBERED)
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
         while True:

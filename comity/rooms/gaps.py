@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from comity.background import Worker
 from comity.ports import Clock
 from comity.protocol.identifiers import server_of
 from comity.rooms.backfill import MOST_EVENTS, Backfill
@@ -32,7 +33,7 @@ FIRST_RETRY_MS = 60_000
 MAX_PAUSE_SECONDS = 3_600.0
 
 
-class GapFiller:
+class GapFiller(Worker):
     """Fills recent gaps in the background."""
 
     def __init__(
@@ -45,17 +46,6 @@ class GapFiller:
         self._clock = clock
         self._server_name = server_name
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Take up what an earlier run left."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Leave the rest for the next run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def look(self) -> None:
         """There may be a new gap."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from comity.background import Worker
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError
 from comity.rooms.guest_access import GuestAccess
@@ -24,7 +25,7 @@ RETRY_SECONDS = 60.0
 REASON = "Guests may not be in this room any more"
 
 
-class GuestDepartures:
+class GuestDepartures(Worker):
     """Takes guests out of rooms that do not let them in."""
 
     def __init__(
@@ -47,7 +48,6 @@ class GuestDepartures:
         #: Rooms to be looked at: at most all that there are.
         self._waiting: dict[str, None] = {}
         self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     def look(self, room_id: str) -> None:
         """Whether guests may be in the room may have changed."""
@@ -58,13 +58,7 @@ class GuestDepartures:
         """Begin, with what an earlier run left undone."""
         for room_id in await self._database.read(guests.rooms):
             self.look(room_id)
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Look no more; what is left is found again at the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().start()
 
     async def _work(self) -> None:
         while True:

@@ -8,10 +8,10 @@ is never erased, nor a room's newest event.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 
+from comity.background import Worker
 from comity.ports import Clock
 from comity.rooms.read.lifetimes import Horizon
 from comity.store import notices, relations, retention, search
@@ -34,7 +34,7 @@ RETRY_SECONDS = 60.0
 TELL_EVERY = 10_000
 
 
-class Eraser:
+class Eraser(Worker):
     """Erases messages in the background."""
 
     def __init__(
@@ -46,17 +46,6 @@ class Eraser:
         self._clock = clock
         self._horizon = horizon
         self._every_seconds = every_seconds
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin; what a pass has done is done, and the next begins anew."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Leave the rest for the next run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
         pause = SETTLE_SECONDS

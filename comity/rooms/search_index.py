@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from comity.background import Worker
 from comity.ports import Clock
 from comity.rooms.batch import Batch
 from comity.store import events as stored_events
@@ -34,7 +35,7 @@ MAX_CATCH_UP_STEPS = 8
 TELL_EVERY = 200
 
 
-class SearchIndex:
+class SearchIndex(Worker):
     """Keeps the index. Search itself is `comity.rooms.read.search`."""
 
     def __init__(self, database: Database, clock: Clock, begun: Progress) -> None:
@@ -48,17 +49,6 @@ class SearchIndex:
         self._steps = 0
         self._stepping = asyncio.Lock()
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Take up what an earlier run left."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Leave the rest for the next run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     # -- what commits tell
 

@@ -6,11 +6,11 @@ process of its own) until the server looks; each is sent once, also when the ser
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import orjson
 
+from comity.background import Worker
 from comity.config import ServerNotices as ServerNoticesConfig
 from comity.ports import Clock
 from comity.protocol.build import Draft
@@ -43,7 +43,7 @@ TAG = "m.server_notice"
 NOTICE_TYPE = "org.comity.operator"
 
 
-class ServerNotices:
+class ServerNotices(Worker):
     """Sends the notices that wait, as the server's own user."""
 
     def __init__(
@@ -67,7 +67,6 @@ class ServerNotices:
         self._memberships = memberships
         self._writer = writer
         self._user_id = f"@{config.localpart}:{accounts.server_name}"
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to look, where the operator has named a user to speak as."""
@@ -76,13 +75,7 @@ class ServerNotices:
         if not await self._database.write(self._make_user):
             _log.error("server_notices.localpart names %s, whom somebody else is: no notices", self._user_id)
             return
-        self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Look no more; what waits is sent after the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().start()
 
     def _make_user(self, tx: WriteTx) -> bool:
         """Make the account that no person can use; False if it is one that somebody uses or has used."""

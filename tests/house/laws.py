@@ -20,12 +20,13 @@ MAX_FUNCTION_LINES = 70
 #: DESIGN §2: what each package may import of comity beside itself. A name with a dot allows that
 #: module alone. `ports` names shapes that the rest of its row may use (the request id in the logs);
 #: the law against cycles keeps the row in order.
-_BASE = ("protocol", "ports", "bus", "config", "log")
+_BASE = ("protocol", "ports", "bus", "config", "log", "background")
 _SERVICES = (*_BASE, "federation", "rooms", "users", "media", "appservice", "sync")
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "protocol": (),
     "ports": ("protocol",),
     "bus": ("protocol", "ports"),
+    "background": (),
     "config": ("protocol", "ports"),
     "log": ("protocol", "ports", "config"),
     "store": _BASE,
