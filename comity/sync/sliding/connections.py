@@ -17,6 +17,8 @@ from comity.sync.sliding.wish import NOTHING_REQUIRED, Required
 MAX_OF_DEVICE = 8
 #: Rooms told of, over all connections: about 300 bytes each.
 MAX_ROOMS = 1_000_000
+#: What a connection takes that was told of no room, in rooms.
+EMPTY_SIZE = 4
 #: Members of one room that are remembered as told; beyond it they are told again.
 MAX_MEMBERS = 500
 #: Answers to one place that may be gone on from: that to a request which was given up, and one's own.
@@ -60,8 +62,8 @@ class State:
 
     @property
     def size(self) -> int:
-        """How many rooms it holds something about."""
-        return len(self.rooms) + len(self.account_data) + len(self.receipts)
+        """How many rooms it holds something about, and what it costs without any, in rooms."""
+        return EMPTY_SIZE + len(self.rooms) + len(self.account_data) + len(self.receipts)
 
 
 @dataclass(slots=True)
@@ -101,6 +103,8 @@ class Connections:
         self._last += 1
         state = State(self._last)
         self._known[device, name] = _Connection(self._last, [state], now)
+        self._rooms += state.size
+        self._make_room(device, name)
         return state
 
     def at(self, device: Device, name: str, pos: str, now: float) -> State:
@@ -129,10 +133,13 @@ class Connections:
         kept = [base, *others[1 - MAX_ANSWERS :], state]
         self._rooms += sum(new.size for new in kept) - sum(old.size for old in connection.states)
         connection.states = kept
-        while self._rooms > self._max_rooms and len(self._known) > 1:
-            oldest = next(key for key in self._known if key != (device, name))
-            self._forget(*oldest)
+        self._make_room(device, name)
         return _pos(connection, state)
+
+    def _make_room(self, device: Device, name: str) -> None:
+        """Forget those that were not used for longest, but for this one."""
+        while self._rooms > self._max_rooms and len(self._known) > 1:
+            self._forget(*next(key for key in self._known if key != (device, name)))
 
     def _forget(self, device: Device, name: str) -> None:
         connection = self._known.pop((device, name), None)
