@@ -99,9 +99,6 @@ class Difference:
         return self.anywhere or room_id in self.rooms
 
 
-NO_DIFFERENCE = Difference()
-
-
 def difference(user_id: str, ruleset: Mapping[str, Any]) -> Difference:
     """How a user's ruleset (the value of `global`) differs from the predefined one."""
     predefined = default_rules(user_id)

@@ -48,7 +48,7 @@ class _Room:
 
 
 class Ephemeral:
-    """Who types where, and who is there at all."""
+    """Who types where; who is there at all is known to its `presences`."""
 
     def __init__(
         self,

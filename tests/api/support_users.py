@@ -42,7 +42,7 @@ from comity.api.client import (
     typing,
     versions,
 )
-from comity.api.router import Router
+from comity.api.router import Guard, Router
 from comity.bus import Bus
 from comity.config import Config, loads
 from comity.federation.sink import NoSink
@@ -296,6 +296,22 @@ def position_of(token: str) -> int:
     return int(token)
 
 
+def _add_what_stands_alone(server: UserServer, guard: Guard, data: AccountData, limits: RateLimits) -> None:
+    """The routes of parts that need no other part of these."""
+    router, database, clock = server.router, server.database, server.clock
+    versions.routes(router, server.config)
+    capabilities.routes(router, guard, server.config)
+    filters.routes(router, guard, Filters(database))
+    push_rules.routes(router, guard, PushRules(data))
+    receipts.routes(router, guard, Receipts(database, server.bus, clock))
+    typing.routes(router, guard, server.ephemeral)
+    presence.routes(router, guard, server.ephemeral.presences)
+    openid.routes(router, guard, OpenId(database, clock, server.entropy, SERVER))
+    mutual_rooms.routes(router, guard, MutualRooms(database), limits)
+    reports.routes(router, guard, Reports(database, clock), limits)
+    services.routes(router, guard)
+
+
 @asynccontextmanager
 async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServer]:
     """A server of users in `directory`; `text` is its configuration beside the usual."""
@@ -344,8 +360,6 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     guard, anybody = user_guard(sessions), optional_user_guard(sessions)
     registration = Registration(config.registration, database, clock, accounts, sessions, interactive, limits)
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
-    versions.routes(router, config)
-    capabilities.routes(router, guard, config)
     login.routes(router, guard, config, logging_in, refreshing, login_tokens)
     moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
@@ -354,19 +368,11 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     profile.routes(router, guard, anybody, profiles)
     devices.routes(router, guard, Devices(database, sessions, proof, news))
     account_data.routes(router, guard, data)
-    filters.routes(router, guard, Filters(database))
-    push_rules.routes(router, guard, PushRules(data))
-    receipts.routes(router, guard, Receipts(database, bus, clock))
-    typing.routes(router, guard, ephemeral)
-    presence.routes(router, guard, ephemeral.presences)
     signing = CrossSigning(database, accounts, news, proof)
     keys.routes(router, guard, device_keys, queries, signing, to_device, position_of)
     key_backup.routes(router, guard, KeyBackups(database, SERVER))
     dehydrated.routes(router, guard, waiting)
-    openid.routes(router, guard, OpenId(database, clock, entropy, SERVER))
-    mutual_rooms.routes(router, guard, MutualRooms(database), limits)
-    reports.routes(router, guard, Reports(database, clock), limits)
-    services.routes(router, guard)
+    _add_what_stands_alone(server, guard, data, limits)
     try:
         yield server
     finally:

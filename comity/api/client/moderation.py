@@ -13,42 +13,35 @@ _V1 = "/_matrix/client/v1"
 def routes(router: Router, guard: Guard, moderation: Moderation) -> None:
     """Add the routes of this family."""
 
-    async def get_suspended(call: Call) -> Response:
-        who = call.requester
-        found = await moderation.standing(call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin)
-        return json_response({"suspended": found.suspended})
+    def add_standing(path: str, name: str) -> None:
+        """Both routes of one thing that an account may be: read, set."""
 
-    async def put_suspended(call: Call) -> Response:
-        who = call.requester
-        # Who may not is told so first, whatever the body.
-        await moderation.standing(call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin)
-        suspended: bool = call.field("suspended", bool)
-        await moderation.set_standing(
-            call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin, suspended=suspended
-        )
-        return json_response({"suspended": suspended})
+        async def get(call: Call) -> Response:
+            who = call.requester
+            found = await moderation.standing(
+                call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin
+            )
+            return json_response({name: getattr(found, name)})
 
-    async def get_locked(call: Call) -> Response:
-        who = call.requester
-        found = await moderation.standing(call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin)
-        return json_response({"locked": found.locked})
+        async def put(call: Call) -> Response:
+            who = call.requester
+            # Who may not is told so first, whatever the body.
+            await moderation.standing(call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin)
+            value: bool = call.field(name, bool)
+            await moderation.set_standing(
+                call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin, **{name: value}
+            )
+            return json_response({name: value})
 
-    async def put_locked(call: Call) -> Response:
-        who = call.requester
-        await moderation.standing(call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin)
-        locked: bool = call.field("locked", bool)
-        await moderation.set_standing(
-            call.parameters["userId"], asked_by=who.user_id, by_admin=who.admin, locked=locked
-        )
-        return json_response({"locked": locked})
+        router.add("GET", _V1 + path, get, guard=guard)
+        router.add("PUT", _V1 + path, put, guard=guard)
+
+    add_standing("/admin/suspend/{userId}", "suspended")
+    add_standing("/admin/lock/{userId}", "locked")
 
     async def whois(call: Call) -> Response:
         who, user_id = call.requester, call.parameters["userId"]
         found = await moderation.connections(user_id, asked_by=who.user_id, by_admin=who.admin)
         return json_response({"user_id": user_id, "devices": found})
 
-    router.add("GET", _V1 + "/admin/suspend/{userId}", get_suspended, guard=guard)
-    router.add("PUT", _V1 + "/admin/suspend/{userId}", put_suspended, guard=guard)
-    router.add("GET", _V1 + "/admin/lock/{userId}", get_locked, guard=guard)
-    router.add("PUT", _V1 + "/admin/lock/{userId}", put_locked, guard=guard)
     add_classic(router, "GET", "/admin/whois/{userId}", whois, guard)
