@@ -24,7 +24,7 @@ class Bus:
         self._position = position
         self._floor = position
         self._last: dict[str, int] = {}
-        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiters: dict[str, set[asyncio.Future[bool]]] = {}
         self._closed = False
 
     @property
@@ -55,8 +55,7 @@ class Bus:
 
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.pop(key, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+            _set(waiter, True)
 
     def changed(self, keys: Iterable[str], after: int) -> bool:
         """Whether anything may have been published for one of `keys` after that position."""
@@ -87,28 +86,32 @@ class Bus:
             return True
         if timeout <= 0 or self._closed:
             return False
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        # A timer of its own, and no `asyncio.timeout`: every long poll comes through here.
+        timer = loop.call_later(timeout, _set, waiter, False)
         for key in wanted:
             self._waiters.setdefault(key, set()).add(waiter)
         try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            timer.cancel()
             for key in wanted:
                 waiting = self._waiters.get(key)
                 if waiting is not None:
                     waiting.discard(waiter)
                     if not waiting:
                         del self._waiters[key]
-        return not self._closed
 
     def close(self) -> None:
         """Wake everybody for the last time; later waits return at once."""
         self._closed = True
         for waiters in list(self._waiters.values()):
             for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+                _set(waiter, False)
         self._waiters.clear()
+
+
+def _set(waiter: asyncio.Future[bool], news: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(news)

@@ -60,8 +60,10 @@ async def _session(sessions: Sessions, call: Call) -> Session:
     token = token_of(call)
     if not token:
         raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
-    program = call.request.headers.get("user-agent", "")
-    session = await sessions.authenticate(token, client_address(call.request), program)
+    session = sessions.remembered(token)
+    if session is None:
+        program = call.request.headers.get("user-agent", "")
+        session = await sessions.authenticate(token, client_address(call.request), program)
     if session is None:
         raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
     if session.locked and (call.request.method, path_behind_version(call)) not in OPEN_TO_LOCKED:

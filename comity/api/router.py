@@ -50,8 +50,20 @@ def error_response(error: MatrixError) -> Response:
     return response
 
 
-def _parsed_query(text: str) -> dict[str, list[str]]:
+def _query_of(text: str) -> Mapping[str, list[str]]:
     """Every parameter of a query. Raises 400 M_INVALID_PARAM for too many."""
+    if len(text) > MAX_REMEMBERED_TEXT or "access_token" in text:
+        return _parsed_query(text)
+    return _remembered_query(text)
+
+
+@lru_cache(MAX_REMEMBERED_TEXTS)
+def _remembered_query(text: str) -> Mapping[str, list[str]]:
+    """All who are woken by one event ask for the next in the same words."""
+    return _parsed_query(text)
+
+
+def _parsed_query(text: str) -> dict[str, list[str]]:
     pairs = text.split("&")
     if len(pairs) > MAX_QUERY_PARAMETERS:
         raise invalid_param(f"The query has more than {MAX_QUERY_PARAMETERS} parameters")
@@ -102,7 +114,7 @@ class Call:
     server: str = ""
     #: Called once the request is answered, well or not: what the guard began ends with it.
     at_end: Callable[[], None] | None = None
-    _query: dict[str, list[str]] | None = None
+    _query: Mapping[str, list[str]] | None = None
     _json: object = field(default=None)
 
     @property
@@ -122,7 +134,7 @@ class Call:
     def query_all(self, name: str) -> list[str]:
         """Every value of a query parameter."""
         if self._query is None:
-            self._query = _parsed_query(self.request.query)
+            self._query = _query_of(self.request.query)
         return self._query.get(name, [])
 
     def query(self, name: str, default: str | None = None) -> str | None:

@@ -33,6 +33,10 @@ class KeyCounts:
             self._known.keep((user_id, device_id), known, tx.as_of)
         return known
 
+    def known(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]] | None:
+        """The same as `get`, if it is remembered."""
+        return self._known.get((user_id, device_id))
+
     def change(self, user_id: str, device_id: str, commits: int) -> None:
         """Keys of a device came or went, as is on disk; `commits` is the database's."""
         self._known.change((user_id, device_id), commits)

@@ -7,6 +7,7 @@ with it, and a device that asks again with an older one gets it again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from comity.store.cache import Bounded
@@ -36,6 +37,17 @@ class SentMembers:
         room = self._rooms.get((*device, room_num))
         known = room.sent.get(user_id) if room is not None else None
         return known is not None and known[0] == number and known[1] <= after
+
+    def has_all(
+        self, device: tuple[str, str], room_num: int, members: Sequence[tuple[str, int]], after: int
+    ) -> bool:
+        """Whether a device that asks from `after`, and lost no answer, has those (user, event number)."""
+        if not members:
+            return True
+        room = self._rooms.get((*device, room_num))
+        if room is None or room.newest > after:
+            return False
+        return all((known := room.sent.get(user_id)) and known[0] == number for user_id, number in members)
 
     def note(self, device: tuple[str, str], room_num: int, user_id: str, number: int, now: int) -> None:
         """The answer whose token is at `now` carries that membership event."""

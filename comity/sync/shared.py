@@ -31,7 +31,11 @@ MAX_AGE_MS = 500
 
 @dataclass(frozen=True, slots=True)
 class SharedPart:
-    """A room's part of an answer as far as many get it; `lists` are its finished lists of events."""
+    """A room's part of an answer as far as many get it; `lists` are its finished lists of events.
+
+    `members` are those whom a client that loads members lazily must have: user id and event number.
+    `is_all`: nothing but counts is added to it for who has those.
+    """
 
     wanted: Filter
     at_end: bool
@@ -40,6 +44,9 @@ class SharedPart:
     delta: Delta
     senders: frozenset[str]
     lists: dict[str, Any]
+    tail: Tail
+    members: tuple[tuple[str, int], ...]
+    is_all: bool
 
 
 class SharedParts:
@@ -83,6 +90,7 @@ class SharedParts:
         shown: Stretch,
         delta: Delta,
         lists: dict[str, Any],
+        members: tuple[tuple[str, int], ...],
     ) -> None:
         """Keep a steady user's part for others, if all of them are given the same."""
         if (
@@ -102,6 +110,9 @@ class SharedParts:
                 delta,
                 frozenset(stored.event.sender for stored in shown.events),
                 finished,
+                tail,
+                members,
+                tail.receipts <= asked.after and not delta.renames,
             ),
         )
 

@@ -30,11 +30,15 @@ from comity.sync.lazy import SentMembers
 from comity.sync.shared import SharedParts
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
-from comity.sync.unread import Count, UnreadCounts
+from comity.sync.unread import Count, Unread, UnreadCounts
 from comity.users.ephemeral import Ephemeral
 
 #: (type, JSON text) of a user's account data.
 AccountData = Sequence[tuple[str, str]]
+#: What a part has beside events and counts when there is none of it.
+_NOTHING_ELSE: Mapping[str, Any] = {
+    "summary": {}, "ephemeral": {"events": []}, "account_data": {"events": []},
+}  # fmt: skip
 
 
 def account_data_events(wanted: RoomEventFilter, room_id: str, listed: AccountData) -> list[dict[str, Any]]:
@@ -142,12 +146,57 @@ class JoinedRooms:
         else:
             part = event_lists(tx, reader, asked, view, room_id, shown, delta, self._deltas)
             if is_steady and delta.entries == base.entries:
-                self._shared.keep(tx, room_num, asked, tail, shown, base, part)
+                self._shared.keep(
+                    tx,
+                    room_num,
+                    asked,
+                    tail,
+                    shown,
+                    base,
+                    part,
+                    self._members(tx, asked, room_num, base, shown),
+                )
         part["summary"] = summary
         part["ephemeral"] = {"events": ephemeral}
         part["account_data"] = {"events": told}
         self._add_unread(tx, asked, view, entry, room_id, tail, current, part)
         return part
+
+    def from_memory(self, asked: Asked, room_id: str, entry: LocalMembership) -> dict[str, Any] | None:
+        """The same as `part` for who gets nothing but what others got a moment ago, and their own counts.
+
+        None if that is not so, or if memory alone cannot tell. For a user without news of typing.
+        """
+        if not self._shared.is_steady(asked, entry):
+            return None
+        room_num, wanted = entry.room_num, asked.wanted.room
+        shared = self._shared.get(room_num, asked)
+        if shared is None or not shared.is_all:
+            return None
+        if wanted.state.lazy_load_members:
+            device = (asked.user_id, asked.request.device_id)
+            if wanted.state.include_redundant_members or not self._sent.has_all(
+                device, room_num, shared.members, asked.after
+            ):
+                return None
+        counts = self._unread.from_memory(asked, room_id, entry, shared.tail)
+        if counts is None:
+            return None
+        part = {**shared.lists, **_NOTHING_ELSE}
+        _tell_unread(asked, counts, part)
+        return part
+
+    def _members(
+        self, tx: Tx, asked: Asked, room_num: int, delta: Delta, shown: Stretch
+    ) -> tuple[tuple[str, int], ...]:
+        """Whose memberships a client that loads them lazily needs beside a part of many, and which."""
+        if not asked.wanted.room.state.lazy_load_members:
+            return ()
+        senders = {stored.event.sender for stored in shown.events}
+        found = self._deltas.members_at(
+            tx, room_num, delta, shown, senders, at_end=asked.request.use_state_after
+        )
+        return tuple((user_id, number) for _, user_id, number in found)
 
     def _stay(self, tx: Tx, asked: Asked, entry: LocalMembership) -> tuple[bool, bool]:
         """(whether the client knows nothing of the user's present stay in the room, whether it believes
@@ -291,11 +340,14 @@ class JoinedRooms:
         part: dict[str, Any],
     ) -> None:
         """client-server §Receiving notifications; by thread if the filter asks for it."""
-        counts = self._unread.count(tx, view, tail, current, asked, room_id, entry)
-        if not asked.wanted.room.timeline.unread_thread_notifications:
-            part["unread_notifications"] = counts.total().told()
-            return
-        part["unread_notifications"] = counts.threads.get(MAIN, Count()).told()
-        part["unread_thread_notifications"] = {
-            thread: count.told() for thread, count in counts.threads.items() if thread != MAIN
-        }
+        _tell_unread(asked, self._unread.count(tx, view, tail, current, asked, room_id, entry), part)
+
+
+def _tell_unread(asked: Asked, counts: Unread, part: dict[str, Any]) -> None:
+    if not asked.wanted.room.timeline.unread_thread_notifications:
+        part["unread_notifications"] = counts.total().told()
+        return
+    part["unread_notifications"] = counts.threads.get(MAIN, Count()).told()
+    part["unread_thread_notifications"] = {
+        thread: count.told() for thread, count in counts.threads.items() if thread != MAIN
+    }

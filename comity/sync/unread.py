@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -34,6 +35,7 @@ from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import StoredEvent, is_live, live_line
+from comity.store.notices import Mention, Notification
 from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked
 from comity.sync.summary import Summaries
@@ -179,6 +181,36 @@ class UnreadCounts:
                 self._kept.put(key, kept)
         return kept
 
+    def from_memory(self, asked: Asked, room_id: str, own: LocalMembership, tail: Tail) -> Unread | None:
+        """The same as `count`, where that needs no look into the database; else None."""
+        user_id, key = asked.user_id, (asked.user_id, own.room_num)
+        rules, kept = self._rules.get(user_id), self._kept.get(key)
+        if (
+            rules is None
+            or kept is None
+            or kept.receipts != tail.receipts
+            or kept.basis != (rules.text, asked.ignored, tail.redaction, tail.past, own.position)
+            or self._bus.changed((user_id,), rules.position)
+        ):
+            return None
+        upto = live_line(asked.now)
+        if kept.line >= upto:
+            return kept
+        if kept.line < tail.floor or rules.difference.matters_in(room_id):
+            return None
+        notified, named = _since(tail, user_id, kept.line)
+        if named or any(item.aside for item in notified):
+            return None
+        kept = kept.copy()
+        for item in notified:
+            if item.sender == user_id:
+                kept.spoke(item.thread)
+            elif item.sender not in asked.ignored:
+                kept.add(item.thread, item.line, highlight=item.weight == 2)
+        kept.line = upto
+        self._kept.put(key, kept)
+        return kept
+
     # -- by the predefined rules
 
     def _add_notices(self, tx: Tx, view: RoomView, kept: Unread, tail: Tail, asked: Asked) -> None:
@@ -186,10 +218,7 @@ class UnreadCounts:
         room_num, upto = view.room_num, live_line(asked.now)
         if kept.line >= tail.floor:
             # Those who follow the room find it in memory.
-            first = bisect_right(tail.notifications, kept.line, key=lambda item: item.line)
-            notified = tail.notifications[first:]
-            first = bisect_right(tail.mentions, kept.line, key=lambda item: item.line)
-            named = [item for item in tail.mentions[first:] if item.user_id == view.user_id]
+            notified, named = _since(tail, view.user_id, kept.line)
         else:
             notified = notices.notifications(tx, room_num, kept.line, upto, MAX_COUNTED)
             named = notices.mentions_of(tx, view.user_id, room_num, kept.line, upto, MAX_COUNTED)
@@ -303,3 +332,16 @@ class UnreadCounts:
             sender_power_level=power,
             notification_levels=notifications if isinstance(notifications, dict) else {},
         )
+
+
+_line_of = attrgetter("line")
+
+
+def _since(tail: Tail, user_id: str, after: int) -> tuple[list[Notification], list[Mention]]:
+    """What a tail that reaches down to `after` has above it: for all members, and for the user by name."""
+    first = bisect_right(tail.notifications, after, key=_line_of)
+    named: list[Mention] = []
+    if tail.mentions and tail.mentions[-1].line > after:
+        start = bisect_right(tail.mentions, after, key=_line_of)
+        named = [item for item in tail.mentions[start:] if item.user_id == user_id]
+    return tail.notifications[first:], named

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from comity.bus import DEVICE_LISTS, Bus
+from comity.bus import Bus
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read import Reader
 from comity.rooms.read.tokens import SyncToken
@@ -23,6 +23,7 @@ from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices, add_to
+from comity.sync.memory import Memory
 from comity.sync.presence import PresenceNews, wake_key
 from comity.sync.slice import JoinedRooms
 from comity.sync.unread import PUSH_RULES
@@ -73,6 +74,14 @@ class Sync:
         self._joined = joined
         self._others = others
         self._presence = presence
+        self._memory = Memory(
+            bus=bus,
+            ephemeral=ephemeral,
+            user_rooms=user_rooms,
+            devices=devices,
+            joined=joined,
+            presence=presence,
+        )
 
     async def sync(self, request: SyncRequest) -> dict[str, Any]:
         """What is new for a device; empty after `request.timeout` seconds without news."""
@@ -88,17 +97,21 @@ class Sync:
             serial, now = self._ephemeral.typing_serial, self._bus.position
             presence = self._presence.serial
             remaining = deadline - clock.monotonic()
-            quiet = self._quiet_rooms(request, now) if remaining > 0 else None
-            if quiet is not None:
+            looked = self._memory.look(request, now)
+            if looked is not None and (looked.changed or remaining <= 0):
+                told = self._memory.answer(request, looked, now, serial, presence)
+                if told is not None and (told["rooms"]["join"] or remaining <= 0):
+                    return told
+            elif looked is not None:
                 # Nothing is new, as far as memory tells: nothing need be read to wait for it.
-                if not await self._bus.wait(self._keys(request, quiet), now, remaining):
+                if not await self._bus.wait(self._keys(request, looked.rooms.joined), now, remaining):
                     deadline = clock.monotonic()
                 continue
             answer = await self._database.read(self._look(request))
             remaining = deadline - clock.monotonic()
             if not answer.is_empty or request.since is None or request.full_state or remaining <= 0:
                 return answer.body
-            if self._typed_since(serial, answer.joined):
+            if self._memory.typed_since(serial, answer.joined):
                 continue
             if self._presence.has_changed(request, answer.rooms, presence):
                 continue
@@ -111,35 +124,6 @@ class Sync:
         if self._presence.wants(request.wanted.presence):
             keys += [wake_key(key) for key in keys]
         return keys
-
-    def _quiet_rooms(self, request: SyncRequest, now: int) -> Collection[str] | None:
-        """The rooms that the user is in, if a look into memory tells that there is nothing for the device."""
-        since = request.since
-        if since is None or request.full_state or since.device_position is not None:
-            return None
-        rooms = self._rooms.known(request.user_id, now)
-        if rooms is None or self._bus.changed((request.user_id, DEVICE_LISTS), since.position):
-            return None
-        if self._devices.may_wait(request) or self._any_changed(rooms.joined, since.position, now):
-            return None
-        if self._ephemeral.typing_serial > since.typing and self._typed_since(since.typing, rooms.joined):
-            return None
-        if self._presence.has_changed(request, rooms, since.presence):
-            return None
-        return rooms.joined
-
-    def _any_changed(self, rooms: Collection[str], after: int, now: int) -> bool:
-        """Whether something happened in one of the rooms; it costs what is fewer, rooms or news."""
-        if now - after < len(rooms):
-            keys = self._bus.keys_after(after)
-            if keys is not None:
-                return any(key in rooms for key in keys)
-        return self._bus.changed(rooms, after)
-
-    def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
-        """Whether typing changed in one of the rooms: it has no position, and only wakes who waits."""
-        typing = self._ephemeral.typing
-        return self._ephemeral.typing_serial != serial and any(typing(room)[0] > serial for room in joined)
 
     def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial

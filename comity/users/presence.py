@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,23 +140,19 @@ class Presences:
         is_due = known.active_ms - known.told_ms >= SAME_AGAIN_MS
         await self._settle(user_id, known, is_news=is_news or is_due)
 
-    @asynccontextmanager
-    async def following(self, user_id: str, device_id: str, wish: str | None) -> AsyncIterator[None]:
+    def following(self, user_id: str, device_id: str, wish: str | None) -> Following:
         """While a device waits in a /sync; `wish` is its `set_presence`, None if it did not say.
 
         client-server, GET /sync: whoever does not say is online. A device that has set itself
         unavailable stays so until it says otherwise or is active; one that says `offline` is not
         marked by its syncing, and keeps what it has set.
         """
-        device = await self._begin(user_id, device_id, wish) if self.enabled else None
-        try:
-            yield
-        finally:
-            if device is not None:
-                device.running -= 1
-                device.seen = self._clock.monotonic()
+        return Following(self, user_id, device_id, wish)
 
-    async def _begin(self, user_id: str, device_id: str, wish: str | None) -> _Device | None:
+    async def begin(self, user_id: str, device_id: str, wish: str | None) -> _Device | None:
+        """A device's /sync begins; None if it does not count."""
+        if not self.enabled:
+            return None
         known = self._known.get(user_id)
         if wish == OFFLINE:
             held = known.devices.get(device_id) if known is not None else None
@@ -177,6 +172,11 @@ class Presences:
             device.state, device.is_set = ONLINE, False
         await self._settle(user_id, known)
         return device
+
+    def end(self, device: _Device) -> None:
+        """And ends."""
+        device.running -= 1
+        device.seen = self._clock.monotonic()
 
     async def active(self, user_id: str, device_id: str) -> None:
         """A user did something, a message for instance (client-server §Idle timeout): they are online.
@@ -389,3 +389,21 @@ def _may_see(tx: Tx, requester: str, user_id: str) -> bool:
     if requester == user_id:
         return accounts.user(tx, user_id) is not None
     return personal.shares_room(tx, requester, user_id)
+
+
+class Following:
+    """`async with`: the time of one /sync. A class, for every long poll comes through here."""
+
+    __slots__ = ("_device", "_presences", "_wish")
+
+    def __init__(self, presences: Presences, user_id: str, device_id: str, wish: str | None) -> None:
+        self._presences = presences
+        self._wish = (user_id, device_id, wish)
+        self._device: _Device | None = None
+
+    async def __aenter__(self) -> None:
+        self._device = await self._presences.begin(*self._wish)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._device is not None:
+            self._presences.end(self._device)

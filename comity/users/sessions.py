@@ -135,6 +135,25 @@ class Sessions:
         """Have it noted that there is a new device."""
         self._on_device_come.append(callback)
 
+    def remembered(self, token: str) -> Session | None:
+        """Whom a token stands for, where there is nothing to be read, written or said for it; else None.
+
+        `authenticate` tells the rest; most requests come a moment after another of their session.
+        """
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return None
+        cached = self._cache.get(hash_of(token))
+        if cached is None or cached.refresh_hash is not None:
+            return None
+        now = self._clock.now_ms()
+        if (
+            cached.believed_until <= self._clock.monotonic()
+            or (cached.expires_at is not None and cached.expires_at <= now)
+            or not 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS
+        ):
+            return None
+        return cached.session
+
     async def authenticate(self, token: str, address: str, user_agent: str = "") -> Session | None:
         """Whom a token stands for, or None; `address` is where the request came from, with what program.
 

@@ -1,0 +1,111 @@
+"""What memory alone tells of a device's news: that there is none, or what many others got as well.
+
+A /sync that is woken, or has waited in vain, need not read the database (DESIGN §4.5). What is told
+here is exact or not told: whoever gets None reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from comity.bus import DEVICE_LISTS, Bus
+from comity.rooms.read.tokens import SyncToken
+from comity.sync.asked import Asked, SyncRequest
+from comity.sync.devices import DevicePart, Devices, add_to
+from comity.sync.presence import PresenceNews
+from comity.sync.slice import JoinedRooms
+from comity.sync.user_rooms import RoomsOfUsers, UserRooms
+from comity.users.ephemeral import Ephemeral
+
+#: Rooms with news that are put together from memory; who has more has been away, and reads.
+MAX_ROOMS = 4
+_NOTHING = DevicePart()
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What may be new for a device: nothing but of its user's joined rooms that are listed."""
+
+    rooms: UserRooms
+    changed: list[str]
+
+
+class Memory:
+    """Looks into memory for /sync."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        ephemeral: Ephemeral,
+        user_rooms: RoomsOfUsers,
+        devices: Devices,
+        joined: JoinedRooms,
+        presence: PresenceNews,
+    ) -> None:
+        self._bus = bus
+        self._ephemeral = ephemeral
+        self._rooms = user_rooms
+        self._devices = devices
+        self._joined = joined
+        self._presence = presence
+
+    def look(self, request: SyncRequest, now: int) -> Looked | None:
+        """What may be new up to `now`, the bus's position; None if memory does not tell it."""
+        since = request.since
+        if since is None or request.full_state or since.device_position is not None:
+            return None
+        rooms = self._rooms.known(request.user_id, now)
+        if rooms is None or self._bus.changed((request.user_id, DEVICE_LISTS), since.position):
+            return None
+        if self._devices.may_wait(request) or self.typed_since(since.typing, rooms.joined):
+            return None
+        if self._presence.has_changed(request, rooms, since.presence):
+            return None
+        changed = self._changed(rooms.joined, since.position, now)
+        return None if len(changed) > MAX_ROOMS else Looked(rooms, changed)
+
+    def _changed(self, joined: Collection[str], after: int, now: int) -> list[str]:
+        """The rooms in which something happened; it costs what is fewer, rooms or news."""
+        if now == after:
+            return []
+        if now - after < len(joined):
+            keys = self._bus.keys_after(after)
+            if keys is not None:
+                return [key for key in keys if key in joined]
+        changed = self._bus.changed
+        return [room_id for room_id in joined if changed((room_id,), after)]
+
+    def typed_since(self, serial: int, joined: Collection[str]) -> bool:
+        """Whether typing changed in one of the rooms: it has no position, and only wakes who waits."""
+        typing = self._ephemeral.typing
+        return self._ephemeral.typing_serial > serial and any(typing(room)[0] > serial for room in joined)
+
+    def answer(
+        self, request: SyncRequest, looked: Looked, now: int, typing_serial: int, presence_serial: int
+    ) -> dict[str, Any] | None:
+        """The answer to what was looked at; None if it has to be read.
+
+        The serial numbers are those from before the look.
+        """
+        user_id, device_id = request.user_id, request.device_id
+        rooms = looked.rooms
+        asked = Asked(request, now, typing_serial, rooms.ignored, rooms.blocks_invites)
+        counts = self._devices.counts.known(user_id, device_id)
+        if counts is None or self._devices.counts.last_given(user_id, device_id) > asked.after:
+            return None
+        parts: dict[str, Any] = {}
+        for room_id in looked.changed:
+            if not request.wanted.room.wants_room(room_id):
+                continue
+            part = self._joined.from_memory(asked, room_id, rooms.joined[room_id])
+            if part is None:
+                return None
+            parts[room_id] = part
+        body: dict[str, Any] = {"rooms": {"join": parts, "invite": {}, "knock": {}, "leave": {}}}
+        add_to(body, _NOTHING, counts)
+        serial = presence_serial if self._presence.wants(request.wanted.presence) else 0
+        body["next_batch"] = str(SyncToken(now, typing_serial, None, serial))
+        return body
