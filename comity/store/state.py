@@ -85,9 +85,8 @@ def children(body: bytes) -> list[bytes]:
     return [name for name in items if isinstance(name, bytes) and name != _ABSENT] if level else []
 
 
-def _capacity(level: int) -> int:
-    """Slots under a page of that level."""
-    return int(LEAF * FAN**level)
+#: Slots under a page of each level: the last is more than numbers go to.
+_CAPACITIES = tuple(LEAF * FAN**level for level in range(11))
 
 
 class States:
@@ -141,16 +140,15 @@ class States:
         """The event number at `slot`; 0 if there is none."""
         if not root:
             return 0
-        level, items = self._page(tx, root)
-        if slot >= _capacity(level):
+        level, items = self._pages.get(root) or self._page(tx, root)
+        if slot >= _CAPACITIES[level]:
             return 0
         while level:
-            span = _capacity(level - 1)
-            name = items[slot // span]
+            index, slot = divmod(slot, _CAPACITIES[level - 1])
+            name: bytes = items[index]
             if name == _ABSENT:
                 return 0
-            slot %= span
-            level, items = self._page(tx, name)  # type: ignore[arg-type]
+            level, items = self._pages.get(name) or self._page(tx, name)
         return items[slot]  # type: ignore[return-value]
 
     def replace(self, tx: Tx, root: bytes, changes: Mapping[int, int], made: NewPages) -> bytes:
@@ -159,7 +157,7 @@ class States:
             return root
         top = max(changes)
         level = self._page(tx, root)[0] if root else 0
-        while top >= _capacity(level):
+        while top >= _CAPACITIES[level]:
             if root:
                 names = (root, *(_ABSENT,) * (FAN - 1))
                 root = self._keep(_encode_inner(level + 1, names), (level + 1, names), made)
@@ -176,7 +174,7 @@ class States:
             leaf: Leaf = tuple(numbers)  # type: ignore[arg-type]
             return self._keep(_encode_leaf(leaf), (0, leaf), made)
         names = list(self._page(tx, name)[1]) if name else [_ABSENT] * FAN
-        span = _capacity(level - 1)
+        span = _CAPACITIES[level - 1]
         parts: dict[int, dict[int, int]] = {}
         for slot, number in changes.items():
             parts.setdefault(slot // span, {})[slot % span] = number
@@ -200,7 +198,7 @@ class States:
                 if number:
                     yield base + index, number  # type: ignore[misc]
             return
-        span = _capacity(level - 1)
+        span = _CAPACITIES[level - 1]
         for index, child in enumerate(items):
             if child != _ABSENT:
                 yield from self._items(tx, child, base + index * span)  # type: ignore[arg-type]
@@ -216,7 +214,7 @@ class States:
         self, tx: Tx, one: bytes, other: bytes, level: int, base: int
     ) -> Iterator[tuple[int, int, int]]:
         left, right = self._at_level(tx, one, level), self._at_level(tx, other, level)
-        span = _capacity(level - 1) if level else 1
+        span = _CAPACITIES[level - 1] if level else 1
         for index, (mine, theirs) in enumerate(zip(left, right, strict=True)):
             if mine == theirs:
                 continue

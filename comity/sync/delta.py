@@ -57,7 +57,16 @@ class Deltas:
         """
         delta = Delta(known, current)
         in_timeline = {} if at_end else self._slots_of(tx, stretch)
-        for slot, number in self._differing(tx, known, current):
+        if known == EMPTY and only_members is None:
+            # Everything, whatever it is: no need to ask what each slot is of.
+            delta.renames = True
+            delta.entries = {
+                slot: number for slot, number in self._states.items(tx, current) if slot not in in_timeline
+            }
+            differing: Iterable[tuple[int, int]] = ()
+        else:
+            differing = self._differing(tx, known, current)
+        for slot, number in differing:
             event_type, state_key = self._states.key(tx, room_num, slot)
             if event_type in _NAMING:
                 delta.renames = True

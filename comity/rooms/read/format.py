@@ -17,14 +17,20 @@ from comity.protocol.event import Event
 from comity.protocol.filters import Filter, select_fields
 from comity.protocol.relations import REFERENCE, REPLACE, THREAD
 from comity.rooms.read.aggregations import Bundle
-from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.events import Events, StoredEvent
-from comity.store.state import States
+from comity.store.state import EMPTY, States
 
-#: Events kept in the client format: about a kilobyte each.
-MAX_CACHED_BODIES = 20_000
 _REDACTION = "m.room.redaction"
+#: `unsigned.membership`, written once.
+_MEMBERSHIPS: Mapping[str | None, bytes] = {
+    None: b"",
+    "ban": b',"membership":"ban"',
+    "invite": b',"membership":"invite"',
+    "join": b',"membership":"join"',
+    "knock": b',"membership":"knock"',
+    "leave": b',"membership":"leave"',
+}
 
 
 def encode(value: object) -> bytes:
@@ -90,6 +96,8 @@ class Reading:
     fields: tuple[tuple[str, ...], ...] | None = None
     federation_format: bool = False
 
+    #: Room id -> how it is written into events.
+    rooms: dict[str, bytes] = field(default_factory=dict)
     #: By event number, what to tell of the events' children.
     bundles: Mapping[int, Bundle] = field(default_factory=dict)
     #: Whether to tell what needs the state at the event: `membership`, what it replaced.
@@ -100,6 +108,19 @@ class Reading:
         self.fields = wanted.event_fields
         self.federation_format = wanted.event_format == "federation"
 
+    def room_part(self, room_id: str) -> bytes:
+        """An event's `room_id`, if it is told."""
+        if not self.with_room_id:
+            return b""
+        part = self.rooms.get(room_id)
+        if part is None:
+            part = self.rooms[room_id] = b',"room_id":%b' % encode(room_id)
+        return part
+
+    def is_own(self, event_id: str) -> bool:
+        """Whether the reader sent the event in a way that they are told."""
+        return event_id in self.transactions or event_id in self.delays
+
     def brief(self) -> Reading:
         """The same, for lists of state: events from all over the room's life, whose states are far apart.
 
@@ -109,21 +130,11 @@ class Reading:
 
 
 class ClientFormat:
-    """Writes events for clients; owns the cache of finished bytes."""
+    """Writes events for clients."""
 
     def __init__(self, states: States, events: Events) -> None:
         self._states = states
         self._events = events
-        #: (number, the redaction applied) -> the event's object without its closing brace.
-        self._bodies: Bounded[tuple[int, int | None], bytes] = Bounded(MAX_CACHED_BODIES)
-
-    def _body(self, stored: StoredEvent) -> bytes:
-        key = (stored.number, stored.redacted_by)
-        body = self._bodies.get(key)
-        if body is None:
-            body = encode(client_object(stored.event))[:-1]
-            self._bodies.put(key, body)
-        return body
 
     def event(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
         """One event, as `reading` has it."""
@@ -131,12 +142,8 @@ class ClientFormat:
 
     def redacted(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
         """One event without what redaction would take, for who shall not see its content."""
-        # A number of its own: finished bytes are kept by it.
-        bare = replace(stored, number=-stored.number, event=stored.event.redacted())
-        bundle = reading.bundles.get(stored.number)
-        return orjson.Fragment(
-            self._bytes(tx, bare, replace(reading, bundles={} if bundle is None else {bare.number: bundle}))
-        )
+        bare = replace(stored, event=stored.event.redacted())
+        return orjson.Fragment(self._bytes(tx, bare, reading))
 
     def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
         """Many events."""
@@ -155,30 +162,39 @@ class ClientFormat:
         ]
 
     def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
-        body = stored.event.encoded[:-1] if reading.federation_format else self._body(stored)
-        parts = [body]
-        if reading.with_room_id and not reading.federation_format:
-            parts.append(b',"room_id":%b' % encode(stored.event.room_id))
-        parts.append(b',"unsigned":%b}' % self._unsigned(tx, stored, reading))
-        whole = b"".join(parts)
+        event = stored.event
+        if reading.federation_format:
+            body, room = event.encoded[:-1], b""
+        else:
+            body, room = stored.body or _body(stored), reading.room_part(event.room_id)
+        age = reading.now_ms - event.origin_server_ts
+        membership = _membership(reading.membership(stored)) if reading.in_context else b""
+        if (
+            (event.state_key is None or not reading.in_context)
+            and stored.redacted_by is None
+            and stored.number not in reading.bundles
+            and not reading.is_own(event.event_id)
+        ):
+            # What most events are.
+            whole = b'%b%b,"unsigned":{"age":%d%b}}' % (body, room, age, membership)
+        else:
+            rest = self._rest(tx, stored, reading)
+            whole = b'%b%b,"unsigned":{"age":%d%b%b}}' % (body, room, age, membership, rest)
         if reading.fields is not None:
             whole = encode(select_fields(orjson.loads(whole), reading.fields))
         return whole
 
-    def _unsigned(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
-        """client-server §Room event format, UnsignedData."""
+    def _rest(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
+        """Behind age and membership, what `unsigned` has (client-server §Room event format, UnsignedData)."""
         event = stored.event
-        parts = [b'{"age":%d' % (reading.now_ms - event.origin_server_ts)]
-        membership = reading.membership(stored) if reading.in_context else None
-        if membership is not None:
-            parts.append(b',"membership":%b' % encode(membership))
+        parts = []
         delay_id = reading.delays.get(event.event_id)
         if delay_id is not None:
             parts.append(b',"org.matrix.msc4140.delay_id":%b' % encode(delay_id))
         transaction_id = reading.transactions.get(event.event_id)
         if transaction_id is not None:
             parts.append(b',"transaction_id":%b' % encode(transaction_id))
-        if event.is_state and reading.in_context:
+        if event.state_key is not None and reading.in_context:
             replaced = self._replaced(tx, stored)
             if replaced is not None:
                 parts.append(b',"replaces_state":%b' % encode(replaced.event.event_id))
@@ -191,7 +207,6 @@ class ClientFormat:
             redaction = self._events.get(tx, stored.redacted_by)
             if redaction is not None and redaction.redacted_by is None:
                 parts.append(b',"redacted_because":%b' % self._redaction(redaction, reading))
-        parts.append(b"}")
         return b"".join(parts)
 
     def _bundle(self, tx: Tx, bundle: Bundle, reading: Reading) -> bytes:
@@ -210,14 +225,28 @@ class ClientFormat:
         return encode(told)
 
     def _redaction(self, redaction: StoredEvent, reading: Reading) -> bytes:
-        room_id = b',"room_id":%b' % encode(redaction.event.room_id) if reading.with_room_id else b""
-        age = reading.now_ms - redaction.event.origin_server_ts
-        return b'%b%b,"unsigned":{"age":%d}}' % (self._body(redaction), room_id, age)
+        body, room = redaction.body or _body(redaction), reading.room_part(redaction.event.room_id)
+        return b'%b%b,"unsigned":{"age":%d}}' % (
+            body,
+            room,
+            reading.now_ms - redaction.event.origin_server_ts,
+        )
 
     def _replaced(self, tx: Tx, stored: StoredEvent) -> StoredEvent | None:
         """The state event that a state event replaced on its branch."""
-        if not stored.state_before:
-            return None
-        slot = self._states.slot(tx, stored.room_num, stored.event.key)
-        number = 0 if slot is None else self._states.get(tx, stored.state_before, slot)
-        return self._events.get(tx, number) if number and number != stored.number else None
+        number = stored.replaced
+        if number is None:
+            slot = self._states.slot(tx, stored.room_num, stored.event.key) if stored.state_before else None
+            number = self._states.get(tx, stored.state_before or EMPTY, slot) if slot is not None else 0
+            number = stored.replaced = 0 if number == stored.number else number
+        return self._events.get(tx, number) if number else None
+
+
+def _body(stored: StoredEvent) -> bytes:
+    body = stored.body = encode(client_object(stored.event))[:-1]
+    return body
+
+
+def _membership(membership: str | None) -> bytes:
+    known = _MEMBERSHIPS.get(membership)
+    return b',"membership":%b' % encode(membership) if known is None else known

@@ -95,9 +95,10 @@ class RoomView:
 
     def membership_at(self, stored: StoredEvent) -> str | None:
         """`unsigned.membership`: the user's membership, changes by the event included."""
-        if stored.state_after is None:
+        root = stored.state_after
+        if root is None:
             return None
-        return self.membership_in(stored.state_after) or "leave"
+        return self._memberships.get(root) or self.membership_in(root) or "leave"
 
     @property
     def last_line(self) -> int:
@@ -141,19 +142,25 @@ class RoomView:
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
         event = stored.event
-        if not event.is_state and (event.type == HIDDEN_TYPE or self.is_gone(stored)):
+        if event.state_key is None and (event.type == HIDDEN_TYPE or self.is_gone(stored)):
             return False
+        line, before, membership, in_time = stored.line, stored.state_before, None, False
+        placed = stored.verdict == ACCEPTED and before is not None and line is not None
+        if placed:
+            assert before is not None and line is not None
+            # Whoever has left sees nothing that came since, whatever its writer knew of their leaving.
+            in_time = line <= (self._last_line or self.last_line)
+            if in_time:
+                membership = self._memberships.get(before) or self.membership_in(before)
+            if membership == "join":
+                return True
         own = event.type == "m.room.member" and event.state_key == self.user_id
-        if stored.verdict != ACCEPTED or stored.state_before is None or stored.line is None:
+        if not placed:
             # What is held for authorization alone has no place in history; but their own invite
             # or rejection, from a room that we are not in, is theirs to see.
             return own and stored.verdict == ACCEPTED
-        # Whoever has left sees nothing that came since, whatever its writer knew of their leaving.
-        in_time = stored.line <= self.last_line
-        membership = self.membership_in(stored.state_before) if in_time else None
-        if membership == "join":
-            return True
-        policy = self.policy_in(stored.state_before)
+        assert before is not None
+        policy = self.policy_in(before)
         history = history_at(event, policy.content if policy is not None else None)
         return user_may_see(history, UserView(membership, in_time, own))
 
