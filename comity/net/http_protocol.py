@@ -1,37 +1,34 @@
-"""aiohttp's HTTP protocol with our bounds, and our words for what is no HTTP.
+"""One HTTP/1.1 connection: bytes in, one request after the other, bytes out.
 
-Owns what happens before a request is a request: the size of its head, the number of
-connections, the answer to garbage. Never sees a request that could be parsed.
+Owns the parser (httptools, which is llhttp), the queue of requests that a client sends ahead, and
+what may be waited for: a head, a body, the client's taking an answer. What is no HTTP gets an answer
+in our words. It never looks at what a request asks: `serve` does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
 
-from aiohttp import web
-from aiohttp.http import HttpProcessingError
+import httptools
 
-from comity.net.http_response import STALL_SECONDS, WholeResponse, error_response
+from comity.net.http_request import NO_HTTP, BodyBudget, BodyLimits, Incoming, Origin, Refused
 
 logger = logging.getLogger(__name__)
 
-Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-#: Bytes of the request line. A sync filter may stand in the query, and a backfill names
-#: dozens of events there.
-MAX_LINE_BYTES = 32 * 1024
-
-#: Bytes of one header field; X-Matrix and bearer tokens take a few hundred.
-MAX_HEADER_BYTES = 8 * 1024
-
-#: Header fields of one request.
-MAX_HEADERS = 100
+#: Bytes that a head may take in all, those of its request line included.
+MAX_HEAD_BYTES = 128 * 1024
 
 #: Seconds we read and drop what a client still sends after its answer (a body that was too
 #: large), so that it sees the answer and not a reset connection.
 LINGER_SECONDS = 5.0
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ConnectionCount:
@@ -42,69 +39,337 @@ class ConnectionCount:
         self.open = 0
         self.full = False  # so that a flood is logged once and not once a connection
 
+    def came(self) -> bool:
+        """One more; whether there is room for it."""
+        self.open += 1
+        if self.open <= self.limit:
+            return True
+        if not self.full:
+            self.full = True
+            logger.warning("%d connections are open, the limit; new ones are refused", self.limit)
+        return False
 
-class BoundedServer(web.Server):
-    """aiohttp's server for one listener, with a bound on connections, which it lacks."""
+    def went(self) -> None:
+        """One less."""
+        self.open -= 1
+        if self.full and self.open < self.limit * 0.9:
+            self.full = False
 
-    def __init__(self, count: ConnectionCount, serve: Serve, keepalive_seconds: float) -> None:
-        super().__init__(serve, handler_cancellation=True)
-        self._event_loop = asyncio.get_running_loop()
-        self._count = count
-        self._keepalive_seconds = keepalive_seconds
 
-    def __call__(self) -> web.RequestHandler:
-        """The protocol of a new connection."""
-        return _Protocol(
-            self,
-            loop=self._event_loop,
-            keepalive_timeout=self._keepalive_seconds,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
-            lingering_time=LINGER_SECONDS,
-            auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]
-            logger=logger,
-        )
+#: Answers a request, or tells why there is none; whether the connection may go on.
+Serve = Callable[["Connection", "Incoming | Refused"], Awaitable[bool]]
 
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        count = self._count
-        count.open += 1
-        if count.open > count.limit:
-            if not count.full:
-                count.full = True
-                logger.warning("%d connections are open, the limit; new ones are refused", count.limit)
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the connections of one listener have in common."""
+
+    serve: Serve
+    origin: Origin
+    count: ConnectionCount
+    budget: BodyBudget
+    limits: BodyLimits
+    #: Seconds a connection may be idle, and in which the head of its next request must have come.
+    keepalive_seconds: float
+    #: Every connection that is open.
+    connections: set[Connection]
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Its methods named `on_…` are the parser's to call."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        #: None once nothing more is read from this connection.
+        self._parser: httptools.HttpRequestParser | None = None
+        self._incoming: Incoming | None = None
+        #: Bytes of the present head, and when it was whole.
+        self._head_bytes, self._body_began = 0, 0.0
+        self._refusal: Refused | None = None
+        #: Requests that are whole and wait for those before them.
+        self._waiting: deque[Incoming | Refused] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._is_full = self._is_paused = False
+        self._idle_until = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        #: Done once the connection has ended.
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.remote = terms.origin.nameless
+        self.certificate: bytes | None = None
+
+    # -- the transport's
+
+    def connection_made(self, base: asyncio.BaseTransport) -> None:
+        # uvloop's are none by their class.
+        transport = self._transport = cast("asyncio.Transport", base)
+        if not self.terms.count.came():
             transport.abort()
+            return
+        self.terms.connections.add(self)
+        self._parser = httptools.HttpRequestParser(self)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple) and peer:
+            self.remote = str(peer[0])
+        if self.terms.origin.asks_certificate:
+            tls = transport.get_extra_info("ssl_object")
+            if isinstance(tls, (ssl.SSLObject, ssl.SSLSocket)):
+                self.certificate = tls.getpeercert(binary_form=True)
+        self._await_head()
+        self._idle_timer = self._loop.call_later(self.terms.keepalive_seconds, self._look_for_idleness)
 
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        count = self._count
-        count.open -= 1
-        if count.full and count.open < count.limit * 0.9:
-            count.full = False
+    def connection_lost(self, error: BaseException | None) -> None:
+        self.terms.count.went()
+        self.terms.connections.discard(self)
+        self.ended.set_result(None)
+        self._transport = self._parser = None
+        self._drop_incoming()
+        for item in self._waiting:
+            if isinstance(item, Incoming):
+                item.close()
+        self._waiting.clear()
+        for timer in (self._idle_timer, self._body_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            # Wherever it waits, be it for the client: long-polls must not outlive who asked.
+            self._task.cancel()
 
+    def eof_received(self) -> bool:
+        """The client sends no more: it is gone, and so is what it waited for."""
+        return False
 
-class _Protocol(web.RequestHandler):
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to what is no HTTP, in our form and without the library's name.
+    def pause_writing(self) -> None:
+        self._is_full = True
 
-        One quiet line in the log, for any stranger can send garbage, at any rate. Of our own
-        errors none comes here: `HttpServer.serve` is the wall.
-        """
-        if isinstance(exc, HttpProcessingError):
-            logger.debug("what a client sent is no HTTP request: %s", type(exc).__name__)
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            return  # whatever comes now is dropped
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing is spoken here but HTTP: the request is answered as it is, and is the last one.
+            self._parser = None
+        except httptools.HttpParserError:
+            self._stop_reading()
         else:
-            logger.error("a connection failed", exc_info=exc)
-        text = "That is not a valid HTTP request" if status < 500 else "Internal server error"
-        answer = error_response(status, text)
-        assert isinstance(answer.body, bytes)
-        response = WholeResponse(answer.status, answer.body, answer.headers, STALL_SECONDS)
-        response.force_close()
-        return response
+            self._watch_incoming(len(data))
+
+    # -- the parser's
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        self._incoming = Incoming(self.terms.budget, self.terms.limits)
+
+    def on_url(self, part: bytes) -> None:
+        try:
+            self._being_read().add_target(part)
+        except Refused as refusal:
+            self._refuse(refusal)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        try:
+            self._being_read().add_header(name, value)
+        except Refused as refusal:
+            self._refuse(refusal)
+
+    def on_headers_complete(self) -> None:
+        parser, incoming = self._parser, self._being_read()
+        assert parser is not None
+        try:
+            incoming.end_head(
+                parser.get_method(),
+                old=parser.get_http_version() == "1.0",
+                keep_alive=parser.should_keep_alive() and not parser.should_upgrade(),
+            )
+        except Refused as refusal:
+            self._refuse(refusal)
+        if incoming.body_too_large:
+            self._refuse(None)
+        if incoming.asks_first and self._task is None and not self._waiting and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, chunk: bytes) -> None:
+        incoming = self._being_read()
+        try:
+            incoming.add_body(chunk)
+        except Refused as refusal:
+            self._refuse(refusal)
+        if incoming.body_too_large:
+            self._refuse(None)
+
+    def on_message_complete(self) -> None:
+        incoming, self._incoming = self._being_read(), None
+        self._end_body_timer()
+        self._enqueue(incoming)
+
+    def _being_read(self) -> Incoming:
+        if self._incoming is None:
+            raise Refused(400, NO_HTTP)
+        return self._incoming
+
+    def _refuse(self, refusal: Refused | None) -> None:
+        """Stop the parser; None: with the request as it is, whose body is not read."""
+        self._refusal = refusal
+        raise refusal or Refused(413, "The body of the request is too large")
+
+    # -- reading
+
+    def _stop_reading(self) -> None:
+        """The parser has stopped: at what is no HTTP, at what is refused, or at a body over its limit."""
+        self._parser = None
+        incoming, self._incoming = self._incoming, None
+        self._end_body_timer()
+        if incoming is not None and incoming.body_too_large and self._refusal is None:
+            self._enqueue(incoming)
+            return
+        if incoming is not None:
+            incoming.close()
+        has_head = incoming is not None and incoming.has_head
+        broken = Refused(400, "The body of the request is broken" if has_head else NO_HTTP)
+        self._enqueue(self._refusal or broken)
+
+    def _watch_incoming(self, received: int) -> None:
+        """A request that is not whole yet must come in time, and its head within bounds."""
+        incoming = self._incoming
+        if incoming is None:
+            return
+        if incoming.has_head:
+            if self._body_timer is None:
+                self._body_began = self._loop.time()
+                self._body_timer = self._loop.call_later(incoming.allowed_seconds(), self._look_for_slowness)
+            return
+        self._head_bytes += received
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._stop_reading()
+
+    def _look_for_slowness(self) -> None:
+        self._body_timer = None
+        incoming = self._incoming
+        if incoming is None or self._parser is None:
+            return
+        left = incoming.allowed_seconds() - (self._loop.time() - self._body_began)
+        if left > 0:
+            self._body_timer = self._loop.call_later(left, self._look_for_slowness)
+            return
+        self._refusal = Refused(408, "The body of the request arrived too slowly")
+        self._stop_reading()
+
+    def _end_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _drop_incoming(self) -> None:
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.close()
+
+    def _await_head(self) -> None:
+        self._idle_until = self._loop.time() + self.terms.keepalive_seconds
+
+    def _look_for_idleness(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        left = self.terms.keepalive_seconds
+        if self._task is None and not (self._incoming is not None and self._incoming.has_head):
+            left = self._idle_until - self._loop.time()
+            if left <= 0:
+                transport.close()
+                return
+        self._idle_timer = self._loop.call_later(left, self._look_for_idleness)
+
+    # -- serving
+
+    def _enqueue(self, item: Incoming | Refused) -> None:
+        self._waiting.append(item)
+        if self._task is None:
+            self._next()
+        elif self._transport is not None and not self._is_paused:
+            # It sends ahead: what it sent so far is answered first.
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _next(self) -> None:
+        self._task = self._loop.create_task(self._run(self._waiting.popleft()))
+
+    async def _run(self, item: Incoming | Refused) -> None:
+        may_go_on = False
+        try:
+            may_go_on = await self.terms.serve(self, item)
+        finally:
+            if isinstance(item, Incoming):
+                item.close()
+            self._task = None
+            self._answered(may_go_on=may_go_on)
+
+    def _answered(self, *, may_go_on: bool) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if not may_go_on:
+            self._end(transport)
+        elif self._waiting:
+            self._next()
+        elif self._parser is None:
+            self._end(transport)
+        else:
+            self._await_head()
+            if self._is_paused:
+                self._is_paused = False
+                transport.resume_reading()
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Close the connection; one on which the client may still be sending, a little later."""
+        is_cut_short, self._parser = self._parser is None, None
+        if not is_cut_short or transport.is_closing():
+            transport.close()
+            return
+        if self._is_paused:
+            transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._loop.call_later(LINGER_SECONDS, transport.close)
+
+    # -- for who serves
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client is gone."""
+        return self._transport is None or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; nothing if the client is gone."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the client has taken most of what was sent. Raises TimeoutError, ConnectionError."""
+        if self.is_lost:
+            raise ConnectionResetError("the client closed the connection")
+        if self._is_full:
+            self._drained = self._loop.create_future()
+            async with asyncio.timeout(seconds):
+                await self._drained
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """End the connection, and what is under way on it, at once."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.close()

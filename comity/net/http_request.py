@@ -1,20 +1,25 @@
-"""From aiohttp's request to `ports.Request`: one request read whole, within its bounds.
+"""From the parts of an HTTP request to `ports.Request`: one request gathered whole, within its bounds.
 
-Owns the reading of the body (size, speed, encoding) and the raw form of path, query and
-headers. Never looks at what a request means, and never answers: what cannot be read
-becomes `Refused`, which `http_server` turns into an answer.
+Owns the bounds of head and body, and the raw form of path, query and headers. Never looks at what a
+request means, and never answers: what cannot be read becomes `Refused`, which is turned into an answer.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from comity.ports import Request
+
+#: Bytes of the request line. A sync filter may stand in the query, and a backfill names
+#: dozens of events there.
+MAX_LINE_BYTES = 32 * 1024
+
+#: Bytes of one header field; X-Matrix and bearer tokens take a few hundred.
+MAX_HEADER_BYTES = 8 * 1024
+
+#: Header fields of one request.
+MAX_HEADERS = 100
 
 #: Seconds a body may take before its speed is looked at …
 BODY_GRACE_SECONDS = 30.0
@@ -24,9 +29,10 @@ BODY_GRACE_SECONDS = 30.0
 BODY_MINIMUM_RATE = 8 * 1024
 
 #: Bytes of all bodies being read or served at once, over all connections: what memory the
-#: unauthenticated can make this process hold. Bodies that arrive whole with their headers
-#: are not counted; aiohttp's read buffer bounds those.
+#: unauthenticated can make this process hold.
 MAX_BUFFERED_BYTES = 512 * 1024 * 1024
+
+NO_HTTP = "That is not a valid HTTP request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,55 +74,78 @@ class BodyBudget:
         self._held = 0
 
     def take(self, count: int) -> None:
+        """Hold so many bytes more. Raises Refused."""
         if self._held + count > self._limit:
             raise Refused(503, "The server is busy with other uploads; try again soon", {"retry-after": "5"})
         self._held += count
 
     def give_back(self, count: int) -> None:
+        """Hold so many bytes less."""
         self._held -= count
 
 
 class Incoming:
-    """One request on its way in; `close` gives back the memory it was granted."""
+    """One request on its way in; `close` gives back the memory that its body holds.
 
-    __slots__ = ("_budget", "_granted", "_limits")
+    `has_head`: its head is whole. `body_too_large`: its body is over the limit and was not read.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_chunks",
+        "_declared",
+        "_headers",
+        "_limits",
+        "_target",
+        "body_too_large",
+        "has_head",
+        "keep_alive",
+        "method",
+        "old",
+        "size",
+    )
 
     def __init__(self, budget: BodyBudget, limits: BodyLimits) -> None:
         self._budget = budget
         self._limits = limits
-        self._granted = 0
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._chunks: list[bytes] = []
+        self._declared = 0
+        #: Bytes of the body so far.
+        self.size = 0
+        self.method = ""
+        #: Whether it speaks HTTP/1.0, and whether the connection may go on behind it.
+        self.old = False
+        self.keep_alive = False
+        self.has_head = False
+        self.body_too_large = False
 
-    def close(self) -> None:
-        if self._granted:
-            self._budget.give_back(self._granted)
-            self._granted = 0
+    # -- while it comes
 
-    async def read(self, message: web.BaseRequest, origin: Origin) -> Request:
-        """`message` as a `ports.Request`, its body whole. Raises Refused.
+    def add_target(self, part: bytes) -> None:
+        """More of the request line's target. Raises Refused."""
+        self._target += part
+        if len(self._target) > MAX_LINE_BYTES:
+            raise Refused(400, NO_HTTP)
 
-        A body over the limit is left unread and `body_too_large` is set.
-        """
-        path, query = _split_target(message.raw_path)
-        headers = _headers(message)
-        body: bytes | None = b""
-        if message.body_exists:
-            body = await self._body(message, headers)
-        return Request(
-            method=message.method,
-            path=path,
-            query=query,
-            headers=headers,
-            body=body or b"",
-            remote=message.remote or origin.nameless,
-            serves=origin.serves,
-            peer_certificate=_peer_certificate(message) if origin.asks_certificate else None,
-            body_too_large=body is None,
-        )
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """One header field. Raises Refused."""
+        headers = self._headers
+        if len(name) + len(value) > MAX_HEADER_BYTES or self._declared >= MAX_HEADERS:
+            raise Refused(400, NO_HTTP)
+        self._declared += 1
+        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
+        if key in headers:
+            text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"
+        headers[key] = text
 
-    async def _body(self, message: web.BaseRequest, headers: Mapping[str, str]) -> bytes | None:
-        """The body; None when it is over the limit."""
-        encoding = headers.get("content-encoding", "identity")
-        if encoding.lower() not in ("", "identity"):
+    def end_head(self, method: bytes, *, old: bool, keep_alive: bool) -> None:
+        """The head is whole. Raises Refused for what a body may not be; sets `body_too_large`."""
+        self.method, self.old, self.keep_alive, self.has_head = method.decode("ascii"), old, keep_alive, True
+        headers = self._headers
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if has_body and headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             # Decompressing for strangers is a way to make much work out of few bytes, and
             # nothing in Matrix asks for it. RFC 9110 §15.5.16 names the header.
             raise Refused(415, "Send the body without Content-Encoding", {"accept-encoding": "identity"})
@@ -124,69 +153,66 @@ class Incoming:
         if declared is not None:
             if not (declared.isascii() and declared.isdigit()):
                 raise Refused(400, "The Content-Length of the request is no number")
-            if int(declared) > self._limits.max_bytes:
-                return None
-        content = message.content
-        if content.is_eof():  # it came with the headers: no need to wait
-            body = content.read_nowait()
-            return body if len(body) <= self._limits.max_bytes else None
-        if headers.get("expect", "").lower() == "100-continue":
-            await message.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            message.writer.output_size = 0
-        try:
-            return await self._slow_body(message)
-        except TimeoutError as error:
-            raise Refused(408, "The body of the request arrived too slowly") from error
-        except web.RequestPayloadError as error:
-            raise Refused(400, "The body of the request is broken") from error
+            self.body_too_large = int(declared) > self._limits.max_bytes
 
-    async def _slow_body(self, message: web.BaseRequest) -> bytes | None:
-        """Read a body that arrives bit by bit; None when it passes the limit."""
-        chunks: list[bytes] = []
-        size = 0
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        grace = self._limits.grace_seconds
-        async with asyncio.timeout(grace) as limit:
-            while chunk := await message.content.readany():
-                size += len(chunk)
-                if size > self._limits.max_bytes:
-                    return None
-                self._budget.take(len(chunk))
-                self._granted += len(chunk)
-                chunks.append(chunk)
-                limit.reschedule(began + grace + size / BODY_MINIMUM_RATE)
-        return b"".join(chunks)
+    @property
+    def asks_first(self) -> bool:
+        """Whether the client waits to be told to send its body (RFC 9110 §10.1.1)."""
+        return self._headers.get("expect", "").lower() == "100-continue" and not self.old
+
+    def add_body(self, chunk: bytes) -> None:
+        """More of the body. Raises Refused; sets `body_too_large` and lets the body go."""
+        if self.size + len(chunk) > self._limits.max_bytes:
+            self.body_too_large = True
+            self._chunks.clear()
+            self.close()
+            return
+        self._budget.take(len(chunk))
+        self.size += len(chunk)
+        self._chunks.append(chunk)
+
+    def allowed_seconds(self) -> float:
+        """How long the body may have taken so far."""
+        return self._limits.grace_seconds + self.size / BODY_MINIMUM_RATE
+
+    def close(self) -> None:
+        """The request is over."""
+        self._budget.give_back(self.size)
+        self.size = 0
+
+    # -- once it is here
+
+    @property
+    def path(self) -> str:
+        """The path without the query, where tokens may be; for the log."""
+        return self._target.partition(b"?")[0].decode("ascii", "backslashreplace")
+
+    def request(self, origin: Origin, remote: str, certificate: bytes | None) -> Request:
+        """The whole request. Raises Refused."""
+        path, query = _split_target(self._target)
+        chunks = self._chunks
+        return Request(
+            method=self.method,
+            path=path,
+            query=query,
+            headers=self._headers,
+            body=(chunks[0] if len(chunks) == 1 else b"".join(chunks)) if chunks else b"",
+            remote=remote,
+            serves=origin.serves,
+            peer_certificate=certificate,
+            body_too_large=self.body_too_large,
+        )
 
 
-def _split_target(target: str) -> tuple[str, str]:
+def _split_target(target: bytes) -> tuple[str, str]:
     """The request target as path and query, each as sent (RFC 9112 §3.2)."""
-    if not target.isascii():
-        raise Refused(400, "The path of the request must be percent-encoded ASCII")
-    path, _, query = target.partition("?")
+    try:
+        text = target.decode("ascii")
+    except UnicodeDecodeError:
+        raise Refused(400, "The path of the request must be percent-encoded ASCII") from None
+    path, _, query = text.partition("?")
     if not path.startswith("/"):
         scheme, separator, rest = path.partition("://")
         if separator and scheme.lower() in ("http", "https"):  # absolute form, as sent to proxies
             path = "/" + rest.partition("/")[2]
     return path, query
-
-
-def _headers(message: web.BaseRequest) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, value in message.headers.items():
-        name = name.lower()
-        if not value.isascii():
-            # Bytes that are not UTF-8 come as lone surrogates, which no encoder takes.
-            value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        if name in headers:
-            value = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
-        headers[name] = value
-    return headers
-
-
-def _peer_certificate(message: web.BaseRequest) -> bytes | None:
-    transport = message.transport
-    tls = None if transport is None else transport.get_extra_info("ssl_object")
-    if not isinstance(tls, (ssl.SSLObject, ssl.SSLSocket)):
-        return None
-    return tls.getpeercert(binary_form=True)

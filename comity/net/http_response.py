@@ -7,23 +7,21 @@ what CRIME and BREACH feed on) and never decides what an answer says.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion10
-
+from comity.net.http_protocol import Connection
+from comity.net.http_request import Incoming
 from comity.ports import Response
 
 logger = logging.getLogger(__name__)
 
-#: What we call ourselves; the library's default tells strangers its version.
+#: What we call ourselves; strangers need not know a version.
 SERVER_NAME = "comity"
 
 #: Seconds a client may take to accept more bytes of an answer before it is cut off. A
@@ -36,6 +34,9 @@ SEND_MINIMUM_RATE = 8 * 1024
 #: Answers up to this size fit the socket's buffers: nothing to wait for.
 _UNWATCHED_BYTES = 32 * 1024
 
+#: Kinds of heads that are remembered, some 300 bytes each.
+MAX_HEADS = 500
+
 #: Headers that are this module's to write; an answer's own are left out.
 _OUR_HEADERS = frozenset(
     form for name in ("connection", "content-length", "date", "server") for form in (name, name.title())
@@ -44,81 +45,48 @@ _OUR_HEADERS = frozenset(
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
-class WholeResponse(web.StreamResponse):
-    """An answer whose body is at hand, sent in a single write.
-
-    aiohttp's own Response costs as much as everything else it does for a small request;
-    this one builds the head itself. `prepare` sends everything, `write_eof` nothing.
-    """
-
-    def __init__(self, status: int, body: bytes, headers: Mapping[str, str], stall_seconds: float) -> None:
-        super().__init__(status=status)
-        self._stall_seconds = stall_seconds
-        self._whole_body = body
-        self._whole_headers = headers
-        self._sent = False
-        self._close_after = False
-        self._persists = False
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._persists
-
-    def force_close(self) -> None:
-        self._close_after = True
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        if self._sent:
-            return None
-        persists = request.keep_alive and not self._close_after
-        body = self._whole_body
-        bodyless = _is_bodyless(self.status)
-        head = _head(
-            self.status,
-            self._whole_headers,
-            length=None if bodyless else len(body),
-            persists=persists,
-            old=request.version == HttpVersion10,
-        )
-        self._sent = True
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            return None  # the client is gone; `keep_alive` stays False and ends the connection
-        if bodyless or request.method == "HEAD":
-            body = b""
-        transport.write(head + body)
-        if len(body) > _UNWATCHED_BYTES:
-            try:
-                async with asyncio.timeout(self._stall_seconds + len(body) / SEND_MINIMUM_RATE):
-                    await request.writer.drain()
-            except TimeoutError:
-                transport.abort()
-                return None
-            except ConnectionError:
-                return None
-        self._persists = persists
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: `prepare` has sent it all."""
-
-
 async def send(
-    request: web.BaseRequest, response: Response, *, closing: bool, stall_seconds: float = STALL_SECONDS
-) -> web.StreamResponse:
-    """Send `response` and return what aiohttp wants to see; `closing` ends the connection.
+    to: Connection,
+    message: Incoming | None,
+    response: Response,
+    *,
+    closing: bool,
+    stall_seconds: float = STALL_SECONDS,
+) -> bool:
+    """Send the answer to `message` (None: to what could not be read); whether the connection may go on.
 
-    A stream that fails midway cuts the connection, for the client must not take half an
-    answer for a whole one. Raises ValueError, with nothing sent, on a header that HTTP
-    does not allow.
+    `closing` ends the connection. A stream that fails midway cuts it off, for the client must not take
+    half an answer for a whole one. Raises ValueError, with nothing sent, on a header that HTTP does not
+    allow.
     """
-    if isinstance(response.body, bytes):
-        whole = WholeResponse(response.status, response.body, response.headers, stall_seconds)
-        if closing:
-            whole.force_close()
-        await whole.prepare(request)
-        return whole
-    return await _send_stream(request, response, response.body, closing, stall_seconds)
+    persists = message is not None and message.keep_alive and not closing
+    old = message is not None and message.old
+    head_only = _is_bodyless(response.status) or (message is not None and message.method == "HEAD")
+    if not isinstance(response.body, bytes):
+        return await _send_stream(
+            to,
+            response,
+            response.body,
+            persists=persists,
+            old=old,
+            head_only=head_only,
+            stall_seconds=stall_seconds,
+        )
+    body = response.body
+    length = None if _is_bodyless(response.status) else len(body)
+    head = _head(response.status, response.headers, length=length, persists=persists, old=old)
+    if head_only:
+        body = b""
+    to.write(head + body)
+    if len(body) > _UNWATCHED_BYTES:
+        try:
+            await to.drain(stall_seconds + len(body) / SEND_MINIMUM_RATE)
+        except TimeoutError:
+            to.abort()
+            return False
+        except ConnectionError:
+            return False
+    return persists
 
 
 class _ClientGone(Exception):
@@ -126,65 +94,73 @@ class _ClientGone(Exception):
 
 
 async def _send_stream(
-    request: web.BaseRequest,
+    to: Connection,
     response: Response,
     body: AsyncIterator[bytes],
-    closing: bool,
+    *,
+    persists: bool,
+    old: bool,
+    head_only: bool,
     stall_seconds: float,
-) -> web.StreamResponse:
-    headers = {name.title(): value for name, value in response.headers.items()}
-    stream = web.StreamResponse(status=response.status, headers={"Server": SERVER_NAME, **headers})
-    if closing:
-        stream.force_close()
+) -> bool:
     try:
-        try:
-            await stream.prepare(request)
-        except ConnectionError:
-            return stream
-        if request.method != "HEAD" and not _is_bodyless(response.status):
-            await _copy(request, stream, body, stall_seconds)
+        headers = {name.title(): value for name, value in response.headers.items()}
+        declared = headers.get("Content-Length")
+        length = int(declared) if declared is not None and declared.isdigit() else None
+        is_chunked = length is None and not old and not head_only
+        # Without a length and without chunks, the end of the connection is the end of the answer.
+        persists = persists and (length is not None or is_chunked or head_only)
+        if is_chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        to.write(_head(response.status, headers, length=length, persists=persists, old=old))
+        if head_only:
+            return persists
+        return await _copy(to, body, length, stall_seconds, is_chunked=is_chunked) and persists
     finally:
         close = getattr(body, "aclose", None)
         if close is not None:
             await close()
-    return stream
 
 
 async def _copy(
-    request: web.BaseRequest, stream: web.StreamResponse, body: AsyncIterator[bytes], stall_seconds: float
-) -> None:
-    """Write all of `body` after a head that is sent; on trouble, cut the connection off."""
-    declared = stream.content_length
+    to: Connection,
+    body: AsyncIterator[bytes],
+    declared: int | None,
+    stall_seconds: float,
+    *,
+    is_chunked: bool,
+) -> bool:
+    """Write all of `body` after a head that is sent; on trouble, cut the connection off: then False."""
     sent = 0
     try:
         async for chunk in body:
-            await _write(stream, chunk, stall_seconds)
-            sent += len(chunk)
+            if chunk:
+                await _write(
+                    to, b"%x\r\n%b\r\n" % (len(chunk), chunk) if is_chunked else chunk, stall_seconds
+                )
+                sent += len(chunk)
+        if is_chunked:
+            await _write(to, b"0\r\n\r\n", stall_seconds)
     except _ClientGone as gone:
         logger.debug("a streamed answer was not taken: %s", gone)
-        _cut_off(request)
     except Exception:
         logger.exception("a streamed answer failed midway")
-        _cut_off(request)
     else:
-        if declared is not None and sent != declared:
-            logger.error("a streamed answer had %d bytes where %d were announced", sent, declared)
-            _cut_off(request)
+        if declared is None or sent == declared:
+            return True
+        logger.error("a streamed answer had %d bytes where %d were announced", sent, declared)
+    to.abort()
+    return False
 
 
-async def _write(stream: web.StreamResponse, chunk: bytes, stall_seconds: float) -> None:
+async def _write(to: Connection, data: bytes, stall_seconds: float) -> None:
     try:
-        async with asyncio.timeout(stall_seconds):
-            await stream.write(chunk)
+        to.write(data)
+        await to.drain(stall_seconds)
     except ConnectionError as error:
         raise _ClientGone("the client closed the connection") from error
     except TimeoutError as error:
         raise _ClientGone("the client stopped reading") from error
-
-
-def _cut_off(request: web.BaseRequest) -> None:
-    if request.transport is not None:
-        request.transport.abort()
 
 
 def _is_bodyless(status: int) -> bool:
@@ -196,13 +172,13 @@ class _DateHeader:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._text = b""
 
-    def text(self) -> str:
+    def text(self) -> bytes:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._text = formatdate(second, usegmt=True)
+            self._text = formatdate(second, usegmt=True).encode()
         return self._text
 
 
@@ -211,14 +187,19 @@ _date = _DateHeader()
 
 def _head(status: int, headers: Mapping[str, str], *, length: int | None, persists: bool, old: bool) -> bytes:
     """The status line and the headers. Raises ValueError on a name or value with a line break."""
+    size = b"" if length is None else b"Content-Length: %d\r\n" % length
+    fixed = _fixed(status, tuple(headers.items()), persists, old)
+    return b"%bDate: %b\r\n%b\r\n" % (fixed, _date.text(), size)
+
+
+@lru_cache(MAX_HEADS)
+def _fixed(status: int, headers: tuple[tuple[str, str], ...], persists: bool, old: bool) -> bytes:
+    """What answers of one kind have in common of their heads: most are of a few kinds."""
     lines = [
         f"HTTP/1.{0 if old else 1} {_STATUS_LINES.get(status) or f'{status} Unknown'}",
-        f"Date: {_date.text()}",
         f"Server: {SERVER_NAME}",
     ]
-    lines.extend([f"{name}: {value}" for name, value in headers.items() if name not in _OUR_HEADERS])
-    if length is not None:
-        lines.append(f"Content-Length: {length}")
+    lines.extend([f"{name}: {value}" for name, value in headers if name not in _OUR_HEADERS])
     if not persists:
         lines.append("Connection: close")
     elif old:
@@ -227,7 +208,7 @@ def _head(status: int, headers: Mapping[str, str], *, length: int | None, persis
     breaks = len(lines) - 1
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise ValueError("a header of an answer has a line break or a null character")
-    return f"{head}\r\n\r\n".encode()
+    return f"{head}\r\n".encode()
 
 
 def error_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

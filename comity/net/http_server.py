@@ -1,6 +1,6 @@
 """The HTTP server: several listeners on one event loop, all handing to one `handle`.
 
-Owns sockets, TLS, connection limits and the shutdown; `http_request` reads, and
+Owns sockets, TLS, connection limits and the shutdown; `http_protocol` reads, and
 `http_response` writes. Never looks at paths: a request goes to `handle` as it came, with
 the name of what its listener serves.
 """
@@ -15,9 +15,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from aiohttp import web
-
-from comity.net.http_protocol import BoundedServer, ConnectionCount
+from comity.net.http_protocol import Connection, ConnectionCount, Terms
 from comity.net.http_request import BODY_GRACE_SECONDS, BodyBudget, BodyLimits, Incoming, Origin, Refused
 from comity.net.http_response import STALL_SECONDS, error_response, internal_error, send
 from comity.ports import Request, Response, request_id
@@ -71,8 +69,8 @@ class HttpServer:
         self._limits = BodyLimits(max_body_bytes, body_grace_seconds)
         self._stall_seconds = stall_seconds
         self._budget = BodyBudget()
-        self.connections = ConnectionCount(max_connections)
-        self.keepalive_seconds = keepalive_seconds
+        self._count = ConnectionCount(max_connections)
+        self._keepalive_seconds = keepalive_seconds
         self._listeners: list[_Listener] = []
         self._in_flight: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
@@ -87,7 +85,7 @@ class HttpServer:
         OSError when the address cannot be had.
         """
         nameless = "unix" if bind.startswith(_UNIX) else "unknown"
-        listener = _Listener(self, Origin(serves, _asks_for_certificate(ssl_context), nameless))
+        listener = _Listener(self.terms(Origin(serves, _asks_for_certificate(ssl_context), nameless)))
         try:
             address = await listener.open(bind, ssl_context)
         except BaseException:
@@ -126,90 +124,103 @@ class HttpServer:
             await listener.close()
         self._listeners.clear()
 
-    async def serve(self, message: web.BaseRequest, origin: Origin) -> web.StreamResponse:
-        """Serve one request from its parsed head to the last byte of its answer."""
-        request_id.set(next(self._request_ids))  # aiohttp runs each request in a context of its own
+    def terms(self, origin: Origin) -> Terms:
+        """What connections of a listener are made with."""
+        return Terms(
+            self._serve, origin, self._count, self._budget, self._limits, self._keepalive_seconds, set()
+        )
+
+    async def _serve(self, connection: Connection, item: Incoming | Refused) -> bool:
+        """Answer one request, to the last byte; whether the connection may go on."""
+        request_id.set(
+            next(self._request_ids)
+        )  # each request runs in a task, and so in a context, of its own
         task = asyncio.current_task()
         assert task is not None
         self._in_flight.add(task)
-        began = asyncio.get_running_loop().time() if logger.isEnabledFor(logging.DEBUG) else None
+        loop = asyncio.get_running_loop()
+        began = loop.time() if logger.isEnabledFor(logging.DEBUG) else None
         status = _CLIENT_GONE
-        incoming = Incoming(self._budget, self._limits)
+        message = None if isinstance(item, Refused) else item
         try:
-            response, closing = await self._answer(message, incoming, origin)
+            response, closing = await self._answer(connection, item)
             status = response.status
             try:
                 return await send(
-                    message, response, closing=closing or self._closing, stall_seconds=self._stall_seconds
-                )
+                    connection, message, response,
+                    closing=closing or self._closing, stall_seconds=self._stall_seconds,
+                )  # fmt: skip
             except ValueError:
                 logger.exception("an answer could not be sent")
                 status = 500
-                return await send(message, internal_error(), closing=True, stall_seconds=self._stall_seconds)
+                return await send(
+                    connection, message, internal_error(), closing=True, stall_seconds=self._stall_seconds
+                )
         finally:
-            incoming.close()
             self._in_flight.discard(task)
             if not self._in_flight:
                 self._idle.set()
             if began is not None:
-                _log_access(message, status, asyncio.get_running_loop().time() - began)
+                _log_access(message, status, loop.time() - began)
 
-    async def _answer(
-        self, message: web.BaseRequest, incoming: Incoming, origin: Origin
-    ) -> tuple[Response, bool]:
+    async def _answer(self, connection: Connection, item: Incoming | Refused) -> tuple[Response, bool]:
         """The answer, and whether the connection must end with it."""
         try:
-            request = await incoming.read(message, origin)
+            if isinstance(item, Refused):
+                raise item
+            request = item.request(connection.terms.origin, connection.remote, connection.certificate)
             return await self._handle(request), request.body_too_large
         except Refused as refusal:
             return error_response(refusal.status, refusal.text, refusal.headers), True
         except Exception:  # the last wall: whatever it was, the client gets an answer
-            logger.exception("a request failed: %s %s", message.method, _path_only(message))
+            logger.exception("a request failed: %s", _told(item))
             return internal_error(), False
 
 
 class _Listener:
-    """One bound address and the aiohttp machinery behind it."""
+    """One bound address and the connections to it."""
 
-    def __init__(self, server: HttpServer, origin: Origin) -> None:
-        self._server = server
-        self._origin = origin
-        self._runner = web.ServerRunner(
-            BoundedServer(server.connections, self._serve, server.keepalive_seconds),
-            shutdown_timeout=CANCEL_SECONDS,
-            handle_signals=False,
-        )
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._server: asyncio.Server | None = None
         self._socket_file: _SocketFile | None = None
 
-    async def _serve(self, message: web.BaseRequest) -> web.StreamResponse:
-        return await self._server.serve(message, self._origin)
-
     async def open(self, bind: str, ssl_context: ssl.SSLContext | None) -> str:
-        await self._runner.setup()
-        site: web.BaseSite
+        loop = asyncio.get_running_loop()
         if bind.startswith(_UNIX):
             path = bind.removeprefix(_UNIX)
             if not path:
                 raise ValueError("a unix: listener needs the path of its socket")
-            site = web.UnixSite(self._runner, path, ssl_context=ssl_context, backlog=BACKLOG)
-            await site.start()
+            self._server = await loop.create_unix_server(
+                lambda: Connection(self._terms), path, ssl=ssl_context, backlog=BACKLOG
+            )
             self._socket_file = _SocketFile(Path(path))
             return bind
         host, port = parse_bind(bind)
-        site = web.TCPSite(self._runner, host, port, ssl_context=ssl_context, backlog=BACKLOG)
-        await site.start()
-        address, port = self._runner.addresses[0][:2]
+        self._server = await loop.create_server(
+            lambda: Connection(self._terms), host, port, ssl=ssl_context, backlog=BACKLOG
+        )
+        address, port = self._server.sockets[0].getsockname()[:2]
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     async def stop_accepting(self) -> None:
         if self._socket_file is not None:
             self._socket_file.remove()  # while the socket lives, its inode cannot be another's
             self._socket_file = None
-        for site in self._runner.sites:
-            await site.stop()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     async def close(self) -> None:
-        await self._runner.cleanup()
+        await self.stop_accepting()
+        connections = list(self._terms.connections)
+        for connection in connections:
+            connection.close()
+        if connections:
+            # A peer that does not take its goodbye is not waited for.
+            await asyncio.wait([connection.ended for connection in connections], timeout=CANCEL_SECONDS)
+        for connection in connections:
+            connection.abort()
 
 
 class _SocketFile:
@@ -271,13 +282,13 @@ def _asks_for_certificate(context: ssl.SSLContext | None) -> bool:
     return context is not None and context.verify_mode != ssl.CERT_NONE
 
 
-def _path_only(message: web.BaseRequest) -> str:
-    """The path without the query, where tokens may be."""
-    return message.raw_path.partition("?")[0].encode("ascii", "backslashreplace").decode()
+def _told(item: Incoming | Refused | None) -> str:
+    """The method, and the path without the query, where tokens may be."""
+    return f"{item.method} {item.path}" if isinstance(item, Incoming) else "what is no request"
 
 
-def _log_access(message: web.BaseRequest, status: int, seconds: float) -> None:
-    logger.debug("%s %s %d %.1f ms", message.method, _path_only(message), status, seconds * 1000)
+def _log_access(message: Incoming | None, status: int, seconds: float) -> None:
+    logger.debug("%s %d %.1f ms", _told(message), status, seconds * 1000)
 
 
 def _request_ids() -> Iterator[str]:

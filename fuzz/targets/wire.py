@@ -7,7 +7,7 @@ import atexit
 import re
 from typing import Any
 
-from comity.net.http_protocol import BoundedServer
+from comity.net.http_protocol import Connection
 from comity.net.http_request import Origin
 from comity.net.http_server import HttpServer
 from comity.ports import Request, Response
@@ -25,7 +25,7 @@ class Line(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = bytearray()
-        self.closed = False
+        self.closed = self.ended = False
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         self.written += data
@@ -48,8 +48,11 @@ class Line(asyncio.Transport):
     def resume_reading(self) -> None:
         """Nothing is read."""
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """There is no buffer."""
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
 
 _seen: list[Request] = []
@@ -93,17 +96,15 @@ async def _received(pieces: list[bytes]) -> tuple[bytes, list[tuple[str, str, st
     FAULTS.seen.clear()
     server = HttpServer(_handle, max_body_bytes=MAX_BODY)
     origin = Origin(frozenset({"client"}), asks_certificate=False, nameless="unknown")
-    listener = BoundedServer(server.connections, lambda message: server.serve(message, origin), 75.0)
-    protocol, line = listener(), Line()
-    protocol.connection_made(line)
+    connection, line = Connection(server.terms(origin)), Line()
+    connection.connection_made(line)
     for piece in pieces:
         if not line.closed:
-            protocol.data_received(piece)
+            connection.data_received(piece)
         await _settled(line)
-    protocol.connection_lost(None)
+    connection.connection_lost(None)
     for _ in range(3):
         await asyncio.sleep(0)
-    await listener.shutdown(1.0)
     for text, error in FAULTS.seen:
         raise Broken(f"an error is logged: {text}") from error
     for request in _seen:

@@ -13,7 +13,7 @@ import pytest
 from comity.net.http_server import server_ssl_context
 from comity.ports import Request, Response
 from tests.net.authority import Authority
-from tests.net.serving import PATIENCE, Recorder, Serve, Wire, get, within_patience
+from tests.net.serving import PATIENCE, Recorder, Serve, Wire, get, put, within_patience
 
 # Streams
 
@@ -212,6 +212,11 @@ async def test_connections_are_bounded(serve: Serve, caplog: pytest.LogCaptureFi
         get("/" + "a" * 40_000),
         get("/", "X-Thing: " + "a" * 10_000),
         get("/", *(f"X-Thing-{number}: a" for number in range(200))),
+        b"GET / HTTP/1.1\r\nX-Thing: " + b"a" * 200_000,
+        get("/", "Content-Length: 3", "Content-Length: 4") + b"abcd",
+        get("/", "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        get("/", "Content-Length: +3") + b"abc",
+        get("/", "Transfer-Encoding: gzip") + b"abc",
     ],
 )
 async def test_what_is_no_request_is_refused_quietly(
@@ -228,6 +233,48 @@ async def test_what_is_no_request_is_refused_quietly(
         assert await wire.ended() == b""
     assert handle.requests == []
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_whoever_wants_to_speak_something_else_is_answered_in_http(serve: Serve) -> None:
+    handle = Recorder()
+    served = await serve(handle)
+    async with await Wire.to(served.address) as wire:
+        wire.send(get("/", "Connection: Upgrade", "Upgrade: websocket") + b"\x81\x00")
+        reply = await wire.reply()
+        assert reply.status == 200
+        assert reply.headers["connection"] == "close"
+        assert await wire.ended() == b""
+    assert len(handle.requests) == 1
+
+
+async def test_what_is_sent_ahead_waits_for_what_was_sent_before(serve: Serve) -> None:
+    """And it is not read on and on meanwhile."""
+    go_on = asyncio.Event()
+    begun: list[str] = []
+
+    async def handle(request: Request) -> Response:
+        begun.append(request.path)
+        await go_on.wait()
+        return Response(200, request.path.encode())
+
+    served = await serve(handle, max_body_bytes=1_000_000)
+    async with await Wire.to(served.address) as wire:
+        wire.send(
+            b"".join(put(bytes(500_000)).replace(b"PUT /", b"PUT /%d" % number) for number in range(20))
+        )
+        while not begun:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert begun == ["/0"]
+        go_on.set()
+        assert [(await wire.reply()).body for _ in range(20)] == [b"/%d" % number for number in range(20)]
+
+
+async def test_a_broken_request_is_refused_after_those_before_it_are_answered(serve: Serve) -> None:
+    served = await serve(Recorder())
+    async with await Wire.to(served.address) as wire:
+        wire.send(get("/1") + get("/2") + b"no request\r\n\r\n")
+        assert [(await wire.reply()).status for _ in range(3)] == [200, 200, 400]
+        assert await wire.ended() == b""
 
 
 async def test_the_access_log_shows_no_query(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
