@@ -40,6 +40,7 @@ from comity.store.engines import open_migrated
 from comity.store.events import Events
 from comity.store.state import States
 from comity.sync.system import SyncSystem
+from comity.users.errands import Errands
 from comity.users.server_notices import ServerNotices
 from comity.users.system import UserSystem
 
@@ -69,7 +70,7 @@ class App:
 
     def __init__(
         self, *, router: Router, database: Database, bus: Bus, ports: Ports, rooms: RoomSystem,
-        users: UserSystem, notices: ServerNotices, federation: Federation, config: Config,
+        users: UserSystem, notices: ServerNotices, errands: Errands, federation: Federation, config: Config,
     ) -> None:  # fmt: skip
         self.router = router
         self.config = config
@@ -79,6 +80,7 @@ class App:
         self._rooms = rooms
         self._users = users
         self._notices = notices
+        self._errands = errands
         self._federation = federation
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -97,6 +99,7 @@ class App:
         await self._rooms.search_index.start()
         await self._rooms.guest_departures.start()
         await self._notices.start()
+        await self._errands.start()
         await self._rooms.delayed.start()
         if self._rooms.eraser is not None:
             await self._rooms.eraser.start()
@@ -120,6 +123,7 @@ class App:
             await self._rooms.eraser.stop()
         await self._rooms.delayed.stop()
         await self._rooms.search_index.stop()
+        await self._errands.stop()
         await self._notices.stop()
         await self._rooms.guest_departures.stop()
         await self._rooms.completer.stop()
@@ -200,7 +204,11 @@ def build(config: Config, ports: Ports) -> App:
         federation.keyring, key,
         member_content=users.member_content, carry_over=users.moving.carry_over, admit=users.admit_message,
     )  # fmt: skip
-    users.connect(rooms.portraits.propagate, rooms.leave_all, rooms.intake.admits)
+    errands = Errands(
+        database=database, clock=ports.clock, portraits=rooms.portraits, management=users.management,
+        withdraw=rooms.delayed.cancel_all,
+    )  # fmt: skip
+    users.connect(errands.begin, rooms.intake.admits)
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work
@@ -233,5 +241,5 @@ def build(config: Config, ports: Ports) -> App:
         )  # fmt: skip
     return App(
         router=router, database=database, bus=bus, ports=ports, rooms=rooms, users=users,
-        notices=notices, federation=federation, config=config,
+        notices=notices, errands=errands, federation=federation, config=config,
     )  # fmt: skip

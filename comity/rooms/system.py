@@ -164,7 +164,7 @@ class RoomSystem:
             max_delay_ms=config.delayed_events.max_delay_seconds * 1000,
         )  # fmt: skip
         self.eraser, horizon = _retention(config, core)
-        self._build_views(core, bus, directory_calls, grafter, backfill, horizon)
+        self._build_views(core, bus, directory_calls, grafter, backfill, horizon, member_content)
 
     def _build_creator(self, config: Config, core: _Core) -> None:
         self.creator = Creator(
@@ -231,7 +231,7 @@ class RoomSystem:
 
     def _build_views(
         self, core: _Core, bus: Bus, directory_calls: DirectoryCalls, grafter: Grafter, backfill: Backfill,
-        horizon: Horizon,
+        horizon: Horizon, member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
     ) -> None:  # fmt: skip
         """What shows rooms, to those who are in them and to those who are not."""
         database, rooms, merger, ports = core.database, core.rooms, core.merger, core.ports
@@ -243,7 +243,7 @@ class RoomSystem:
             database=database, summaries=summaries, calls=directory_calls, clock=ports.clock,
             entropy=ports.entropy, server_name=core.name,
         )  # fmt: skip
-        self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships)
+        self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships, member_content)
         self.reader = Reader(
             database=database, states=states, events=events, bus=bus, clock=ports.clock,
             fill_gap=backfill.fill, whole=completer.whole, horizon=horizon,
@@ -257,8 +257,3 @@ class RoomSystem:
             position=lambda: bus.position, history_came=self.reader.history_came,
             visibility=self.reader.visibility,
         )  # fmt: skip
-
-    async def leave_all(self, user_id: str) -> None:
-        """An account ends: nothing of it is sent any more, and it leaves all rooms."""
-        await self.delayed.cancel_all(user_id)
-        await self.portraits.leave_all(user_id)

@@ -72,6 +72,7 @@ GROWTH: Mapping[str, str] = {
     "login_tokens": "no: what has expired goes",
     "moderated_accounts": "with accounts that are locked or suspended",
     "connections": _DEVICES,
+    "errands": _PASSING,
     "device_keys": _DEVICES,
     "device_lists": _USERS,
     "one_time_keys": _DEVICES,

@@ -5,30 +5,36 @@ client-server §Password management, §Account deactivation. Both ask for the pa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from comity.ports import Clock
 from comity.protocol.errors import bad_json, missing_param
-from comity.store import cross_signing, key_backup, personal
+from comity.store import cross_signing, errands, key_backup, personal
 from comity.store.database import WriteTx
 from comity.users.accounts import Accounts
 from comity.users.login import PasswordProof
+from comity.users.profile import Follow
 from comity.users.sessions import Sessions
-
-#: Makes a user leave every room that they are in or invited to: (user id) -> when it is done.
-LeaveAll = Callable[[str], Awaitable[None]]
 
 
 class Management:
     """Changes of an account by its user."""
 
     def __init__(
-        self, accounts: Accounts, sessions: Sessions, proof: PasswordProof, leave_all: LeaveAll
+        self,
+        *,
+        clock: Clock,
+        accounts: Accounts,
+        sessions: Sessions,
+        proof: PasswordProof,
+        follow: Follow,
     ) -> None:
+        self._clock = clock
         self._accounts = accounts
         self._sessions = sessions
         self._proof = proof
-        self._leave_all = leave_all
+        self._follow = follow
 
     async def change_password(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> None:
         """`POST /account/password`: the other devices are logged out unless the body says not to.
@@ -62,15 +68,26 @@ class Management:
         if not isinstance(erase, bool):
             raise bad_json("erase is not a boolean")
         proven = await self._proof.require("deactivate", user_id, body)
-
-        def along(tx: WriteTx) -> None:
-            self._sessions.close_all_in(tx, user_id)
-            # Nobody can ever read these again.
-            key_backup.delete_all(tx, user_id)
-            cross_signing.forget_signatures(tx, user_id)
-            if erase:
-                personal.delete_account_data(tx, user_id)
-
-        await self._accounts.deactivate(self._proof.account_of(proven), along)
+        await self._accounts.deactivate(
+            self._proof.account_of(proven), lambda tx: self.end_in(tx, user_id, erase=erase)
+        )
         self._proof.finish(proven)
-        await self._leave_all(user_id)
+        await self._follow(user_id)
+
+    def end_in(self, tx: WriteTx, user_id: str, *, erase: bool) -> None:
+        """Let go of what belongs to an account that is deactivated, in a transaction of the caller's.
+
+        That it leaves its rooms is an errand then.
+        """
+        self.log_out_in(tx, user_id)
+        # Nobody can ever read these again.
+        key_backup.delete_all(tx, user_id)
+        cross_signing.forget_signatures(tx, user_id)
+        if erase:
+            personal.delete_account_data(tx, user_id)
+        errands.drop(tx, user_id, errands.PROFILE)
+        errands.put(tx, user_id, errands.DEPARTURE, self._clock.now_ms())
+
+    def log_out_in(self, tx: WriteTx, user_id: str) -> None:
+        """End every session of an account, in a transaction of the caller's."""
+        self._sessions.close_all_in(tx, user_id)

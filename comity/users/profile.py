@@ -1,13 +1,11 @@
 """Profiles (client-server §Profiles): a display name, an avatar, fields of any name.
 
-Owns what may stand in a profile of ours. Carrying a change into the rooms of the user, and
-asking other servers for theirs, is done by functions that are handed in.
+Owns what may stand in a profile of ours. A change is carried into the rooms of the user by
+`comity.users.errands`; other servers are asked for theirs by functions that are handed in.
 """
 
 from __future__ import annotations
 
-import asyncio
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,9 +13,11 @@ import orjson
 
 from comity.federation.errors import FederationError
 from comity.federation.user_calls import UserCalls
+from comity.ports import Clock
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, missing_param, not_found
 from comity.protocol.identifiers import is_namespaced, is_server_name, server_of, split_user_id
 from comity.store import accounts as stored
+from comity.store import errands
 from comity.store.database import Database, Tx, WriteTx
 from comity.users.accounts import Accounts
 from comity.users.rate_limits import PROFILE_CHANGES, RateLimits
@@ -36,8 +36,9 @@ MAX_KEY_BYTES = 255
 MAX_DISPLAY_NAME_BYTES = 1_024
 MAX_AVATAR_BYTES = 1_024
 
-#: Carries a profile into the joined rooms of a user: (user id, profile) -> when it is done.
-Propagate = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+#: Begins what was stored as an errand for a user (`comity.users.errands`): (user id) -> when it is done
+#: as far as a request waits for it.
+Follow = Callable[[str], Awaitable[None]]
 
 
 def check_key(key: str) -> None:
@@ -95,16 +96,16 @@ class Profiles:
         database: Database,
         accounts: Accounts,
         limits: RateLimits,
-        propagate: Propagate,
+        follow: Follow,
         calls: UserCalls,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._accounts = accounts
         self._limits = limits
-        self._propagate = propagate
+        self._follow = follow
         self._calls = calls
-        #: Held while a user's profile is carried into their rooms.
-        self._carrying: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._clock = clock
 
     async def local(self, user_id: str) -> dict[str, Any] | None:
         """The profile of a user of ours, {} if it is empty; None if there is no such user."""
@@ -174,11 +175,14 @@ class Profiles:
 
     async def _change(self, user_id: str, key: str, value: str | None) -> None:
         self._limits.check(PROFILE_CHANGES, user_id)
+        now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> bool:
             fields = stored.profile(tx, user_id)
             if fields.get(key) == value:
                 return False
+            if key in IN_ROOMS:
+                errands.put(tx, user_id, errands.PROFILE, now)
             if value is None:
                 stored.delete_profile_field(tx, user_id, key)
                 return True
@@ -191,18 +195,7 @@ class Profiles:
 
         changed = await self._database.write(store)
         if changed and key in IN_ROOMS:
-            await self._carry(user_id)
-
-    async def _carry(self, user_id: str) -> None:
-        """Carry a profile into the user's rooms: one change after the other, each as it then is.
-
-        Side by side, the older of two could be the last in some room.
-        """
-        lock = self._carrying.setdefault(user_id, asyncio.Lock())
-        async with lock:
-            profile = await self.local(user_id)
-            if profile is not None:
-                await self._propagate(user_id, profile)
+            await self._follow(user_id)
 
 
 async def member_content(profiles: Profiles, user_id: str) -> dict[str, Any]:

@@ -31,13 +31,13 @@ from comity.users.key_queries import KeyQueries
 from comity.users.keys import Keys
 from comity.users.login import Login, PasswordProof
 from comity.users.login_tokens import LoginTokens
-from comity.users.management import LeaveAll, Management
+from comity.users.management import Management
 from comity.users.moderation import Moderation
 from comity.users.moving import Moving
 from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
 from comity.users.passwords import Passwords, cost_of
-from comity.users.profile import Profiles, Propagate, member_content
+from comity.users.profile import Follow, Profiles, member_content
 from comity.users.push import PushRules
 from comity.users.rate_limits import MESSAGES, RateLimits
 from comity.users.receipts import Receipts
@@ -84,10 +84,12 @@ class UserSystem:
         self.shared_secret = SharedSecret(
             config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
         )
-        self.profiles = Profiles(database, self.accounts, self.limits, self._propagate, calls)
+        self.profiles = Profiles(database, self.accounts, self.limits, self._follow, calls, clock)
         news = DeviceNews(bus, sink, name)
         self.devices = Devices(database, self.sessions, proof, news)
-        self.management = Management(self.accounts, self.sessions, proof, self._leave)
+        self.management = Management(
+            clock=clock, accounts=self.accounts, sessions=self.sessions, proof=proof, follow=self._follow,
+        )  # fmt: skip
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)
         self.push_rules = PushRules(self.account_data)
@@ -116,25 +118,22 @@ class UserSystem:
         self.sessions.when_device_goes(self.keys.device_gone)
         self.sessions.when_device_goes(self.to_device.device_gone)
         self.sessions.when_device_goes(self.dehydrated.device_gone)
-        self._connected: tuple[Propagate, LeaveAll, Admits] | None = None
+        self._connected: tuple[Follow, Admits] | None = None
 
-    def connect(self, propagate: Propagate, leave_all: LeaveAll, admits: Admits) -> None:
+    def connect(self, follow: Follow, admits: Admits) -> None:
         """What users need of rooms, which are built later."""
-        self._connected = (propagate, leave_all, admits)
+        self._connected = (follow, admits)
 
-    def _rooms(self) -> tuple[Propagate, LeaveAll, Admits]:
+    def _rooms(self) -> tuple[Follow, Admits]:
         if self._connected is None:
             raise MatrixError(503, "M_UNKNOWN", "The server is starting")
         return self._connected
 
-    async def _propagate(self, user_id: str, profile: Mapping[str, Any]) -> None:
-        await self._rooms()[0](user_id, profile)
-
-    async def _leave(self, user_id: str) -> None:
-        await self._rooms()[1](user_id)
+    async def _follow(self, user_id: str) -> None:
+        await self._rooms()[0](user_id)
 
     async def _admits(self, room_id: str, server: str) -> bool:
-        return await self._rooms()[2](room_id, server)
+        return await self._rooms()[1](room_id, server)
 
     async def member_content(self, user_id: str) -> Mapping[str, Any]:
         """What a membership of a local user carries of their profile."""

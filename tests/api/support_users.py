@@ -48,6 +48,7 @@ from comity.config import Config, loads
 from comity.federation.sink import NoSink
 from comity.ports import Request, Response
 from comity.protocol.errors import invalid_param
+from comity.store import errands
 from comity.store.database import Database, last_position
 from comity.store.migrations import migrate
 from comity.users.account_data import AccountData
@@ -346,13 +347,17 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     ephemeral = Ephemeral(database, bus, clock)
     router = Router()
 
-    async def propagate(user_id: str, changed: Mapping[str, Any]) -> None:
-        server.propagated.append((user_id, dict(changed)))
+    async def follow(user_id: str) -> None:
+        kinds = [errand.kind for errand in database.read_now(lambda tx: errands.of(tx, user_id))]
+        if errands.PROFILE in kinds:
+            server.propagated.append((user_id, await server.profiles.local(user_id) or {}))
+        if errands.DEPARTURE in kinds:
+            server.left.append(user_id)
 
-    async def leave_all(user_id: str) -> None:
-        server.left.append(user_id)
-
-    profiles = Profiles(database, accounts, limits, propagate, calls)
+    profiles = Profiles(database, accounts, limits, follow, calls, clock)
+    management = Management(
+        clock=clock, accounts=accounts, sessions=sessions, proof=proof, follow=follow,
+    )  # fmt: skip
     server = UserServer(
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
         remote_profiles=remote_profiles,
@@ -364,7 +369,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
     admin_register.routes(router, config, secret)
-    account.routes(router, guard, sessions, Management(accounts, sessions, proof, leave_all))
+    account.routes(router, guard, sessions, management)
     profile.routes(router, guard, anybody, profiles)
     devices.routes(router, guard, Devices(database, sessions, proof, news))
     account_data.routes(router, guard, data)

@@ -11,8 +11,7 @@ import pytest
 from comity.protocol.errors import MatrixError
 from comity.users import filters
 from comity.users.filters import Filters
-from tests.api.support_users import SERVER, UserServer, at, user_server
-from tests.engines import quiet
+from tests.api.support_users import SERVER, UserServer, user_server
 from tests.slow_reads import SlowReads
 
 ALICE = f"@alice:{SERVER}"
@@ -73,24 +72,6 @@ async def test_the_last_word_about_typing_counts(server: UserServer, slow: SlowR
     slow.let_go()
     await stops
     assert server.ephemeral.typing(ROOM)[1] == [ALICE]
-
-
-async def test_the_last_change_of_a_profile_is_the_last_that_reaches_the_rooms(
-    server: UserServer, slow: SlowReads
-) -> None:
-    token = await server.user("alice")
-    (await server.ask("GET", "/account/whoami", token=token)).ok()
-    path = at("profile", ALICE, "displayname")
-    slow.hold_next()
-    older = asyncio.ensure_future(server.ask("PUT", path, {"displayname": "older"}, token=token))
-    await slow.until_held()
-    newer = asyncio.ensure_future(server.ask("PUT", path, {"displayname": "newer"}, token=token))
-    await quiet()
-    assert await server.profiles.local(ALICE) == {"displayname": "newer"}
-    slow.let_go()
-    for answer in await asyncio.gather(older, newer):
-        answer.ok()
-    assert server.propagated[-1] == (ALICE, {"displayname": "newer"})
 
 
 async def test_a_device_that_is_gone_leaves_no_keys(server: UserServer) -> None:
