@@ -37,6 +37,7 @@ from comity.rooms.system import RoomSystem
 from comity.store import deliveries, queues
 from comity.store.database import Database, StoreFailedError, StoreOverloadedError, last_position
 from comity.store.engines import open_migrated
+from comity.store.erasures import Erasures
 from comity.store.events import Events
 from comity.store.state import States
 from comity.sync.system import SyncSystem
@@ -197,12 +198,16 @@ def build(config: Config, ports: Ports) -> App:
     database = Database(driver, driver.read_now(last_position))
     bus = Bus(database.last_position)
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
+    erasures = Erasures()
     federation = _federation(config, ports, database, events, key)
-    users = UserSystem(config, ports, database, bus, states, events, federation.users, federation.outbox)
+    users = UserSystem(
+        config, ports, database, bus, states, events, federation.users, federation.outbox, erasures
+    )
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
         federation.keyring, key,
         member_content=users.member_content, carry_over=users.moving.carry_over, admit=users.admit_message,
+        erasures=erasures,
     )  # fmt: skip
     errands = Errands(
         database=database, clock=ports.clock, portraits=rooms.portraits, management=users.management,

@@ -1,8 +1,9 @@
 """Visibility: what one user, or one server, may see of a room's history.
 
-client-server §Room History Visibility. Pure functions of what the room's state was at the
-event; who collects that, and what becomes of an event that may not be seen (a client does not
-get it; another server gets it redacted, or not at all), is decided elsewhere.
+client-server §Room History Visibility, and §Account deactivation on what is erased. Pure functions
+of what the room's state was at the event; who collects that, and what becomes of an event that may
+not be seen (a client does not get it; another server gets it redacted, or not at all), is decided
+elsewhere.
 """
 
 from __future__ import annotations
@@ -103,6 +104,20 @@ def server_may_see(history: History, view: ServerView) -> bool:
     if view.is_own_membership:
         return True
     return _allows(history, joined=view.joined, invited=view.invited, joined_later=view.joined_later)
+
+
+def is_erased_for(event: Event, *, was_in: bool, came_before: bool) -> bool:
+    """Whether an event of a sender whose content was erased is given redacted (§Account deactivation).
+
+    `was_in`: whoever asks (a user, a server) was joined in the state before the event. `came_before`:
+    they were joined to the room at any time before the erasure. They could see it then, and still can.
+
+    The room's own state stays as it is: it is no content of its sender, and without it a room would not
+    be encrypted any more for those who come, or not be followed to where it was moved.
+    """
+    if was_in or came_before:
+        return False
+    return event.state_key is None or event.sender in event.state_key
 
 
 def _allows(history: History, *, joined: bool, invited: bool, joined_later: bool) -> bool:

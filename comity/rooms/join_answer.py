@@ -6,13 +6,15 @@ Spliced from stored bytes; it judges nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comity.protocol import canonical_json
 from comity.protocol.event import Event
 from comity.rooms.room import Room
 from comity.rooms.serve import splice
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
-from comity.store.events import Events
+from comity.store.events import Events, StoredEvent
 from comity.store.state import States
 
 #: client-server §Syncing, m.heroes: members that give a nameless room its name.
@@ -24,12 +26,14 @@ _LOOKED_AT = 20
 
 
 def join_answer(
-    tx: Tx, events: Events, states: States, room: Room, event: Event, state: bytes, *, own: str, omit: bool
-) -> bytes:
+    tx: Tx, events: Events, states: States, room: Room, event: Event, state: bytes, *,
+    own: str, omit: bool, shown: Callable[[StoredEvent], bytes],
+) -> bytes:  # fmt: skip
     """The answer's JSON for a join that was stored, before which the room had `state`.
 
     `own` is our server name. With `omit` members are left out of a large state, but for the heroes of a
-    nameless room, and of the auth chain what is in the state.
+    nameless room, and of the auth chain what is in the state. `shown`: how the joining server is given
+    an event.
     """
     numbers = [number for _, number in states.items(tx, state)]
     chain: set[int]
@@ -54,9 +58,9 @@ def join_answer(
             b',"event":',
             event.encoded,
             b',"state":',
-            splice(loaded[number].event.encoded for number in numbers),
+            splice(shown(loaded[number]) for number in numbers),
             b',"auth_chain":',
-            splice(loaded[number].event.encoded for number in ordered),
+            splice(shown(loaded[number]) for number in ordered),
             b"}",
         )
     )

@@ -167,6 +167,7 @@ class Resident:
             return join_answer(
                 tx, self._rooms.events, self._rooms.states, room, event, state,
                 own=self._server_name, omit=omit_members,
+                shown=lambda stored: self._server.shown(tx, room, origin, stored),
             )  # fmt: skip
 
         return await self._database.read(read)

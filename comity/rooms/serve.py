@@ -1,7 +1,8 @@
 """Answers for other servers: a room's events, states, auth chains and history.
 
 Everything is spliced from stored bytes (DESIGN §4.1). A server sees what its users may see
-(`comity.protocol.visibility`); an event that it may not see is given redacted.
+(`comity.protocol.visibility`); an event that it may not see is given redacted, and so is what was
+erased before it came.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from comity.protocol.errors import forbidden, not_found
 from comity.protocol.event import Event
 from comity.protocol.server_acl import is_allowed
-from comity.protocol.visibility import ServerView, history_at, server_may_see
+from comity.protocol.visibility import ServerView, history_at, is_erased_for, server_may_see
 from comity.rooms.merge import Merger
 from comity.rooms.room import Room, Rooms
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx
+from comity.store.erasures import NEVER, Erasures
 from comity.store.events import REJECTED, StoredEvent
 from comity.store.retention import ERASED
 
@@ -37,8 +39,9 @@ def splice(events: Iterable[bytes]) -> bytes:
 class Server:
     """What other servers may ask about rooms."""
 
-    def __init__(self, database: Database, rooms: Rooms, merger: Merger) -> None:
+    def __init__(self, database: Database, rooms: Rooms, merger: Merger, erasures: Erasures) -> None:
         self._database = database
+        self._erasures = erasures
         self._rooms = rooms
         self._merger = merger
         self._events = rooms.events
@@ -91,14 +94,35 @@ class Server:
         view = ServerView(joined=joined, invited=invited, joined_later=True, is_own_membership=own)
         return stored.event if server_may_see(history, view) else stored.event.redacted()
 
+    def shown(self, tx: Tx, room: Room, origin: str, stored: StoredEvent) -> bytes:
+        """The JSON of an event that the server may see: redacted if it was erased before they came."""
+        erased_at = self._erasures.position(tx, stored.event.sender)
+        if erased_at == NEVER:
+            return stored.event.encoded
+        was_in = stored.state_before is not None and self._was_in(tx, room, origin, stored.state_before)
+        before = stored_rooms.came_before(tx, origin, room.number, erased_at)
+        erased = is_erased_for(stored.event, was_in=was_in, came_before=before)
+        return (stored.event.redacted() if erased else stored.event).encoded
+
+    def _was_in(self, tx: Tx, room: Room, origin: str, state: bytes) -> bool:
+        find = self._merger.lookup(tx, room, state)
+        members = stored_rooms.members_of_server(tx, room.number, origin)[:MAX_VIEWERS]
+        found = (find(("m.room.member", member.user_id)) for member in members)
+        return any(event is not None and event.membership == "join" for event in found)
+
+    def _given(self, tx: Tx, room: Room, origin: str, stored: StoredEvent) -> bytes:
+        """The JSON of an event of the room's history for that server."""
+        event = self._visible(tx, room, origin, stored)
+        return self.shown(tx, room, origin, stored) if event is stored.event else event.encoded
+
     def may_see(self, tx: Tx, room: Room, origin: str, stored: StoredEvent) -> bool:
         """Whether a server that is in the room may see an event of it whole."""
         return self._visible(tx, room, origin, stored) is stored.event
 
     # -- single events
 
-    async def event(self, event_id: str, origin: str) -> Event:
-        """One event. Raises 404 M_NOT_FOUND, 403 M_FORBIDDEN."""
+    async def event(self, event_id: str, origin: str) -> bytes:
+        """One event as JSON. Raises 404 M_NOT_FOUND, 403 M_FORBIDDEN."""
 
         def find(tx: Tx) -> str:
             stored = self._events.by_id(tx, event_id)
@@ -107,11 +131,11 @@ class Server:
                 raise not_found("The event is not known here")
             return row.room_id
 
-        def read(tx: Tx) -> Event:
+        def read(tx: Tx) -> bytes:
             stored = self._events.by_id(tx, event_id)
             if stored is None:
                 raise not_found("The event is not known here")
-            return self._visible(tx, room, origin, stored)
+            return self._given(tx, room, origin, stored)
 
         room = await self.room_for(await self._database.read(find), origin)
         return await self._database.read(read)
@@ -136,24 +160,21 @@ class Server:
 
         return await self._database.read(read)
 
-    async def state(self, room: Room, event_id: str) -> tuple[list[bytes], list[bytes]]:
+    async def state(self, room: Room, origin: str, event_id: str) -> tuple[list[bytes], list[bytes]]:
         """(events of the state before an event, its auth chain) as JSON. Raises 404 M_NOT_FOUND."""
 
         def read(tx: Tx) -> tuple[list[bytes], list[bytes]]:
-            return self.state_bytes(tx, self._state_before(tx, room, event_id))
+            numbers = self._state_before(tx, room, event_id)
+            chain = sorted(self._events.auth_chain(tx, numbers))
+            loaded = self._events.load(tx, [*numbers, *chain])
+            return (
+                [self.shown(tx, room, origin, loaded[number]) for number in numbers],
+                [self.shown(tx, room, origin, loaded[number]) for number in chain],
+            )
 
         return await self._database.read(read)
 
-    def state_bytes(self, tx: Tx, numbers: Sequence[int]) -> tuple[list[bytes], list[bytes]]:
-        """(the events of those numbers, their auth chain) as JSON."""
-        chain = sorted(self._events.auth_chain(tx, numbers))
-        loaded = self._events.load(tx, [*numbers, *chain])
-        return (
-            [loaded[number].event.encoded for number in numbers],
-            [loaded[number].event.encoded for number in chain],
-        )
-
-    async def event_auth(self, room: Room, event_id: str) -> list[bytes]:
+    async def event_auth(self, room: Room, origin: str, event_id: str) -> list[bytes]:
         """The auth chain of an event as JSON. Raises 404 M_NOT_FOUND."""
 
         def read(tx: Tx) -> list[bytes]:
@@ -163,7 +184,7 @@ class Server:
             direct = list(self._events.numbers(tx, stored.event.auth_event_ids).values())
             chain = sorted(self._events.auth_chain(tx, direct, including=True))
             loaded = self._events.load(tx, chain)
-            return [loaded[number].event.encoded for number in chain]
+            return [self.shown(tx, room, origin, loaded[number]) for number in chain]
 
         return await self._database.read(read)
 
@@ -175,7 +196,7 @@ class Server:
 
         def read(tx: Tx) -> list[bytes]:
             found = self._walk_back(tx, room, event_ids, limit, stop=frozenset(), include_starts=True)
-            return [self._visible(tx, room, origin, stored).encoded for stored in found]
+            return [self._given(tx, room, origin, stored) for stored in found]
 
         return await self._database.read(read)
 
@@ -195,7 +216,7 @@ class Server:
             found = self._walk_back(tx, room, latest, limit, stop=frozenset(earliest), include_starts=False)
             found = [stored for stored in found if stored.event.depth >= min_depth]
             found.reverse()
-            return [self._visible(tx, room, origin, stored).encoded for stored in found]
+            return [self._given(tx, room, origin, stored) for stored in found]
 
         return await self._database.read(read)
 

@@ -63,6 +63,7 @@ from comity.rooms.upgrade import Upgrader
 from comity.rooms.vouching import Vouching
 from comity.rooms.write import Writer
 from comity.store.database import Database
+from comity.store.erasures import Erasures
 from comity.store.events import Events
 from comity.store.state import States
 
@@ -104,7 +105,7 @@ class RoomSystem:
         self, config: Config, ports: Ports, database: Database, bus: Bus, states: States, events: Events,
         calls: Calls, directory_calls: DirectoryCalls, keyring: Keyring, key: SigningKey, *,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]], carry_over: CarryOver,
-        admit: Callable[[str], None],
+        admit: Callable[[str], None], erasures: Erasures,
     ) -> None:  # fmt: skip
         """`member_content`, `carry_over`: what is told of users; `admit` counts what a user sends."""
         name, forget = config.server_name, config.rooms.forget_upon_leave
@@ -126,7 +127,7 @@ class RoomSystem:
             clock=ports.clock, entropy=ports.entropy, server_name=name, key=key,
         )  # fmt: skip
         self._build_creator(config, core)
-        self.server = server = Server(database, rooms, merger)
+        self.server = server = Server(database, rooms, merger, erasures)
         restricted, arrivals = Restricted(database, rooms, merger, name), Arrivals()
         strangers = Strangers(database, rooms, decisions, fetcher, bus, name, forget_upon_leave=forget)
         self.intake = Intake(
@@ -164,7 +165,7 @@ class RoomSystem:
             max_delay_ms=config.delayed_events.max_delay_seconds * 1000,
         )  # fmt: skip
         self.eraser, horizon = _retention(config, core)
-        self._build_views(core, bus, directory_calls, grafter, backfill, horizon, member_content)
+        self._build_views(core, bus, directory_calls, grafter, backfill, horizon, erasures, member_content)
 
     def _build_creator(self, config: Config, core: _Core) -> None:
         self.creator = Creator(
@@ -231,7 +232,8 @@ class RoomSystem:
 
     def _build_views(
         self, core: _Core, bus: Bus, directory_calls: DirectoryCalls, grafter: Grafter, backfill: Backfill,
-        horizon: Horizon, member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
+        horizon: Horizon, erasures: Erasures,
+        member_content: Callable[[str], Awaitable[Mapping[str, Any]]],
     ) -> None:  # fmt: skip
         """What shows rooms, to those who are in them and to those who are not."""
         database, rooms, merger, ports = core.database, core.rooms, core.merger, core.ports
@@ -245,7 +247,7 @@ class RoomSystem:
         )  # fmt: skip
         self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships, member_content)
         self.reader = Reader(
-            database=database, states=states, events=events, bus=bus, clock=ports.clock,
+            database=database, states=states, events=events, erasures=erasures, bus=bus, clock=ports.clock,
             fill_gap=backfill.fill, whole=completer.whole, horizon=horizon,
         )  # fmt: skip
         self.relations = RelationsReader(self.reader, lambda: bus.position)

@@ -73,6 +73,7 @@ GROWTH: Mapping[str, str] = {
     "moderated_accounts": "with accounts that are locked or suspended",
     "connections": _DEVICES,
     "errands": _PASSING,
+    "erased_users": "with accounts that were ended and erased",
     "device_keys": _DEVICES,
     "device_lists": _USERS,
     "one_time_keys": _DEVICES,

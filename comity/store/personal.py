@@ -84,6 +84,11 @@ def delete_account_data(tx: Tx, user_id: str) -> None:
     tx.run("DELETE FROM filters WHERE user_id = ?", (user_id,))
 
 
+def delete_private_receipts(tx: Tx, user_id: str) -> None:
+    """Erase how far a user has read where nobody else is told of it."""
+    tx.run("DELETE FROM receipts WHERE user_id = ? AND receipt_type = 'm.read.private'", (user_id,))
+
+
 # -- filters
 
 

@@ -439,6 +439,16 @@ def is_staying(tx: Tx, server: str, room_num: int) -> bool:
     )
 
 
+def came_before(tx: Tx, server: str, room_num: int, position: int) -> bool:
+    """Whether a stay of the server in the room had begun at a position."""
+    row = tx.one(
+        "SELECT 1 FROM server_stays WHERE server = ? AND room_num = ? AND from_position <= ? "
+        "AND (to_position IS NULL OR to_position > from_position) LIMIT 1",
+        (server, room_num, position),
+    )
+    return row is not None
+
+
 # -- aliases
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, missing_param
 from comity.store import cross_signing, errands, key_backup, personal
-from comity.store.database import WriteTx
+from comity.store.database import Database, WriteTx
+from comity.store.erasures import Erasures
 from comity.users.accounts import Accounts
 from comity.users.login import PasswordProof
 from comity.users.profile import Follow
@@ -24,16 +25,20 @@ class Management:
     def __init__(
         self,
         *,
+        database: Database,
         clock: Clock,
         accounts: Accounts,
         sessions: Sessions,
         proof: PasswordProof,
+        erasures: Erasures,
         follow: Follow,
     ) -> None:
+        self._database = database
         self._clock = clock
         self._accounts = accounts
         self._sessions = sessions
         self._proof = proof
+        self._erasures = erasures
         self._follow = follow
 
     async def change_password(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> None:
@@ -62,7 +67,8 @@ class Management:
     async def deactivate(self, user_id: str, body: Mapping[str, Any]) -> None:
         """`POST /account/deactivate`: no way back in; the user leaves every room.
 
-        With `erase`, account data and filters go too. Raises 400 M_BAD_JSON, 401 with flows.
+        With `erase`, what they said is told redacted to whoever comes to the rooms later, and their
+        account data and filters go too. Raises 400 M_BAD_JSON, 401 with flows.
         """
         erase = body.get("erase", False)
         if not isinstance(erase, bool):
@@ -85,6 +91,8 @@ class Management:
         cross_signing.forget_signatures(tx, user_id)
         if erase:
             personal.delete_account_data(tx, user_id)
+            personal.delete_private_receipts(tx, user_id)
+            self._erasures.add(tx, user_id, self._database)
         errands.drop(tx, user_id, errands.PROFILE)
         errands.put(tx, user_id, errands.DEPARTURE, self._clock.now_ms())
 

@@ -12,6 +12,7 @@ from comity.federation.user_calls import UserCalls
 from comity.ports import Ports
 from comity.protocol.errors import MatrixError
 from comity.store.database import Database
+from comity.store.erasures import Erasures
 from comity.store.events import Events
 from comity.store.state import States
 from comity.users.account_data import AccountData
@@ -63,6 +64,7 @@ class UserSystem:
         events: Events,
         calls: UserCalls,
         sink: EduSink,
+        erasures: Erasures,
     ) -> None:
         clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.limits = RateLimits(clock, config.rate_limits)
@@ -88,7 +90,8 @@ class UserSystem:
         news = DeviceNews(bus, sink, name)
         self.devices = Devices(database, self.sessions, proof, news)
         self.management = Management(
-            clock=clock, accounts=self.accounts, sessions=self.sessions, proof=proof, follow=self._follow,
+            database=database, clock=clock, accounts=self.accounts, sessions=self.sessions, proof=proof,
+            erasures=erasures, follow=self._follow,
         )  # fmt: skip
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)

@@ -50,6 +50,7 @@ from comity.ports import Request, Response
 from comity.protocol.errors import invalid_param
 from comity.store import errands
 from comity.store.database import Database, last_position
+from comity.store.erasures import Erasures
 from comity.store.migrations import migrate
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
@@ -356,7 +357,8 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
 
     profiles = Profiles(database, accounts, limits, follow, calls, clock)
     management = Management(
-        clock=clock, accounts=accounts, sessions=sessions, proof=proof, follow=follow,
+        database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
+        erasures=Erasures(), follow=follow,
     )  # fmt: skip
     server = UserServer(
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,

@@ -14,6 +14,7 @@ from comity.protocol.filters import NO_ROOM_EVENT_FILTER
 from comity.rooms.read import Reader, Walk
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
+from comity.store.erasures import Erasures
 from comity.store.rooms import Gap
 from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
 from tests.api.support_users import at
@@ -200,6 +201,7 @@ async def lossy(tmp_path: Path) -> AsyncIterator[tuple[Client, str, list[str], E
             database=old.database,
             states=old.states,
             events=old.events,
+            erasures=Erasures(),
             bus=Bus(server.database.last_position),
             clock=server.clock,
             fill_gap=elsewhere.fill,

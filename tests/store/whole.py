@@ -31,6 +31,7 @@ INSERT INTO server_notices (notice_id, user_id, body, at) VALUES ('n', '@a:a.exa
 INSERT INTO moderated_accounts (user_id, suspended, locked) VALUES ('@b:a.example', 1, 0);
 INSERT INTO errands (user_id, kind, revision, since, done, total, erase)
 VALUES ('@a:a.example', 'profile', 2, 1700000000000, 3, 4, 0);
+INSERT INTO erased_users (user_id, position) VALUES ('@b:a.example', 2);
 INSERT INTO gaps (room_num, line, next_line, missing, rounds, retry_at)
     VALUES (1, 5, 4, '["$long:ago"]', 3, 1700000000000);
 UPDATE destinations SET failing_since = 1, retry_at = 2, interval_ms = 3, sending_upto = 1

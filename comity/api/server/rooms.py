@@ -92,12 +92,12 @@ class RoomsApi:
 
     async def event(self, call: Call) -> Response:
         """GET /event/{eventId}."""
-        return self._pdus([(await self._server.event(call.parameters["eventId"], call.origin)).encoded])
+        return self._pdus([await self._server.event(call.parameters["eventId"], call.origin)])
 
     async def state(self, call: Call) -> Response:
         """GET /state/{roomId}: the state before an event, and its auth chain."""
         room = await self._server.room_for(call.parameters["roomId"], call.origin)
-        events, chain = await self._server.state(room, call.query_required("event_id"))
+        events, chain = await self._server.state(room, call.origin, call.query_required("event_id"))
         return _json(b'{"pdus":' + splice(events) + b',"auth_chain":' + splice(chain) + b"}")
 
     async def state_ids(self, call: Call) -> Response:
@@ -109,9 +109,8 @@ class RoomsApi:
     async def event_auth(self, call: Call) -> Response:
         """GET /event_auth/{roomId}/{eventId}."""
         room = await self._server.room_for(call.parameters["roomId"], call.origin)
-        return _json(
-            b'{"auth_chain":' + splice(await self._server.event_auth(room, call.parameters["eventId"])) + b"}"
-        )
+        chain = await self._server.event_auth(room, call.origin, call.parameters["eventId"])
+        return _json(b'{"auth_chain":' + splice(chain) + b"}")
 
     async def backfill(self, call: Call) -> Response:
         """GET /backfill/{roomId}."""

@@ -84,6 +84,7 @@ class Reading:
     `delays`: event id -> delay id, for events that the reader had scheduled (MSC4140).
     `membership`: the reader's membership at an event, None to leave it out.
     `may_see`: whether the reader may see an event, asked of the state that an event replaced.
+    `is_erased`: whether the reader is given an event without what its sender said (§Account deactivation).
     """
 
     now_ms: int
@@ -92,6 +93,7 @@ class Reading:
     delays: Mapping[str, str] = field(default_factory=dict)
     membership: Callable[[StoredEvent], str | None] = lambda _: None
     may_see: Callable[[StoredEvent], bool] = lambda _: False
+    is_erased: Callable[[StoredEvent], bool] = lambda _: False
     #: Of a /sync filter: `event_fields` and `event_format`.
     fields: tuple[tuple[str, ...], ...] | None = None
     federation_format: bool = False
@@ -129,6 +131,11 @@ class Reading:
         return replace(self, in_context=False, bundles={})
 
 
+def bare(stored: StoredEvent) -> StoredEvent:
+    """An event as redaction would leave it; its number is negative, for finished bytes are kept by it."""
+    return replace(stored, number=-stored.number, event=stored.event.redacted())
+
+
 class ClientFormat:
     """Writes events for clients."""
 
@@ -144,6 +151,7 @@ class ClientFormat:
         """One event without what redaction would take, for who shall not see its content."""
         bare = replace(stored, event=stored.event.redacted())
         return orjson.Fragment(self._bytes(tx, bare, reading))
+        return orjson.Fragment(self._bytes(tx, stored, reading, is_bare=True))
 
     def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
         """Many events."""
@@ -180,6 +188,14 @@ class ClientFormat:
         else:
             rest = self._rest(tx, stored, reading)
             whole = b'%b%b,"unsigned":{"age":%d%b%b}}' % (body, room, age, membership, rest)
+    def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading, *, is_bare: bool = False) -> bytes:
+        shown = bare(stored) if is_bare or reading.is_erased(stored) else stored
+        body = shown.event.encoded[:-1] if reading.federation_format else self._body(shown)
+        parts = [body]
+        if reading.with_room_id and not reading.federation_format:
+            parts.append(b',"room_id":%b' % encode(stored.event.room_id))
+        parts.append(b',"unsigned":%b}' % self._unsigned(tx, stored, reading))
+        whole = b"".join(parts)
         if reading.fields is not None:
             whole = encode(select_fields(orjson.loads(whole), reading.fields))
         return whole
@@ -199,7 +215,8 @@ class ClientFormat:
             if replaced is not None:
                 parts.append(b',"replaces_state":%b' % encode(replaced.event.event_id))
                 if reading.may_see(replaced):
-                    parts.append(b',"prev_content":%b' % encode(replaced.event.content))
+                    told = bare(replaced) if reading.is_erased(replaced) else replaced
+                    parts.append(b',"prev_content":%b' % encode(told.event.content))
         bundle = reading.bundles.get(stored.number)
         if bundle is not None:
             parts.append(b',"m.relations":%b' % self._bundle(tx, bundle, reading))
@@ -231,6 +248,11 @@ class ClientFormat:
             room,
             reading.now_ms - redaction.event.origin_server_ts,
         )
+        if reading.is_erased(redaction):
+            redaction = bare(redaction)
+        room_id = b',"room_id":%b' % encode(redaction.event.room_id) if reading.with_room_id else b""
+        age = reading.now_ms - redaction.event.origin_server_ts
+        return b'%b%b,"unsigned":{"age":%d}}' % (self._body(redaction), room_id, age)
 
     def _replaced(self, tx: Tx, stored: StoredEvent) -> StoredEvent | None:
         """The state event that a state event replaced on its branch."""

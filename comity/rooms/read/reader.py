@@ -18,7 +18,7 @@ from comity.protocol.event import StateKey
 from comity.protocol.filters import RoomEventFilter
 from comity.rooms.read.access import Access, access
 from comity.rooms.read.aggregations import Aggregations
-from comity.rooms.read.format import ClientFormat, Reading
+from comity.rooms.read.format import ClientFormat, Reading, bare
 from comity.rooms.read.lifetimes import Horizon, never
 from comity.rooms.read.paging import FillGap, Paging, Walk
 from comity.rooms.read.tail import Tails
@@ -29,6 +29,7 @@ from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx
 from comity.store.delayed import SENDING_DEVICE
+from comity.store.erasures import Erasures
 from comity.store.events import Events, StoredEvent, is_live, live_line
 from comity.store.state import States
 
@@ -47,6 +48,7 @@ class Reader:
         database: Database,
         states: States,
         events: Events,
+        erasures: Erasures,
         bus: Bus,
         clock: Clock,
         fill_gap: FillGap,
@@ -63,7 +65,7 @@ class Reader:
         self.states = states
         self.events = events
         self.clock = clock
-        self.visibility = Visibility(states, events, horizon)
+        self.visibility = Visibility(states, events, erasures, horizon)
         self.format = ClientFormat(states, events)
         self.tails = Tails(events, bus)
         self.aggregations = Aggregations(events)
@@ -102,6 +104,7 @@ class Reader:
             delays=delays,
             membership=view.membership_at,
             may_see=view.may_see,
+            is_erased=view.is_erased,
             bundles=bundles,
         )
 
@@ -206,9 +209,9 @@ class Reader:
             stored = self.events.get(tx, number) if number else None
             if stored is None:
                 return None
-            if not whole:
-                return dict(stored.event.content)
             view = self.visibility.view(tx, user_id, allowed.room.room_num)
+            if not whole:
+                return dict((bare(stored) if view.is_erased(stored) else stored).event.content)
             return self.format.event(tx, stored, self.reading(tx, user_id, device_id, [stored], view))
 
         found = await self.database.read(read)

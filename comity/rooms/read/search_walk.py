@@ -219,7 +219,7 @@ class Walker:
             return None
         text = searched_text(event.type, event.content)
         occurrences = aim.term.occurrences(text) if text is not None else None
-        if occurrences is None or not view.may_see(stored):
+        if occurrences is None or not view.may_see(stored) or view.is_erased(stored):
             return None
         return Hit(
             stored.number, stored.room_num, line, ceiling, event.event_id, event.room_id, event.sender,

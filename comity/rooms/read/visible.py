@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from comity.protocol.event import Event
-from comity.protocol.visibility import History, UserView, history_at, history_visibility, user_may_see
+from comity.protocol.visibility import (
+    History,
+    UserView,
+    history_at,
+    history_visibility,
+    is_erased_for,
+    user_may_see,
+)
 from comity.rooms.read.lifetimes import Horizon, never
 from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
+from comity.store.erasures import NEVER as NOT_ERASED
+from comity.store.erasures import Erasures
 from comity.store.events import ACCEPTED, Events, StoredEvent, live_line
 from comity.store.rooms import LocalMembership
 from comity.store.state import States
@@ -29,6 +38,8 @@ class RoomView:
     """One user's view of one room, for the time of one read."""
 
     __slots__ = (
+        "_came_at",
+        "_erasures",
         "_events",
         "_gone_before",
         "_horizon",
@@ -48,6 +59,7 @@ class RoomView:
         tx: Tx,
         states: States,
         events: Events,
+        erasures: Erasures,
         horizon: Horizon,
         user_id: str,
         room_num: int,
@@ -58,6 +70,7 @@ class RoomView:
         self._tx = tx
         self._states = states
         self._events = events
+        self._erasures = erasures
         self._horizon = horizon
         #: The room's horizon, and the line of its newest event; found when they are first asked for.
         self._gone_before: int | None = None
@@ -70,6 +83,8 @@ class RoomView:
         self._memberships: dict[bytes, str | None] = {}
         self._policies: dict[bytes, Event | None] = {}
         self._last_line = last_line
+        #: The position at which the user first came to the room.
+        self._came_at: int | None = None
 
     def _entry(self, root: bytes, slot: int | None) -> Event | None:
         number = 0 if slot is None else self._states.get(self._tx, root, slot)
@@ -164,6 +179,28 @@ class RoomView:
         history = history_at(event, policy.content if policy is not None else None)
         return user_may_see(history, UserView(membership, in_time, own))
 
+    def is_erased(self, stored: StoredEvent) -> bool:
+        """Whether the user is given an event without what its sender said, who had it erased before."""
+        erased_at = self._erasures.position(self._tx, stored.event.sender)
+        if erased_at == NOT_ERASED:
+            return False
+        before = stored.state_before
+        was_in = before is not None and self.membership_in(before) == "join"
+        return is_erased_for(stored.event, was_in=was_in, came_before=self._first_came() <= erased_at)
+
+    def _first_came(self) -> int:
+        if self._came_at is None:
+            # Of a stay that they forgot, nothing is theirs any more.
+            self._came_at = min(
+                (
+                    entry.position
+                    for entry in stored_rooms.local_history(self._tx, self.user_id, self.room_num)
+                    if entry.membership == "join" and not entry.forgotten
+                ),
+                default=MAX_LINE,
+            )
+        return self._came_at
+
     def visible(self, listed: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Those of the events that the user may see."""
         return [stored for stored in listed if self.may_see(stored)]
@@ -186,9 +223,10 @@ def _end_of_last_stay(history: Sequence[LocalMembership], *, at_once_too: bool =
 class Visibility:
     """Makes RoomViews."""
 
-    def __init__(self, states: States, events: Events, horizon: Horizon = never) -> None:
+    def __init__(self, states: States, events: Events, erasures: Erasures, horizon: Horizon = never) -> None:
         self._states = states
         self._events = events
+        self._erasures = erasures
         self._horizon = horizon
 
     def view(
@@ -203,7 +241,9 @@ class Visibility:
         if is_leaving:
             history = stored_rooms.local_history(tx, user_id, room_num)
             last_line = _end_of_last_stay(history, at_once_too=True)
-        return RoomView(tx, self._states, self._events, self._horizon, user_id, room_num, last_line)
+        return RoomView(
+            tx, self._states, self._events, self._erasures, self._horizon, user_id, room_num, last_line
+        )
 
     def visible_events(
         self, tx: Tx, user_id: str, room_num: int, listed: Iterable[StoredEvent]

@@ -15,3 +15,10 @@ CREATE TABLE errands (
     erase BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, kind)
 );
+
+-- Whose events are told redacted to who came into a room after that position of the log
+-- (client-server, Account deactivation, erase).
+CREATE TABLE erased_users (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    position BIGINT NOT NULL
+);
