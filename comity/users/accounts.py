@@ -88,16 +88,19 @@ class Accounts:
         password: str | None,
         *,
         admin: bool = False,
+        brought: str | None = None,
         along: Callable[[WriteTx], None] | None = None,
     ) -> None:
         """Create an account, and do `along` in the same transaction.
+
+        `brought` is a password's hash from elsewhere, in the place of a password.
 
         Raises 400 M_USER_IN_USE, 400 M_INVALID_PARAM for a password that cannot be, and what
         `along` raises; then nothing is stored.
         """
         # This spares the work of hashing; what counts is decided in the transaction.
         await self.check_available(user_id)
-        password_hash = None if password is None else await self._passwords.hash(password)
+        password_hash = brought if password is None else await self._passwords.hash(password)
         now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> None:
@@ -149,7 +152,7 @@ class Accounts:
             raise MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")
         if account is None or not right:
             raise wrong_password()
-        if account.password_hash and self._passwords.is_outdated(account.password_hash):
+        if account.password_hash and self._passwords.is_outdated(account.password_hash, password):
             return await self._renew_hash(account, account.password_hash, password)
         return account
 

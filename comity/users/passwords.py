@@ -1,4 +1,4 @@
-"""Passwords: hashing and checking with Argon2id, in a bounded number of threads.
+"""Passwords: hashing with Argon2id and checking, in a bounded number of threads.
 
 It knows no account: whose password it is and what follows from a right one is the affair of
 `comity.users.accounts`.
@@ -17,6 +17,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from comity.config import Passwords as PasswordsConfig
 from comity.ports import Entropy, Offload
 from comity.protocol.errors import MatrixError, invalid_param
+from comity.users.foreign_hashes import counts_whole, is_bcrypt, matches_bcrypt
 
 T = TypeVar("T")
 
@@ -103,11 +104,18 @@ class Passwords:
         finally:
             self._places.release()
 
-    def is_outdated(self, stored: str) -> bool:
-        """Whether a hash was made at another cost than today's."""
+    def is_outdated(self, stored: str, password: str) -> bool:
+        """Whether a hash that this `password` matches is to be replaced by one of today's kind and cost.
+
+        Not if it has said yes to a part of the password alone: the rest was never checked.
+        """
+        if is_bcrypt(stored):
+            return counts_whole(_encoded(password))
         return self._hasher.check_needs_rehash(stored)
 
     def _verify(self, stored: str, data: bytes) -> bool:
+        if is_bcrypt(stored):
+            return matches_bcrypt(stored, data)
         try:
             return self._hasher.verify(stored, data)
         except (VerificationError, InvalidHashError):

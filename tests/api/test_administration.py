@@ -72,7 +72,7 @@ async def test_passwords_at_their_real_cost() -> None:
     assert not await passwords.matches(one, "Secret")
     assert not await passwords.matches(None, "secret")
     assert not await passwords.matches("no hash at all", "secret")
-    assert not passwords.is_outdated(one)
+    assert not passwords.is_outdated(one, "secret")
 
 
 async def test_the_oldest_interactive_session_goes_when_there_are_too_many() -> None:
