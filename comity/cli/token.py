@@ -50,6 +50,19 @@ def list_all(path: Path | None) -> None:
         click.echo(f"{token.token}  {used}  {_end(token.expires_at)}")
 
 
+@command.command("delete")
+@click.argument("token")
+@config_option
+def delete(token: str, path: Path | None) -> None:
+    """Let nobody register with TOKEN any more. Whoever has, stays."""
+
+    async def work(administration: Administration) -> None:
+        await administration.delete_registration_token(token)
+
+    administer(path, work)
+    click.echo("The token is good no more.")
+
+
 def _end(expires_at: int | None) -> str:
     if expires_at is None:
         return "without end"

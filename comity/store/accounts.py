@@ -106,6 +106,11 @@ def has_password_hash(tx: Tx, user_id: str, expected: str) -> bool:
     return row is not None and row[0] == expected
 
 
+def set_admin(tx: Tx, user_id: str, *, admin: bool) -> None:
+    """Make an account an administrator's, or not."""
+    tx.run("UPDATE users SET admin = ? WHERE user_id = ?", (int(admin), user_id))
+
+
 def deactivate(tx: Tx, user_id: str) -> None:
     """End an account: its password, its profile; its name stays taken."""
     tx.run("UPDATE users SET deactivated = 1, password_hash = NULL WHERE user_id = ?", (user_id,))

@@ -86,6 +86,17 @@ def delete_tokens(tx: Tx, user_id: str, device_id: str) -> list[bytes]:
     return [bytes(row[0]) for row in rows]
 
 
+def logged_out_devices(tx: Tx, user_id: str, made_by_ms: int) -> list[str]:
+    """The devices of a user, made by then, for which no token is good."""
+    rows = tx.all(
+        "SELECT device_id FROM devices d WHERE d.user_id = ? AND d.created_at <= ? "
+        "AND NOT EXISTS (SELECT 1 FROM access_tokens t WHERE t.user_id = d.user_id "
+        "AND t.device_id = d.device_id) ORDER BY d.device_id",
+        (user_id, made_by_ms),
+    )
+    return [row[0] for row in rows]
+
+
 def token_hashes(tx: Tx, user_id: str) -> list[bytes]:
     """The hashes of every access token of a user."""
     rows = tx.all("SELECT token_hash FROM access_tokens WHERE user_id = ?", (user_id,))

@@ -154,7 +154,7 @@ class Errands(Worker):
         if errand.kind == END:
             self._management.end_in(tx, errand.user_id, erase=errand.erase)
         else:
-            self._management.log_out_in(tx, errand.user_id)
+            self._management.log_out_in(tx, errand.user_id, errand.since)
 
     async def _new_walk(self, errand: Errand) -> _Walk:
         user_id = errand.user_id

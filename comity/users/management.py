@@ -11,6 +11,7 @@ from typing import Any
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, missing_param
 from comity.store import cross_signing, errands, key_backup, personal
+from comity.store import sessions as stored_sessions
 from comity.store.database import Database, WriteTx
 from comity.store.erasures import Erasures
 from comity.users.accounts import Accounts
@@ -85,7 +86,7 @@ class Management:
 
         That it leaves its rooms is an errand then.
         """
-        self.log_out_in(tx, user_id)
+        self._sessions.close_all_in(tx, user_id)
         # Nobody can ever read these again.
         key_backup.delete_all(tx, user_id)
         cross_signing.forget_signatures(tx, user_id)
@@ -96,6 +97,9 @@ class Management:
         errands.drop(tx, user_id, errands.PROFILE)
         errands.put(tx, user_id, errands.DEPARTURE, self._clock.now_ms())
 
-    def log_out_in(self, tx: WriteTx, user_id: str) -> None:
-        """End every session of an account, in a transaction of the caller's."""
-        self._sessions.close_all_in(tx, user_id)
+    def log_out_in(self, tx: WriteTx, user_id: str, since: int) -> None:
+        """Delete the devices that a command has logged out at a time (ms), in a transaction of the caller's.
+
+        Not those to which their user has logged in again since.
+        """
+        self._sessions.close_in(tx, user_id, stored_sessions.logged_out_devices(tx, user_id, since))

@@ -63,6 +63,15 @@ async def test_registration_tokens(administration: Administration) -> None:
             await administration.add_registration_token(token, uses_allowed=uses)
 
 
+async def test_a_registration_token_ends(administration: Administration) -> None:
+    await administration.add_registration_token("invite")
+    await administration.delete_registration_token("invite")
+    assert await administration.registration_tokens() == []
+    with pytest.raises(MatrixError) as caught:
+        await administration.delete_registration_token("invite")
+    assert caught.value.code == "M_NOT_FOUND"
+
+
 async def test_passwords_at_their_real_cost() -> None:
     passwords = Passwords(InlineOffload(), SeededEntropy())
     one, two = await passwords.hash("secret"), await passwords.hash("secret")

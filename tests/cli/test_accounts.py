@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from comity.cli import main
 from comity.config import load
 from comity.net.system import SystemClock
-from comity.store import accounts
+from comity.store import accounts, sessions
+from comity.store.database import GroupTx
 from comity.store.sqlite import SqliteDriver
 
 
@@ -67,6 +68,79 @@ def test_an_account_is_locked_and_suspended_and_neither(config: Path) -> None:
     assert "There is no user nobody on this server" in nobody.output
 
 
+def test_an_account_gets_another_password(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    before = stored_user(config, "@alice:example.org")
+    assert run(config, "user", "password", "alice", given="y\n").output == (
+        "@alice:example.org has another password.\n"
+    )
+    after = stored_user(config, "@alice:example.org")
+    assert before is not None and after is not None
+    assert before.password_hash != after.password_hash
+    logged_out = run(config, "user", "password", "alice", "--password", "z", "--log-out")
+    assert logged_out.output == "@alice:example.org has another password and is logged out.\n"
+    assert "devices are to be deleted" in run(config, "user", "show", "alice").output
+
+
+def test_a_hash_from_elsewhere(config: Path) -> None:
+    hashed = "$2b$04$" + "a" * 53
+    assert run(config, "user", "add", "alice", "--hash", hashed).exit_code == 0
+    user = stored_user(config, "@alice:example.org")
+    assert user is not None
+    assert user.password_hash == hashed
+    other = "$2y$05$" + "b" * 53
+    assert run(config, "user", "password", "alice", "--hash", other).exit_code == 0
+    assert "bcrypt" in run(config, "user", "add", "bob", "--hash", "md5").stderr
+    both = run(config, "user", "add", "bob", "--hash", hashed, "--password", "x")
+    assert both.exit_code == 2
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+
+
+def test_an_account_ends(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    assert run(config, "user", "deactivate", "alice", given="n\n").exit_code == 1
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+    ended = run(config, "user", "deactivate", "alice", "--erase", given="y\n")
+    assert "@alice:example.org is deactivated." in ended.output
+    assert run(config, "user", "list").output == "@alice:example.org  deactivated\n"
+    shown = run(config, "user", "show", "alice").output
+    assert "no password lets in" in shown
+    assert "what is kept for it is to be deleted since 20" in shown
+    assert run(config, "user", "deactivate", "alice", "--yes").exit_code == 1
+
+
+def test_an_administrator_is_made_and_unmade(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    assert run(config, "user", "admin", "alice").output == "@alice:example.org is an administrator.\n"
+    assert run(config, "user", "list").output == "@alice:example.org  admin\n"
+    undone = run(config, "user", "admin", "alice", "--undo").output
+    assert undone == "@alice:example.org is no administrator any more.\n"
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+
+
+def test_sessions_are_shown_harmless_and_ended(config: Path) -> None:
+    run(config, "user", "add", "alice", "--password", "x")
+    driver = SqliteDriver(load(config).database_file)
+
+    def store(tx: GroupTx) -> None:
+        accounts.insert_device(tx, "@alice:example.org", "PHONE", "My \x1b[31mphone", 1_700_000_000_000)
+        accounts.insert_device(tx, "@alice:example.org", "DESK", None, 1_700_000_000_001)
+        accounts.touch_device(tx, "@alice:example.org", "DESK", 1_700_000_100_000, "192.0.2.1")
+        sessions.note_connection(
+            tx, "@alice:example.org", "DESK", "192.0.2.1", "A program", 1_700_000_100_000, 10
+        )
+
+    driver.write_now(store)
+    driver.close_now()
+    assert run(config, "user", "sessions", "alice").output.splitlines() == [
+        "PHONE  never seen  My \\x1b[31mphone",
+        "DESK  seen 2023-11-14 22:15:00 UTC",
+        "    2023-11-14 22:15:00 UTC  192.0.2.1  A program",
+    ]
+    assert run(config, "user", "log-out", "alice").output == "@alice:example.org is logged out.\n"
+    assert run(config, "user", "sessions", "nobody").exit_code == 1
+
+
 def test_hashes_cost_what_is_configured(config: Path) -> None:
     config.write_text('server_name = "example.org"\n[passwords]\nmemory_kib = 64\niterations = 3\n')
     assert run(config, "user", "add", "alice", "--password", "x").exit_code == 0
@@ -116,6 +190,13 @@ def test_tokens(config: Path) -> None:
     assert any(
         re.fullmatch(r"spring  used 0 of 3  until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", line) for line in listed
     )
+
+
+def test_a_token_is_deleted(config: Path) -> None:
+    run(config, "token", "add", "spring")
+    assert run(config, "token", "delete", "spring").output == "The token is good no more.\n"
+    assert run(config, "token", "list").output == ""
+    assert run(config, "token", "delete", "spring").exit_code == 1
 
 
 def test_a_token_ends_when_it_was_said(config: Path) -> None:
