@@ -11,6 +11,12 @@ from __future__ import annotations
 from comity.store.database import Tx
 from comity.store.lists import parts
 
+#: Of more people than this, it is asked who is in the rooms that are left, and not of each in which rooms
+#: they are: whoever leaves a room of 20,000 is in rooms of far fewer people altogether, mostly.
+MANY = 100
+#: Members of the rooms that are left that are read for that, for each of these people: a look at one of
+#: them costs about as much as so many members that are read in a row.
+MEMBERS_FOR_EACH = 5
 #: Members of one room that somebody who came in is told of. A client follows only people that it asked
 #: about, and it is told of all who ceased to share a room with it, so it asks about newcomers anyway:
 #: what is beyond this is no loss, and coming into a room of 20,000 costs no more than this.
@@ -99,14 +105,40 @@ def sharing(tx: Tx, user_id: str, others: set[str]) -> set[str]:
     return found
 
 
+def _sharing_many(tx: Tx, user_id: str, others: set[str]) -> set[str]:
+    """As `sharing`, of many: it costs the members of the rooms that `user_id` is in, if they are not more."""
+    rooms = [
+        row[0]
+        for row in tx.all(
+            "SELECT room_num FROM memberships WHERE user_id = ? AND membership = 'join'", (user_id,)
+        )
+    ]
+    found: set[str] = set()
+    left = MEMBERS_FOR_EACH * len(others)
+    for marks, part in parts(rooms):
+        rows = tx.all(
+            f"SELECT user_id FROM memberships WHERE room_num IN ({marks}) AND membership = 'join' LIMIT ?",
+            [*part, left],
+        )
+        found.update(row[0] for row in rows)
+        left -= len(rows)
+        if left <= 0:
+            # There are more. Of those who were not among these, each is looked at.
+            return (found & others) | sharing(tx, user_id, others - found)
+    return found & others
+
+
 def parted(tx: Tx, user_id: str, after: int, upto: int, *, i_went: bool = True) -> set[str]:
     """Who shared a room with a local user, and ceased to at `after < position <= upto`.
 
     `i_went`: whether the user may have left a room meanwhile. What it costs is how many went, or were
-    left behind.
+    left behind, and, of many, who is in the rooms that the user is in still.
     """
     candidates = _gone_from(tx, user_id, after, upto)
     if i_went:
         candidates |= _left_by(tx, user_id, after, upto)
     candidates.discard(user_id)
-    return candidates - sharing(tx, user_id, candidates) if candidates else candidates
+    if not candidates:
+        return candidates
+    ask = _sharing_many if len(candidates) > MANY else sharing
+    return candidates - ask(tx, user_id, candidates)
