@@ -21,6 +21,11 @@ def user_of(tx: Tx, token_hash: bytes, now_ms: int) -> str | None:
     return row[0] if row else None
 
 
+def forget_user(tx: Tx, user_id: str) -> None:
+    """No token stands for a user any more."""
+    tx.run("DELETE FROM openid_tokens WHERE user_id = ?", (user_id,))
+
+
 def forget_expired(tx: Tx, now_ms: int) -> int:
     """Delete tokens that are over; how many."""
     return tx.changed("DELETE FROM openid_tokens WHERE expires_at <= ?", (now_ms,))

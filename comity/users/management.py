@@ -10,7 +10,7 @@ from typing import Any
 
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, missing_param
-from comity.store import cross_signing, errands, key_backup, personal
+from comity.store import cross_signing, errands, key_backup, openid, personal
 from comity.store import sessions as stored_sessions
 from comity.store.database import Database, WriteTx
 from comity.store.erasures import Erasures
@@ -87,6 +87,7 @@ class Management:
         That it leaves its rooms is an errand then.
         """
         self._sessions.close_all_in(tx, user_id)
+        openid.forget_user(tx, user_id)
         # Nobody can ever read these again.
         key_backup.delete_all(tx, user_id)
         cross_signing.forget_signatures(tx, user_id)
