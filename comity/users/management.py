@@ -16,6 +16,7 @@ from comity.store.database import Database, WriteTx
 from comity.store.erasures import Erasures
 from comity.users.accounts import Accounts
 from comity.users.login import PasswordProof
+from comity.users.presence import Presences
 from comity.users.profile import Follow
 from comity.users.sessions import Sessions
 
@@ -32,6 +33,7 @@ class Management:
         sessions: Sessions,
         proof: PasswordProof,
         erasures: Erasures,
+        presences: Presences,
         follow: Follow,
     ) -> None:
         self._database = database
@@ -40,6 +42,7 @@ class Management:
         self._sessions = sessions
         self._proof = proof
         self._erasures = erasures
+        self._presences = presences
         self._follow = follow
 
     async def change_password(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> None:
@@ -95,6 +98,7 @@ class Management:
             personal.delete_account_data(tx, user_id)
             personal.delete_private_receipts(tx, user_id)
             self._erasures.add(tx, user_id, self._database)
+        tx.after_commit(lambda: self._presences.forget(user_id))
         errands.drop(tx, user_id, errands.PROFILE)
         errands.put(tx, user_id, errands.DEPARTURE, self._clock.now_ms())
 

@@ -72,6 +72,8 @@ class _Known:
     told_ms: int = 0
     #: Of other servers' users: whether they are active, as their server says.
     is_active: bool = False
+    #: Of our users whose profile changed since the start: what others are to call them.
+    profile: Mapping[str, str] = field(default_factory=dict)
     #: Of our users: device id -> what it says.
     devices: dict[str, _Device] = field(default_factory=dict)
     #: The numbers of the user's rooms when this was told, through which others see it.
@@ -139,6 +141,24 @@ class Presences:
         is_news, known.status = known.status != status, status
         is_due = known.active_ms - known.told_ms >= SAME_AGAIN_MS
         await self._settle(user_id, known, is_news=is_news or is_due)
+
+    async def rename(self, user_id: str, profile: Mapping[str, str]) -> None:
+        """A user of ours is called otherwise (client-server §Profiles, Events on Change of Profile
+        Information): who sees their presence is told with it. `profile` is their name and avatar.
+
+        Of whom nothing is remembered nobody sees any presence.
+        """
+        known = self._known.get(user_id)
+        if known is None:
+            return
+        known.profile = profile
+        if known.serial:
+            await self._announce(user_id, known)
+
+    def forget(self, user_id: str) -> None:
+        """An account has ended: nothing is remembered of it."""
+        self._known.pop(user_id, None)
+        self._live.pop(user_id, None)
 
     def following(self, user_id: str, device_id: str, wish: str | None) -> Following:
         """While a device waits in a /sync; `wish` is its `set_presence`, None if it did not say.
@@ -321,7 +341,11 @@ class Presences:
 
     def event(self, user_id: str) -> dict[str, Any]:
         """The `m.presence` event of a user."""
-        return {"type": PRESENCE, "sender": user_id, "content": self._shown(user_id)}
+        content = self._shown(user_id)
+        known = self._known.get(user_id)
+        if known is not None:
+            content.update(known.profile)
+        return {"type": PRESENCE, "sender": user_id, "content": content}
 
     async def get(self, requester: str, user_id: str) -> dict[str, object]:
         """`GET /presence/{userId}/status`, as `requester` may see it.

@@ -20,6 +20,7 @@ from comity.store import accounts as stored
 from comity.store import errands
 from comity.store.database import Database, Tx, WriteTx
 from comity.users.accounts import Accounts
+from comity.users.presence import Presences
 from comity.users.rate_limits import PROFILE_CHANGES, RateLimits
 from comity.users.text import checked_text
 
@@ -99,6 +100,7 @@ class Profiles:
         follow: Follow,
         calls: UserCalls,
         clock: Clock,
+        presences: Presences,
     ) -> None:
         self._database = database
         self._accounts = accounts
@@ -106,6 +108,7 @@ class Profiles:
         self._follow = follow
         self._calls = calls
         self._clock = clock
+        self._presences = presences
 
     async def local(self, user_id: str) -> dict[str, Any] | None:
         """The profile of a user of ours, {} if it is empty; None if there is no such user."""
@@ -195,6 +198,7 @@ class Profiles:
 
         changed = await self._database.write(store)
         if changed and key in IN_ROOMS:
+            await self._presences.rename(user_id, await member_content(self, user_id))
             await self._follow(user_id)
 
 

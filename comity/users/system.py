@@ -86,12 +86,15 @@ class UserSystem:
         self.shared_secret = SharedSecret(
             config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
         )
-        self.profiles = Profiles(database, self.accounts, self.limits, self._follow, calls, clock)
+        self.ephemeral = Ephemeral(database, bus, clock, sink, name, with_presence=config.presence.enabled)
+        self.profiles = Profiles(
+            database, self.accounts, self.limits, self._follow, calls, clock, self.ephemeral.presences
+        )
         news = DeviceNews(bus, sink, name)
         self.devices = Devices(database, self.sessions, proof, news)
         self.management = Management(
             database=database, clock=clock, accounts=self.accounts, sessions=self.sessions, proof=proof,
-            erasures=erasures, follow=self._follow,
+            erasures=erasures, presences=self.ephemeral.presences, follow=self._follow,
         )  # fmt: skip
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)
@@ -103,7 +106,6 @@ class UserSystem:
             database, states, events, name, finds_all=config.users.directory == "all"
         )
         self.reports = Reports(database, clock)
-        self.ephemeral = Ephemeral(database, bus, clock, sink, name, with_presence=config.presence.enabled)
         self.receipts = Receipts(database, bus, clock, sink, name)
         self.keys = Keys(database, bus, clock, self.accounts, news)
         self.key_backups = KeyBackups(database, name)

@@ -355,10 +355,10 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
         if errands.DEPARTURE in kinds:
             server.left.append(user_id)
 
-    profiles = Profiles(database, accounts, limits, follow, calls, clock)
+    profiles = Profiles(database, accounts, limits, follow, calls, clock, ephemeral.presences)
     management = Management(
         database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
-        erasures=Erasures(), follow=follow,
+        erasures=Erasures(), presences=ephemeral.presences, follow=follow,
     )  # fmt: skip
     server = UserServer(
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,

@@ -11,6 +11,7 @@ import pytest
 
 from comity.sync import presence as presence_sync
 from comity.users.presence import AGAIN_MS, GONE_SECONDS, IDLE_MS, SILENT_MS, SWEEP_SECONDS
+from tests.api.support_accounts import deactivate
 from tests.api.support_rooms import Client, Network, Place, networked_place, place, until_waiting
 from tests.api.support_users import at
 
@@ -70,6 +71,39 @@ async def test_a_waiting_sync_is_woken(server: Place) -> None:
     await until_waiting()
     assert not deaf.done()
     await ended(deaf)
+
+
+async def test_a_new_name_comes_with_presence(server: Place) -> None:
+    alice, bob, _ = await a_pair(server)
+    await set_presence(bob, "online")
+    since = (await alice.sync())["next_batch"]
+    waiting = asyncio.ensure_future(alice.sync(since, ONLY_PRESENCE, timeout=30_000))
+    await until_waiting()
+    path = at("profile", bob.user_id)
+    (await bob.ask("PUT", path + "/displayname", {"displayname": "Bobby"})).ok()
+    (event,) = (await waiting)["presence"]["events"]
+    assert event["sender"] == bob.user_id
+    assert event["content"]["displayname"] == "Bobby"
+    assert event["content"]["presence"] == "online"
+    since = (await alice.sync())["next_batch"]
+    # What stands in no membership is no news.
+    (await bob.ask("PUT", path + "/m.tz", {"m.tz": "Europe/London"})).ok()
+    assert told(await alice.sync(since, ONLY_PRESENCE)) == {}
+    (await bob.ask("PUT", path + "/avatar_url", {"avatar_url": "mxc://example.org/abc"})).ok()
+    (await bob.ask("DELETE", path + "/displayname")).ok()
+    (event,) = (await alice.sync(since, ONLY_PRESENCE))["presence"]["events"]
+    assert event["content"]["avatar_url"] == "mxc://example.org/abc"
+    assert "displayname" not in event["content"]
+    # It is no part of what is asked for by itself.
+    assert "avatar_url" not in await get_presence(alice, bob)
+
+
+async def test_who_has_ended_their_account_is_forgotten(server: Place) -> None:
+    alice, bob, _ = await a_pair(server)
+    await set_presence(bob, "online")
+    (await bob.ask("PUT", at("profile", bob.user_id, "displayname"), {"displayname": "Bobby"})).ok()
+    await deactivate(bob)
+    assert "Bobby" not in str((await alice.sync()).get("presence"))
 
 
 async def test_presence_is_not_for_strangers_nor_from_the_ignored(server: Place) -> None:
