@@ -135,6 +135,7 @@ async def test_a_name_is_erased_and_what_makes_the_room_is_not(server: Place) ->
 
 async def test_what_is_erased_is_not_found(server: Place) -> None:
     alice, bob, carol = await server.clients("alice", "bob", "carol")
+    (await alice.ask("PUT", at("profile", alice.user_id, "displayname"), {"displayname": "Alice Doe"})).ok()
     room_id = await alice.create()
     await bob.join(room_id)
     await alice.say(room_id, "the secret ingredient")
@@ -143,8 +144,10 @@ async def test_what_is_erased_is_not_found(server: Place) -> None:
     await carol.join(room_id)
     found = {}
     for reader in (bob, carol):
-        body = {"search_categories": {"room_events": {"search_term": "ingredient"}}}
+        wanted = {"search_term": "ingredient", "event_context": {"include_profile": True}}
+        body = {"search_categories": {"room_events": wanted}}
         answer = (await reader.ask("POST", "/search", body)).ok()["search_categories"]["room_events"]
+        assert (b"Alice Doe" in orjson.dumps(answer)) is (reader is bob)
         found[reader.user_id] = {result["result"]["content"]["body"] for result in answer["results"]}
     assert found == {
         bob.user_id: {"the secret ingredient", "no ingredient"},

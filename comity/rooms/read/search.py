@@ -233,10 +233,12 @@ class Search:
             "events_after": reader.format.events(tx, after.events, reading),
         }
         if around.with_profiles:
-            context["profile_info"] = self._profiles(tx, stored, listed)
+            context["profile_info"] = self._profiles(tx, view, stored, listed)
         return context
 
-    def _profiles(self, tx: Tx, stored: StoredEvent, listed: Sequence[StoredEvent]) -> dict[str, Any]:
+    def _profiles(
+        self, tx: Tx, view: RoomView, stored: StoredEvent, listed: Sequence[StoredEvent]
+    ) -> dict[str, Any]:
         """The profiles of those who sent the events, as they were then: at the result, for who was there."""
         reader = self._reader
         found: dict[str, Any] = {}
@@ -246,7 +248,7 @@ class Search:
                 tx, reader.states, reader.events, stored.room_num, at.state_after or b"", senders
             )
             for member in members:
-                content = member.event.content
+                content = {} if view.is_erased(member) else member.event.content
                 found[str(member.event.state_key)] = {
                     name: content[name] for name in _PROFILE if isinstance(content.get(name), str)
                 }
