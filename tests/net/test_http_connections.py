@@ -251,9 +251,11 @@ async def test_what_is_sent_ahead_waits_for_what_was_sent_before(serve: Serve) -
     """And it is not read on and on meanwhile."""
     go_on = asyncio.Event()
     begun: list[str] = []
+    first = asyncio.Event()
 
     async def handle(request: Request) -> Response:
         begun.append(request.path)
+        first.set()
         await go_on.wait()
         return Response(200, request.path.encode())
 
@@ -262,8 +264,7 @@ async def test_what_is_sent_ahead_waits_for_what_was_sent_before(serve: Serve) -
         wire.send(
             b"".join(put(bytes(500_000)).replace(b"PUT /", b"PUT /%d" % number) for number in range(20))
         )
-        while not begun:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await within_patience(first)
         assert begun == ["/0"]
         go_on.set()
         assert [(await wire.reply()).body for _ in range(20)] == [b"/%d" % number for number in range(20)]

@@ -132,8 +132,8 @@ class Reading:
 
 
 def bare(stored: StoredEvent) -> StoredEvent:
-    """An event as redaction would leave it; its number is negative, for finished bytes are kept by it."""
-    return replace(stored, number=-stored.number, event=stored.event.redacted())
+    """An event as redaction would leave it."""
+    return replace(stored, event=stored.event.redacted())
 
 
 class ClientFormat:
@@ -149,9 +149,7 @@ class ClientFormat:
 
     def redacted(self, tx: Tx, stored: StoredEvent, reading: Reading) -> orjson.Fragment:
         """One event without what redaction would take, for who shall not see its content."""
-        bare = replace(stored, event=stored.event.redacted())
-        return orjson.Fragment(self._bytes(tx, bare, reading))
-        return orjson.Fragment(self._bytes(tx, stored, reading, is_bare=True))
+        return orjson.Fragment(self._bytes(tx, bare(stored), reading))
 
     def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
         """Many events."""
@@ -170,6 +168,8 @@ class ClientFormat:
         ]
 
     def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading) -> bytes:
+        if reading.is_erased(stored):
+            stored = bare(stored)
         event = stored.event
         if reading.federation_format:
             body, room = event.encoded[:-1], b""
@@ -188,14 +188,6 @@ class ClientFormat:
         else:
             rest = self._rest(tx, stored, reading)
             whole = b'%b%b,"unsigned":{"age":%d%b%b}}' % (body, room, age, membership, rest)
-    def _bytes(self, tx: Tx, stored: StoredEvent, reading: Reading, *, is_bare: bool = False) -> bytes:
-        shown = bare(stored) if is_bare or reading.is_erased(stored) else stored
-        body = shown.event.encoded[:-1] if reading.federation_format else self._body(shown)
-        parts = [body]
-        if reading.with_room_id and not reading.federation_format:
-            parts.append(b',"room_id":%b' % encode(stored.event.room_id))
-        parts.append(b',"unsigned":%b}' % self._unsigned(tx, stored, reading))
-        whole = b"".join(parts)
         if reading.fields is not None:
             whole = encode(select_fields(orjson.loads(whole), reading.fields))
         return whole
@@ -242,17 +234,14 @@ class ClientFormat:
         return encode(told)
 
     def _redaction(self, redaction: StoredEvent, reading: Reading) -> bytes:
+        if reading.is_erased(redaction):
+            redaction = bare(redaction)
         body, room = redaction.body or _body(redaction), reading.room_part(redaction.event.room_id)
         return b'%b%b,"unsigned":{"age":%d}}' % (
             body,
             room,
             reading.now_ms - redaction.event.origin_server_ts,
         )
-        if reading.is_erased(redaction):
-            redaction = bare(redaction)
-        room_id = b',"room_id":%b' % encode(redaction.event.room_id) if reading.with_room_id else b""
-        age = reading.now_ms - redaction.event.origin_server_ts
-        return b'%b%b,"unsigned":{"age":%d}}' % (self._body(redaction), room_id, age)
 
     def _replaced(self, tx: Tx, stored: StoredEvent) -> StoredEvent | None:
         """The state event that a state event replaced on its branch."""
