@@ -44,6 +44,7 @@ from comity.sync.system import SyncSystem
 from comity.users.errands import Errands
 from comity.users.server_notices import ServerNotices
 from comity.users.system import UserSystem
+from comity.web import system as web
 
 _log = logging.getLogger(__name__)
 #: Remembered transactions are forgotten after this long: nobody repeats one so late.
@@ -231,6 +232,7 @@ def build(config: Config, ports: Ports) -> App:
     guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)
     health.routes(router, database.check)
     client_routes.add(router, guard, anybody, config, users, rooms, sync)
+    web.add(router, config, users)
     if config.federation.enabled:
         limits = OriginLimits(
             ports.clock, per_second=config.federation.requests_per_second,

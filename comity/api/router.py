@@ -324,7 +324,8 @@ class Router:
         except Exception:  # noqa: BLE001 - whatever it was: an answer, and the trace in the log
             _log.exception("unexpected error in %s %s", request.method, request.path)
             response = error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
-        if "client" in request.serves:
+        # A page is not for the scripts of other sites to read: what has a policy of its own is a page.
+        if "client" in request.serves and "Content-Security-Policy" not in response.headers:
             response.headers.update(CORS_HEADERS)
         return response
 

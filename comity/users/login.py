@@ -85,6 +85,16 @@ class Login:
         store(tx)
         return True
 
+    async def check_person(self, name: str, password: str, address: str) -> User:
+        """The account of who writes a name and a password on a page: counted as a login.
+
+        Raises as `check_password`.
+        """
+        user_id = await self.identified({"identifier": {"type": "m.id.user", "user": name}})
+        self._limits.check(LOGIN_BY_ADDRESS, address)
+        self._limits.check(LOGIN_BY_ACCOUNT, user_id or "")
+        return await self.check_password(user_id, password, address)
+
     async def check_password(self, user_id: str | None, password: str, address: str) -> User:
         """The account that this password opens; whoever guesses waits longer each time.
 

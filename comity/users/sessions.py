@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from comity.config import Sessions as Lifetimes
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import MatrixError, bad_json
-from comity.store import accounts
+from comity.store import accounts, browser_sessions
 from comity.store import sessions as stored
 from comity.store.cache import Followed
 from comity.store.database import (
@@ -328,9 +328,10 @@ class Sessions:
     def close_all_in(self, tx: WriteTx, user_id: str, *, but: str | None = None) -> None:
         """Delete every device of a user, `but` one, in a transaction of the caller's.
 
-        Nor does a login token let anybody in any more.
+        Nor does a login token let anybody in any more, nor a browser's cookie.
         """
         stored.delete_login_tokens(tx, user_id)
+        browser_sessions.delete_all(tx, user_id)
         self.close_in(
             tx,
             user_id,

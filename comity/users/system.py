@@ -17,6 +17,7 @@ from comity.store.events import Events
 from comity.store.state import States
 from comity.users.account_data import AccountData
 from comity.users.accounts import Accounts
+from comity.users.browsers import Browsers
 from comity.users.cleaning import Cleaning
 from comity.users.cross_signing import CrossSigning
 from comity.users.dehydrated import DehydratedDevices
@@ -74,6 +75,7 @@ class UserSystem:
         self.sessions = Sessions(database, clock, entropy, config.sessions)
         interactive = Interactive(clock, entropy)
         self.login = Login(database, self.accounts, self.sessions, self.limits, clock)
+        self.browsers = Browsers(database, self.accounts, self.login, clock, entropy)
         proof = PasswordProof(interactive, self.login, self.limits)
         self.refreshing = Refreshing(database, self.sessions, self.limits, clock)
         self.login_tokens = LoginTokens(
