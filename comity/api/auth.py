@@ -11,6 +11,18 @@ from comity.users.sessions import Session, Sessions, user_locked
 
 #: What users may ask whose account is locked (client-server §Account locking).
 OPEN_TO_LOCKED = (("POST", "/logout"), ("POST", "/logout/all"))
+#: What asks for a proof that sessions of OAuth 2.0 cannot give (client-server §OAuth 2.0 API): their users
+#: do it on the account page.
+CLOSED_TO_OAUTH = frozenset(
+    {
+        ("POST", "/account/password"),
+        ("POST", "/account/deactivate"),
+        ("POST", "/account/3pid/add"),
+        ("POST", "/delete_devices"),
+        ("DELETE", "/devices/{deviceId}"),
+        ("POST", "/login/get_token"),
+    }
+)
 
 
 def token_of(call: Call) -> str | None:
@@ -28,7 +40,8 @@ def user_guard(sessions: Sessions) -> Guard:
     """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED.
 
     Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists; those who are
-    suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists.
+    suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists; sessions of OAuth 2.0,
+    403 M_FORBIDDEN for what CLOSED_TO_OAUTH lists.
     """
 
     async def guard(call: Call) -> None:
@@ -37,6 +50,8 @@ def user_guard(sessions: Sessions) -> Guard:
             raise guest_access_forbidden("This is not for guests: it needs an account")
         if session.suspended and not may_ask_while_suspended(call):
             raise user_suspended()
+        if session.by_oauth and (call.request.method, path_behind_version(call)) in CLOSED_TO_OAUTH:
+            raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
         call.user = _requester(session)
 
     return guard
@@ -72,7 +87,9 @@ async def _session(sessions: Sessions, call: Call) -> Session:
 
 
 def _requester(session: Session) -> Requester:
-    return Requester(session.user_id, session.device_id, session.admin, session.guest, session.suspended)
+    return Requester(
+        session.user_id, session.device_id, session.admin, session.guest, session.suspended, session.by_oauth
+    )
 
 
 def must_be_self(call: Call, name: str = "userId") -> str:

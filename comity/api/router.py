@@ -96,6 +96,8 @@ class Requester:
     admin: bool = False
     guest: bool = False
     suspended: bool = False
+    #: Whether the session was opened by OAuth 2.0.
+    by_oauth: bool = False
 
 
 @dataclass(slots=True)

@@ -161,6 +161,17 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    """Logging in by OAuth 2.0, on this server's own pages."""
+
+    enabled: bool = key(
+        values.flag,
+        True,
+        "Whether apps may log people in by OAuth 2.0. Its pages are at /_comity/ of public.client_base_url.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Passwords:
     """What it costs to check a password (Argon2id). Hashes of another cost are renewed as people log in."""
 
@@ -195,6 +206,8 @@ class RateLimits:
     refreshes: Rate = _limit(5, 200, "New tokens for running sessions, asked for from one address.")
     login_tokens: Rate = _limit(0.02, 3, "Tokens with which one user logs another app in.")
     proofs: Rate = _limit(0.1, 10, "Passwords and other proofs asked for again, of one user.")
+    oauth_clients: Rate = _limit(0.2, 50, "Registrations of apps (OAuth 2.0) from one address.")
+    device_codes: Rate = _limit(0.1, 20, "Codes for apps without a browser, asked for from one address.")
     registration: Rate = _limit(0.1, 10, "Accounts made, and asked for, from one address.")
     registration_questions: Rate = _limit(
         1, 20, "Questions from one address whether a user name or a registration token is good."
@@ -452,6 +465,7 @@ class Config:
     rooms: Rooms = section(Rooms)
     server_notices: ServerNotices = section(ServerNotices)
     sessions: Sessions = section(Sessions)
+    oauth: OAuth = section(OAuth)
     passwords: Passwords = section(Passwords)
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
@@ -469,6 +483,11 @@ class Config:
     def database_file(self) -> Path:
         """The file of the embedded database, where that is the engine."""
         return self.data_dir / self.database.url.removeprefix("sqlite:")
+
+    @property
+    def client_base_url(self) -> str:
+        """Where apps and browsers reach this server: as configured, or by its name."""
+        return self.public.client_base_url or f"https://{self.server_name}"
 
     @property
     def signing_key_file(self) -> Path:

@@ -52,16 +52,19 @@ def insert(tx: Tx, browser: Browser, keep: int) -> None:
         delete(tx, other.token_hash)
 
 
-def find(tx: Tx, token_hash: bytes, now_ms: int) -> Browser | None:
-    """The browser of that token; None once it has ended, or its account is deactivated or locked."""
+def find(tx: Tx, token_hash: bytes, now_ms: int) -> tuple[Browser, bool] | None:
+    """The browser of that token, and whether its user is suspended.
+
+    None once it has ended, or its account is deactivated or locked.
+    """
     columns = ", ".join(f"b.{name}" for name in _COLUMNS.split(", "))
     row = tx.one(
-        f"SELECT {columns} FROM browser_sessions b JOIN users u ON u.user_id = b.user_id "
+        f"SELECT {columns}, m.suspended FROM browser_sessions b JOIN users u ON u.user_id = b.user_id "
         "LEFT JOIN moderated_accounts m ON m.user_id = b.user_id "
         "WHERE b.token_hash = ? AND b.expires_at > ? AND u.deactivated = 0 AND coalesce(m.locked, 0) = 0",
         (token_hash, now_ms),
     )
-    return _browser(row) if row else None
+    return (_browser(row[:-1]), bool(row[-1])) if row else None
 
 
 def of_user(tx: Tx, user_id: str) -> list[Browser]:

@@ -18,7 +18,8 @@ REPLACED, NEVER_USED = 1, 2
 class Owner:
     """Whom an access token acts for. `expires_at` is in ms since the epoch, None for never.
 
-    `refresh_hash` is the refresh token that was given with it, while neither was used.
+    `refresh_hash` is the refresh token that was given with it, while neither was used; `by_oauth` says
+    whether OAuth 2.0 gave it.
     """
 
     user_id: str
@@ -29,6 +30,7 @@ class Owner:
     locked: bool
     expires_at: int | None
     refresh_hash: bytes | None
+    by_oauth: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,9 @@ def token_owner(tx: Tx, token_hash: bytes) -> Owner | None:
     """Whom an access token acts for, though it may have ended; None if the account is deactivated."""
     row = tx.one(
         "SELECT t.user_id, t.device_id, u.admin, g.user_id, m.suspended, m.locked, t.expires_at, "
-        "t.refresh_hash FROM access_tokens t JOIN users u ON u.user_id = t.user_id "
+        "t.refresh_hash, o.client_id FROM access_tokens t JOIN users u ON u.user_id = t.user_id "
         "LEFT JOIN guests g ON g.user_id = t.user_id LEFT JOIN moderated_accounts m ON m.user_id = t.user_id "
+        "LEFT JOIN oauth_sessions o ON o.user_id = t.user_id AND o.device_id = t.device_id "
         "WHERE t.token_hash = ? AND u.deactivated = 0",
         (token_hash,),
     )
@@ -116,7 +119,15 @@ def token_owner(tx: Tx, token_hash: bytes) -> Owner | None:
         return None
     refresh_hash = None if row[7] is None else bytes(row[7])
     return Owner(
-        row[0], row[1], bool(row[2]), row[3] is not None, bool(row[4]), bool(row[5]), row[6], refresh_hash
+        row[0],
+        row[1],
+        bool(row[2]),
+        row[3] is not None,
+        bool(row[4]),
+        bool(row[5]),
+        row[6],
+        refresh_hash,
+        row[8] is not None,
     )
 
 

@@ -41,6 +41,7 @@ class SignedIn:
     created_at: int
     #: Whether that was proven a short while ago.
     is_fresh: bool
+    suspended: bool
     #: What tells this browser from the user's others.
     key: str
 
@@ -77,15 +78,15 @@ class Browsers:
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         token_hash, now = hash_of(token), self._clock.now_ms()
-        browser = await self._database.look_up(lambda tx: stored.find(tx, token_hash, now))
-        if browser is None:
+        found = await self._database.look_up(lambda tx: stored.find(tx, token_hash, now))
+        if found is None:
             return None
+        browser, suspended = found
         if now - browser.last_used_at >= TOUCH_INTERVAL_MS:
             until = min(now + IDLE_MS, browser.created_at + LONGEST_MS)
             await self._database.write(lambda tx: stored.touch(tx, token_hash, now, until))
-        return SignedIn(
-            browser.user_id, browser.created_at, now - browser.proven_at < FRESH_MS, _key(browser.token_hash)
-        )
+        is_fresh = now - browser.proven_at < FRESH_MS
+        return SignedIn(browser.user_id, browser.created_at, is_fresh, suspended, _key(browser.token_hash))
 
     # -- in
 

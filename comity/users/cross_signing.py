@@ -22,6 +22,7 @@ from comity.users.accounts import Accounts
 from comity.users.device_news import DeviceNews
 from comity.users.key_shapes import MAX_IDENTITY_BYTES, public_keys, signing_key
 from comity.users.login import PasswordProof
+from comity.users.oauth.identity_reset import IdentityReset
 
 #: Objects with signatures in one upload: the devices of one user, and some people.
 MAX_SIGNED = 1_000
@@ -33,15 +34,24 @@ class CrossSigning:
     """The keys for signing of local users."""
 
     def __init__(
-        self, database: Database, accounts: Accounts, news: DeviceNews, proof: PasswordProof
+        self,
+        database: Database,
+        accounts: Accounts,
+        news: DeviceNews,
+        proof: PasswordProof,
+        reset: IdentityReset | None = None,
     ) -> None:
+        """`reset` is how sessions of OAuth 2.0 prove what others prove by a password."""
         self._database = database
         self._accounts = accounts
         self._news = news
         self._proof = proof
+        self._reset = reset
 
-    async def upload(self, user_id: str, body: Mapping[str, Any]) -> None:
-        """`POST /keys/device_signing/upload`, against the password where the specification wants it.
+    async def upload(self, user_id: str, body: Mapping[str, Any], *, by_oauth: bool = False) -> None:
+        """`POST /keys/device_signing/upload`, against a proof where the specification wants it.
+
+        That is the password, or for sessions of OAuth 2.0 the user's word on a page (§OAuth authentication).
 
         Raises 400 M_INVALID_PARAM, M_MISSING_PARAM or M_INVALID_SIGNATURE, 401 with flows,
         403 M_FORBIDDEN.
@@ -58,8 +68,10 @@ class CrossSigning:
         if not new:
             return
         proven = None
+        reset = self._reset if by_oauth else None
         if MASTER in held:
-            proven = await self._proof.require("upload signing keys", user_id, body)
+            proof = self._proof if reset is None else reset
+            proven = await proof.require("upload signing keys", user_id, body)
 
         def store(tx: WriteTx) -> None:
             now = self._check(tx, user_id, given)
@@ -77,8 +89,11 @@ class CrossSigning:
             self._news.tell_servers(tx, user_id)
 
         await self._database.write(store)
-        if proven is not None:
-            self._proof.finish(proven)
+        if proven is None:
+            return
+        if reset is not None:
+            reset.withdraw(user_id)
+        self._proof.finish(proven)
 
     def _check(self, tx: Tx, user_id: str, given: Mapping[str, str]) -> dict[str, str]:
         """Whether the keys go together; usage -> JSON text of those that are held."""

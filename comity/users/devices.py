@@ -66,8 +66,12 @@ class Devices:
         Unknown devices are passed over. Raises 401 with flows (AuthenticationNeededError).
         """
         proven = await self._proof.require("delete devices " + "\x00".join(sorted(device_ids)), user_id, body)
-        await self._sessions.close(user_id, device_ids)
+        await self.log_out(user_id, device_ids)
         self._proof.finish(proven)
+
+    async def log_out(self, user_id: str, device_ids: list[str]) -> None:
+        """Delete devices of who is signed in to the pages of this server; unknown ones are passed over."""
+        await self._sessions.close(user_id, device_ids)
 
 
 def _shown(device: Device) -> dict[str, object]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -29,6 +30,8 @@ MAX_FAILED_ATTEMPTS = 10
 DUMMY = "m.login.dummy"
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
+
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 #: Checks one stage: (stage, the client's `auth`) -> what is to be remembered of it.
 #: Raises MatrixError if it proves nothing; its code and text are told beside the flows.
@@ -56,6 +59,7 @@ class AuthenticationNeededError(MatrixError):
 class _Session:
     operation: str
     expires_at: float
+    params: Mapping[str, Any]
     completed: dict[str, object] = field(default_factory=dict)
     #: Of the request whose first stage was completed.
     digest: bytes | None = None
@@ -84,16 +88,18 @@ class Interactive:
         flows: Sequence[Sequence[str]],
         body: Mapping[str, Any],
         check: CheckStage,
+        *,
+        params: Mapping[str, Any] = NO_PARAMS,
     ) -> Proven:
         """Return once a flow is complete for `operation` (what is done, to what, by whom).
 
-        `body` is the request's, with the client's `auth` in it if it has one. Raises
-        AuthenticationNeededError with what is missing, 400 M_BAD_JSON or M_MISSING_PARAM for an
-        `auth` that is none.
+        `body` is the request's, with the client's `auth` in it if it has one; `params` is told beside
+        the flows. Raises AuthenticationNeededError with what is missing, 400 M_BAD_JSON or
+        M_MISSING_PARAM for an `auth` that is none.
         """
         auth = body.get("auth")
         if auth is None:
-            raise self._needed(self._begin(operation), flows)
+            raise self._needed(self._begin(operation, params), flows)
         if not isinstance(auth, dict):
             raise bad_json("auth is not a JSON object")
         session_id = auth.get("session")
@@ -103,15 +109,15 @@ class Interactive:
         session = self._find(session_id, operation)
         if session is None:
             if session_id is not None:
-                raise self._again(operation, flows, "The session is unknown or over: begin again")
+                raise self._again(operation, flows, "The session is unknown or over: begin again", params)
             # COMPAT: clients that know the flows give the proof at once, without a session.
-            session_id = self._begin(operation)
+            session_id = self._begin(operation, params)
             session = self._sessions[session_id]
         assert session_id is not None
         if session.digest not in (None, digest):
             # What was proven was proven for that request; a client that wants another begins anew.
             raise self._again(
-                operation, flows, "This is not the request that the session is for: begin again"
+                operation, flows, "This is not the request that the session is for: begin again", params
             )
         stage = auth.get("type")
         if stage is None and "session" not in auth:
@@ -147,18 +153,21 @@ class Interactive:
             session.failures += 1
             if session.failures >= MAX_FAILED_ATTEMPTS:
                 self._sessions.pop(session_id, None)
-                raise self._again(session.operation, flows, "Too many attempts failed: begin again") from None
+                text = "Too many attempts failed: begin again"
+                raise self._again(session.operation, flows, text, session.params) from None
             raise self._needed(session_id, flows, error) from None
 
-    def _again(self, operation: str, flows: Sequence[Sequence[str]], text: str) -> AuthenticationNeededError:
+    def _again(
+        self, operation: str, flows: Sequence[Sequence[str]], text: str, params: Mapping[str, Any]
+    ) -> AuthenticationNeededError:
         """That session is of no use; another is begun."""
-        return self._needed(self._begin(operation), flows, MatrixError(401, "M_UNAUTHORIZED", text))
+        return self._needed(self._begin(operation, params), flows, MatrixError(401, "M_UNAUTHORIZED", text))
 
     def finish(self, proven: Proven) -> None:
         """The operation is done: its session proves nothing any more."""
         self._sessions.pop(proven.session_id, None)
 
-    def _begin(self, operation: str) -> str:
+    def _begin(self, operation: str, params: Mapping[str, Any]) -> str:
         now = self._clock.monotonic()
         # The oldest stand first: those that are over go, and the oldest if there are too many.
         for session_id in list(self._sessions):
@@ -166,7 +175,7 @@ class Interactive:
                 break
             del self._sessions[session_id]
         session_id = self._entropy.token(SESSION_ID_LENGTH)
-        self._sessions[session_id] = _Session(operation, now + SESSION_SECONDS)
+        self._sessions[session_id] = _Session(operation, now + SESSION_SECONDS, params)
         return session_id
 
     def _find(self, session_id: str | None, operation: str) -> _Session | None:
@@ -182,7 +191,7 @@ class Interactive:
         details: dict[str, object] = {
             "session": session_id,
             "flows": [{"stages": list(flow)} for flow in flows],
-            "params": {},
+            "params": dict(session.params) if session is not None else {},
         }
         if session is not None and session.completed:
             details["completed"] = list(session.completed)

@@ -12,6 +12,7 @@ from comity.ports import Clock
 from comity.protocol.errors import bad_json, missing_param
 from comity.store import cross_signing, errands, key_backup, openid, personal
 from comity.store import sessions as stored_sessions
+from comity.store.accounts import User
 from comity.store.database import Database, WriteTx
 from comity.store.erasures import Erasures
 from comity.users.accounts import Accounts
@@ -58,15 +59,26 @@ class Management:
         if not isinstance(logout, bool):
             raise bad_json("logout_devices is not a boolean")
         proven = await self._proof.require("change password", user_id, body)
+        account = self._proof.account_of(proven)
+        await self.replace_password(account, password, log_out=logout, but=device_id)
+        self._proof.finish(proven)
+
+    async def replace_password(
+        self, account: User, password: str, *, log_out: bool, but: str | None = None
+    ) -> None:
+        """Set a new password of who has just proven the old one, whose account is as it was then.
+
+        With `log_out`, every device but one is logged out, and every browser. Raises 400
+        M_INVALID_PARAM, 403 M_FORBIDDEN if the password has been replaced meanwhile.
+        """
 
         def along(tx: WriteTx) -> None:
-            if logout:
-                self._sessions.close_all_in(tx, user_id, but=device_id)
+            if log_out:
+                self._sessions.close_all_in(tx, account.user_id, but=but)
             else:
-                self._sessions.withdraw_login_tokens_in(tx, user_id)
+                self._sessions.withdraw_login_tokens_in(tx, account.user_id)
 
-        await self._accounts.set_password(self._proof.account_of(proven), password, along=along)
-        self._proof.finish(proven)
+        await self._accounts.set_password(account, password, along=along)
 
     async def deactivate(self, user_id: str, body: Mapping[str, Any]) -> None:
         """`POST /account/deactivate`: no way back in; the user leaves every room.
@@ -108,3 +120,23 @@ class Management:
         Not those to which their user has logged in again since.
         """
         self._sessions.close_in(tx, user_id, stored_sessions.logged_out_devices(tx, user_id, since))
+        await self.end(self._proof.account_of(proven), erase=erase)
+        self._proof.finish(proven)
+
+    async def end(self, account: User, *, erase: bool) -> None:
+        """Deactivate an account whose user has just proven who they are.
+
+        Raises 403 M_FORBIDDEN if the password has been replaced meanwhile.
+        """
+        user_id = account.user_id
+
+        def along(tx: WriteTx) -> None:
+            self._sessions.close_all_in(tx, user_id)
+            # Nobody can ever read these again.
+            key_backup.delete_all(tx, user_id)
+            cross_signing.forget_signatures(tx, user_id)
+            if erase:
+                personal.delete_account_data(tx, user_id)
+
+        await self._accounts.deactivate(account, along)
+        await self._leave_all(user_id)

@@ -54,12 +54,16 @@ class Refreshing:
             raise _unknown()
         token_hash = hash_of(token)
         # An error that is raised undoes its transaction; a session that ends must end.
-        outcome = await self._database.write(lambda tx: self._refresh(tx, token_hash))
+        outcome = await self._database.write(lambda tx: self.refresh_in(tx, token_hash))
         if isinstance(outcome, MatrixError):
             raise outcome
         return outcome
 
-    def _refresh(self, tx: WriteTx, token_hash: bytes) -> Opened | MatrixError:
+    def refresh_in(self, tx: WriteTx, token_hash: bytes) -> Opened | MatrixError:
+        """New tokens for a refresh token, in a transaction of the caller's, which must stand.
+
+        An error is returned and not raised, so that a session that ends has ended.
+        """
         found = stored.refresh(tx, token_hash)
         if found is None:
             return _unknown()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from comity.config import Sessions as Lifetimes
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import MatrixError, bad_json
-from comity.store import accounts, browser_sessions
+from comity.store import accounts, browser_sessions, oauth
 from comity.store import sessions as stored
 from comity.store.cache import Followed
 from comity.store.database import (
@@ -60,6 +60,8 @@ class Session:
     guest: bool = False
     suspended: bool = False
     locked: bool = False
+    #: Whether it was opened by OAuth 2.0.
+    by_oauth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,13 @@ class Sessions:
             self._cache.drop(token_hash)
             return None
         session = Session(
-            owner.user_id, owner.device_id, owner.admin, owner.guest, owner.suspended, owner.locked
+            owner.user_id,
+            owner.device_id,
+            owner.admin,
+            owner.guest,
+            owner.suspended,
+            owner.locked,
+            owner.by_oauth,
         )
         # Another request of the same session may have been faster, and has noted that it was seen.
         before = self._cache.get(token_hash)
@@ -330,7 +338,7 @@ class Sessions:
 
         Nor does a login token let anybody in any more, nor a browser's cookie.
         """
-        stored.delete_login_tokens(tx, user_id)
+        self.withdraw_login_tokens_in(tx, user_id)
         browser_sessions.delete_all(tx, user_id)
         self.close_in(
             tx,
@@ -339,8 +347,9 @@ class Sessions:
         )
 
     def withdraw_login_tokens_in(self, tx: WriteTx, user_id: str) -> None:
-        """No login token that is out lets that user in any more."""
+        """No login token or grant that is out lets that user in any more."""
         stored.delete_login_tokens(tx, user_id)
+        oauth.forget_grants(tx, user_id)
 
     def close_in(self, tx: WriteTx, user_id: str, device_ids: list[str]) -> None:
         """Delete devices and end their tokens, in a transaction of the caller's."""
@@ -357,6 +366,7 @@ class Sessions:
 
     def _end_tokens(self, tx: WriteTx, user_id: str, device_id: str) -> None:
         self._forget_after(tx, stored.delete_tokens(tx, user_id, device_id))
+        oauth.forget_session(tx, user_id, device_id)
 
     def _forget_after(self, tx: WriteTx, token_hashes: Iterable[bytes]) -> None:
         def forget() -> None:

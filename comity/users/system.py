@@ -37,6 +37,7 @@ from comity.users.management import Management
 from comity.users.moderation import Moderation
 from comity.users.moving import Moving
 from comity.users.mutual_rooms import MutualRooms
+from comity.users.oauth.system import OAuthSystem
 from comity.users.openid import OpenId
 from comity.users.passwords import Passwords, cost_of
 from comity.users.profile import Follow, Profiles, member_content
@@ -78,6 +79,10 @@ class UserSystem:
         self.browsers = Browsers(database, self.accounts, self.login, clock, entropy)
         proof = PasswordProof(interactive, self.login, self.limits)
         self.refreshing = Refreshing(database, self.sessions, self.limits, clock)
+        self.oauth = OAuthSystem(
+            database, self.sessions, self.refreshing, interactive, self.limits, clock, entropy,
+            config.client_base_url,
+        )  # fmt: skip
         self.login_tokens = LoginTokens(
             database, self.accounts, proof, self.limits, clock, entropy, config.sessions.login_token_lifetime
         )
@@ -112,7 +117,7 @@ class UserSystem:
         self.keys = Keys(database, bus, clock, self.accounts, news)
         self.key_backups = KeyBackups(database, name)
         self.dehydrated = DehydratedDevices(database, bus, clock, self.sessions, self.keys)
-        self.cross_signing = CrossSigning(database, self.accounts, news, proof)
+        self.cross_signing = CrossSigning(database, self.accounts, news, proof, self.oauth.identity_reset)
         self._remote = RemoteDevices(database, calls, clock, news, name)
         self.key_queries = KeyQueries(database, self.keys, self.accounts, self._remote, calls)
         self.to_device = ToDevice(database, bus, clock, self.accounts, entropy, sink)

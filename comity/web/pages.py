@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -22,7 +23,6 @@ from urllib.parse import urlencode, urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from comity.api.address import client_address
-from comity.api.client.versions import client_base_url
 from comity.api.router import Call, Router
 from comity.config import Config
 from comity.ports import Request, Response
@@ -159,7 +159,7 @@ class Pages:
     """Draws pages, and adds their routes."""
 
     def __init__(self, router: Router, config: Config, browsers: Browsers) -> None:
-        base = urlsplit(client_base_url(config))
+        base = urlsplit(config.client_base_url)
         self._router = router
         self._browsers = browsers
         self._server_name = config.server_name
@@ -180,6 +180,7 @@ class Pages:
         self._environment.globals.update(
             href=self.href, static=self._static_href, server_name=self._server_name, root=ROOT
         )
+        self._environment.filters["moment"] = moment
         for name in self._environment.list_templates():
             self._environment.get_template(name)  # what is wrong with one is told at the start
         router.add("GET", f"{ROOT}/static/{{name}}", self._serve_static, guard=None)
@@ -221,7 +222,8 @@ class Pages:
     def to_sign_in(self, visit: Visit, **more: str) -> Response:
         """Go and sign in, then come back to the page that was asked for."""
         request = visit.call.request
-        then = request.path + (f"?{request.query}" if request.query and request.method == "GET" else "")
+        query = urlencode(visit.query) if request.method == "GET" else ""
+        then = request.path.removeprefix(self._prefix) + (f"?{query}" if query else "")
         return visit.redirect(SIGN_IN, then=own_address(then), **more)
 
     def _failed(self, visit: Visit, error: MatrixError) -> Response:
@@ -309,6 +311,11 @@ class Pages:
         if with_scripts:
             policy.append("script-src 'self'")
         return {**SECURITY_HEADERS, "Content-Security-Policy": "; ".join(policy)}
+
+
+def moment(milliseconds: int) -> str:
+    """A time since the epoch as people read it."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def own_address(text: str, default: str = ACCOUNT) -> str:

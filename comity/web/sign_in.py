@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from comity.ports import Response
 from comity.protocol.errors import MatrixError
 from comity.users.browsers import Browsers
@@ -10,11 +13,32 @@ from comity.web.pages import ROOT, SIGN_IN, Pages, Visit, own_address
 SIGN_OUT = f"{ROOT}/sign-out"
 
 
+@dataclass(frozen=True, slots=True)
+class SignInOption:
+    """Another way to sign in than by a password: what its link says, and where it leads."""
+
+    label: str
+    href: str
+
+
+#: The other ways, for who goes on at that address of ours.
+SignInOptions = Callable[[str], Sequence[SignInOption]]
+
+
+def no_options(then: str) -> Sequence[SignInOption]:
+    """A password, and nothing else."""
+    return ()
+
+
 class SignIn:
     """The page where people say who they are."""
 
-    def __init__(self, browsers: Browsers) -> None:
+    def __init__(
+        self, browsers: Browsers, *, registration_open: bool, options: SignInOptions = no_options
+    ) -> None:
         self._browsers = browsers
+        self._registration_open = registration_open
+        self._options = options
 
     def routes(self, pages: Pages) -> None:
         """Add the routes of this family."""
@@ -42,9 +66,17 @@ class SignIn:
     async def _sign_out(self, visit: Visit) -> Response:
         await self._browsers.sign_out(visit.token)
         visit.signed_out()
-        return visit.redirect(SIGN_IN)
+        return visit.redirect(SIGN_IN, then=own_address(visit.form.text("then")))
 
     def _page(
         self, visit: Visit, then: str, *, name: str = "", problem: str = "", status: int = 200
     ) -> Response:
-        return visit.page("sign_in.html", status=status, then=then, name=name, problem=problem)
+        return visit.page(
+            "sign_in.html",
+            status=status,
+            then=then,
+            name=name,
+            problem=problem,
+            registration_open=self._registration_open,
+            options=self._options(then),
+        )

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from comity.api.router import Router
 from comity.config import Config
+from comity.users.oauth.endpoints import issuer
 from comity.users.system import UserSystem
+from comity.web.account import AccountPages
+from comity.web.authorize import AuthorizePage
+from comity.web.link import LinkPage
+from comity.web.oauth import OAuthEndpoints
 from comity.web.pages import Pages
+from comity.web.recovery import RecoveryPage
+from comity.web.register import RegisterPage
 from comity.web.sign_in import SignIn
 
 
 def add(router: Router, config: Config, users: UserSystem) -> Pages:
     """Add all of them."""
-    pages = Pages(router, config, users.browsers)
-    SignIn(users.browsers).routes(pages)
+    pages, oauth = Pages(router, config, users.browsers), users.oauth
+    registration_open = config.registration.enabled
+    SignIn(users.browsers, registration_open=registration_open).routes(pages)
+    RegisterPage(users.registration, users.browsers).routes(pages)
+    RecoveryPage(config).routes(pages)
+    AccountPages(users.browsers, users.profiles, users.devices, users.management, oauth).routes(pages)
+    OAuthEndpoints(config, oauth, pages).routes(router)
+    if config.oauth.enabled:
+        AuthorizePage(
+            oauth.authorizations, pages, issuer(oauth.base_url), registration_open=registration_open
+        ).routes()
+        LinkPage(oauth.device_grant).routes(pages)
     return pages

@@ -40,6 +40,10 @@ enabled = false
 [federation]
 enabled = {federation}
 """
+#: Changes of it: with limits on how often one may ask for things; closed; for who has a token.
+LIMITED = {"[rate_limits]\nenabled = false": "[rate_limits]"}
+CLOSED = {"[registration]\nenabled = true": "[registration]\nenabled = false"}
+FOR_TOKENS = {'requires = "nothing"': 'requires = "token"'}
 
 
 class Network:
@@ -252,12 +256,16 @@ class Place:
 
 
 @asynccontextmanager
-async def place(directory: Path, seed: int = 1, settings: str = "") -> AsyncIterator[Place]:
+async def place(
+    directory: Path, seed: int = 1, settings: str = "", changes: Mapping[str, str] | None = None
+) -> AsyncIterator[Place]:
     """A running server, alone, whose data is in `directory`; opened again there, it goes on.
 
-    `settings` is more configuration text.
+    `settings` is more configuration text; `changes` are made in the usual one (old text to new).
     """
-    async with _opened(directory, seed, SERVER, Network(), federation=False, settings=settings) as opened:
+    async with _opened(
+        directory, seed, SERVER, Network(), federation=False, settings=settings, changes=changes
+    ) as opened:
         yield opened
 
 
@@ -281,7 +289,14 @@ async def networked_place(
 
 @asynccontextmanager
 async def _opened(
-    directory: Path, seed: int, name: str, network: Network, *, federation: bool, settings: str = ""
+    directory: Path,
+    seed: int,
+    name: str,
+    network: Network,
+    *,
+    federation: bool,
+    settings: str = "",
+    changes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Place]:
     key = directory / "signing.key"
     if not key.exists():
@@ -289,6 +304,9 @@ async def _opened(
     clock = TurnedClock()
     ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses())
     text = CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower())
+    for old, new in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, new)
     config = loads(text + settings, directory)
     app = build(config, ports)
     await app.start()

@@ -44,7 +44,7 @@ def routes(
         return json_response(await keys.changes(call.requester.user_id, after, upto))
 
     async def upload_signing(call: Call) -> Response:
-        await signing.upload(call.requester.user_id, call.json())
+        await signing.upload(call.requester.user_id, call.json(), by_oauth=call.requester.by_oauth)
         return json_response({})
 
     async def add_signatures(call: Call) -> Response:

@@ -31,7 +31,7 @@ HTTPS_PORT = 443
 
 def client_base_url(config: Config) -> str:
     """Where clients reach this server: as configured, or by its name."""
-    return config.public.client_base_url or f"https://{config.server_name}"
+    return config.client_base_url
 
 
 def delegated_name(config: Config) -> str | None:
