@@ -37,6 +37,26 @@ PAGES: Mapping[str, tuple[str, bool]] = {
     "org.matrix.session_view": (DEVICE, True),
     "org.matrix.session_end": (SIGN_OUT_DEVICE, True),
 }
+#: What browsers and systems are known by, in an order in which none is taken for another.
+BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("CriOS/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("CrOS", "ChromeOS"),
+    ("Linux", "Linux"),
+)
 #: What is told after a form was sent, by the `done` of the address.
 DONE = {
     "name": "Your name has been changed.",
@@ -131,6 +151,7 @@ class AccountPages:
             devices=devices,
             clients=clients,
             browsers=await self._browsers.all(user_id),
+            browser_name=browser_name,
             this_browser=visit.user.key,
             done=_done(visit),
         )
@@ -222,6 +243,13 @@ class AccountPages:
         visit.browser = None
         visit.signed_out()
         return visit.page("deactivated.html", gone=user_id)
+
+
+def browser_name(user_agent: str) -> str:
+    """What people call the browser that names itself so."""
+    program = next((name for mark, name in BROWSERS if mark in user_agent), "")
+    system = next((name for mark, name in SYSTEMS if mark in user_agent), "")
+    return " on ".join(filter(None, (program, system))) or user_agent[:60] or "An unknown browser"
 
 
 def _done(visit: Visit) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from comity.store import sessions as stored_sessions
+from comity.web.account import browser_name
 from tests.api.support_browser import Browser
 from tests.api.support_oauth import OAuthClient, call
 from tests.api.support_rooms import CLOSED, FOR_TOKENS, Client, Place, place
@@ -238,3 +239,13 @@ async def test_whom_to_ask_for_a_new_password(tmp_path: Path) -> None:
     async with place(tmp_path, settings=settings) as here:
         page = await Browser(here.app).get("/_comity/recover")
         assert page.status == 200 and "admin@example.org" in page.words
+
+
+def test_what_browsers_are_called() -> None:
+    chromium = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/156.0 Safari/537.36"
+    assert browser_name(chromium) == "Chrome on Linux"
+    assert browser_name(chromium + " Edg/156.0") == "Edge on Linux"
+    iphone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1"
+    assert browser_name(iphone) == "Safari on iPhone"
+    assert browser_name("curl/8") == "curl/8"
+    assert browser_name("") == "An unknown browser"
