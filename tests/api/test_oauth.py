@@ -342,6 +342,9 @@ async def test_sessions_of_oauth_do_not_use_what_asks_for_a_password(tmp_path: P
         ):
             answer = await call(app.app, method, path, json={}, token=token)
             assert "account page" in answer.failed(403, "M_FORBIDDEN")["error"]
+        answer = await call(app.app, "GET", "/_matrix/client/v3/capabilities", token=token)
+        told = answer.ok()["capabilities"]
+        assert not any(told[name]["enabled"] for name in ("m.change_password", "m.get_login_token"))
         answer = await call(app.app, "POST", "/_matrix/client/v3/logout", json={}, token=token)
         answer.ok()
 

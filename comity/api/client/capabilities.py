@@ -29,9 +29,19 @@ def routes(router: Router, guard: Guard, config: Config) -> None:
     #: Others are not told of it at all.
     of_administrators = {"m.account_moderation": {"suspend": True, "lock": True}}
 
+    #: What sessions of OAuth 2.0 cannot do, for want of a proof (client-server §OAuth 2.0 API).
+    not_by_oauth = {
+        "m.change_password": {"enabled": False},
+        "m.3pid_changes": {"enabled": False},
+        "m.get_login_token": {"enabled": False},
+    }
+
     async def get(call: Call) -> Response:
+        told = dict(capabilities)
+        if call.requester.by_oauth:
+            told |= not_by_oauth
         if call.requester.admin:
-            return json_response({"capabilities": {**capabilities, **of_administrators}})
-        return json_response({"capabilities": capabilities})
+            told |= of_administrators
+        return json_response({"capabilities": told})
 
     add_classic(router, "GET", "/capabilities", get, guard)
