@@ -27,6 +27,8 @@ NAMES: Mapping[str, str] = {
     "server_acl": "servers",
     "filters": "clients",
     "push_rules": "clients",
+    "oauth_clients": "oauth",
+    "forms": "oauth",
     "answers": "answers",
     "router": "requests",
     "requests": "requests",

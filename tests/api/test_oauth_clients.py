@@ -200,6 +200,8 @@ def test_redirect_uris_of_native_clients(uri: str) -> None:
         *WRONG_FOR_ALL,
         "example:/callback",
         "com.example.app://callback",
+        "com.example",
+        "com.example/callback",
         "com.examples:/callback",
         "com:/callback",
         "https://localhost/callback",
@@ -214,14 +216,19 @@ def test_redirect_uris_that_native_clients_may_not_have(uri: str) -> None:
     assert error_of(application_type="native", redirect_uris=[uri]) == "invalid_redirect_uri"
 
 
-def test_a_host_without_a_dot_gives_no_scheme() -> None:
-    given = {
-        "client_uri": "https://javascript/",
-        "application_type": "native",
-        "redirect_uris": ["javascript:alert(1)"],
-    }
-    with pytest.raises(OAuthError):
-        read(given)
+@pytest.mark.parametrize(
+    ("client_uri", "redirect_uri"),
+    [("https://javascript/", "javascript:alert(1)"), ("https://client.1/", "1.client:/callback")],
+)
+def test_what_is_no_scheme_of_ones_own(client_uri: str, redirect_uri: str) -> None:
+    assert error_of(
+        client_uri=client_uri,
+        logo_uri=None,
+        tos_uri=None,
+        policy_uri=None,
+        application_type="native",
+        redirect_uris=[redirect_uri],
+    ) == ("invalid_redirect_uri")
 
 
 def test_the_loopback_interface_has_any_port_and_nothing_else_is_loose() -> None:

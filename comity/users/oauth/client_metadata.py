@@ -157,7 +157,12 @@ def _check_redirect_uri(uri: str, host: str, kind: str) -> None:
     else:
         prefix = ".".join(reversed(host.split(".")))
         # A name without a dot could be a scheme that means something to browsers (RFC 8252 §7.1).
-        if "." not in prefix or not (scheme == prefix or scheme.startswith(prefix + ".")):
+        reads_as_scheme = _split(uri, "A redirect URI").scheme == scheme
+        if (
+            "." not in prefix
+            or not reads_as_scheme
+            or not (scheme == prefix or scheme.startswith(prefix + "."))
+        ):
             raise _invalid_redirect(f"A scheme of one's own begins with client_uri's host reversed: {prefix}")
         if rest.startswith("//"):
             raise _invalid_redirect("A redirect URI with a scheme of one's own names no host")
