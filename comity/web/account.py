@@ -15,7 +15,7 @@ from comity.users.management import Management
 from comity.users.oauth import endpoints
 from comity.users.oauth.system import OAuthSystem
 from comity.users.profile import Profiles
-from comity.web.pages import ACCOUNT, Pages, Visit
+from comity.web.pages import ACCOUNT, ROOT, Pages, Visit
 
 DEVICES = f"{ACCOUNT}/devices"
 DEVICE = f"{ACCOUNT}/device"
@@ -86,6 +86,7 @@ class AccountPages:
     def routes(self, pages: Pages) -> None:
         """Add the routes of this family."""
         for method, path, handler in (
+            ("GET", ROOT, self._home),
             ("GET", ACCOUNT, self._profile),
             ("POST", ACCOUNT, self._change_name),
             ("GET", DEVICES, self._list),
@@ -101,6 +102,9 @@ class AccountPages:
             ("POST", DEACTIVATE, self._deactivate),
         ):
             pages.add(method, path, handler, signed_in=True)
+
+    async def _home(self, visit: Visit) -> Response:
+        return visit.redirect(ACCOUNT)
 
     # -- profile
 

@@ -45,6 +45,7 @@ class RegisterPage:
             if error.status == 403 and not asked:
                 raise
             return self._page(visit, then, asked, form=form, problem=error.text, status=error.status)
+        await self._browsers.sign_out(visit.token)
         visit.signed_in(await self._browsers.open(user_id, visit.address, visit.user_agent))
         return visit.redirect(then)
 

@@ -49,6 +49,7 @@ async def test_every_action_leads_to_its_page(tmp_path: Path) -> None:
             page = await browser.get(metadata["account_management_uri"], action=action, device_id=device_id)
             assert (urlsplit(page.url).path, page.status) == (path, 200)
             assert words in page.words
+        assert urlsplit((await browser.get("/_comity")).url).path == ACCOUNT
         # Without a device, there is the list; what is unknown leads to the account.
         for action, path in (
             ("org.matrix.device_view", "/_comity/account/devices"),
