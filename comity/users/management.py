@@ -90,10 +90,16 @@ class Management:
         if not isinstance(erase, bool):
             raise bad_json("erase is not a boolean")
         proven = await self._proof.require("deactivate", user_id, body)
-        await self._accounts.deactivate(
-            self._proof.account_of(proven), lambda tx: self.end_in(tx, user_id, erase=erase)
-        )
+        await self.end(self._proof.account_of(proven), erase=erase)
         self._proof.finish(proven)
+
+    async def end(self, account: User, *, erase: bool) -> None:
+        """Deactivate an account whose user has just proven who they are.
+
+        Raises 403 M_FORBIDDEN if the password has been replaced meanwhile.
+        """
+        user_id = account.user_id
+        await self._accounts.deactivate(account, lambda tx: self.end_in(tx, user_id, erase=erase))
         await self._follow(user_id)
 
     def end_in(self, tx: WriteTx, user_id: str, *, erase: bool) -> None:
@@ -120,23 +126,3 @@ class Management:
         Not those to which their user has logged in again since.
         """
         self._sessions.close_in(tx, user_id, stored_sessions.logged_out_devices(tx, user_id, since))
-        await self.end(self._proof.account_of(proven), erase=erase)
-        self._proof.finish(proven)
-
-    async def end(self, account: User, *, erase: bool) -> None:
-        """Deactivate an account whose user has just proven who they are.
-
-        Raises 403 M_FORBIDDEN if the password has been replaced meanwhile.
-        """
-        user_id = account.user_id
-
-        def along(tx: WriteTx) -> None:
-            self._sessions.close_all_in(tx, user_id)
-            # Nobody can ever read these again.
-            key_backup.delete_all(tx, user_id)
-            cross_signing.forget_signatures(tx, user_id)
-            if erase:
-                personal.delete_account_data(tx, user_id)
-
-        await self._accounts.deactivate(account, along)
-        await self._leave_all(user_id)
