@@ -58,11 +58,14 @@ function until(client, look, what, within) {
     });
 }
 
+function encrypted(client, roomId) {
+    const events = client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? [];
+    return events.filter((event) => event.getWireType() === "m.room.encrypted");
+}
+
 /** What a device holds of a room's messages: their text, or why there is none. */
 function messages(client, roomId) {
-    const events = client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? [];
-    return events
-        .filter((event) => event.getWireType() === "m.room.encrypted")
+    return encrypted(client, roomId)
         .map((event) => ({
             body: event.getContent().body ?? null,
             clear: event.getClearContent() !== null && !event.isDecryptionFailure(),
@@ -181,14 +184,24 @@ const commands = {
         return eventId;
     },
 
-    /** Wait until a device has decrypted a message. */
+    /** Wait until a device has decrypted a message; meanwhile it tries again, as when a room is looked at. */
     async reads({ client, room, body, within }) {
         const look = (seen) => {
             const held = messages(client, room);
             seen(held);
             return held.some((message) => message.clear && message.body === body);
         };
-        return until(client, look, `the message ${body}`, within);
+        const retry = () => {
+            for (const event of encrypted(client, room)) {
+                if (event.isDecryptionFailure()) event.attemptDecryption(client.getCrypto(), { isRetry: true });
+            }
+        };
+        client.on(ClientEvent.Sync, retry);
+        try {
+            return await until(client, look, `the message ${body}`, within);
+        } finally {
+            client.off(ClientEvent.Sync, retry);
+        }
     },
 
     async messages({ client, room }) {
