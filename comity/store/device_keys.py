@@ -5,13 +5,19 @@ Plain functions over an open transaction; keys are JSON text as their device sig
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import orjson
 
 from comity.store.cache import Bounded, Followed
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 #: Devices whose counts are remembered: about 500 bytes each.
 MAX_COUNTED = 20_000
+#: Under what a key that was given out is remembered among the clients' transactions, as long as those are.
+_GIVEN = "one-time key"
 
 
 class KeyCounts:
@@ -128,11 +134,13 @@ def put_one_time_keys(
 
 
 def put_fallback_key(tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str, json: str) -> None:
-    """Set the fallback key of an algorithm; it is unused."""
+    """Set the fallback key of an algorithm; it is unused, unless it is the one that is there already."""
     tx.run(
         "INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, json, used) "
         "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET "
-        "key_id = excluded.key_id, json = excluded.json, used = 0",
+        "key_id = excluded.key_id, json = excluded.json, used = CASE "
+        "WHEN fallback_keys.key_id = excluded.key_id AND fallback_keys.json = excluded.json "
+        "THEN fallback_keys.used ELSE 0 END",
         (user_id, device_id, algorithm, key_id, json),
     )
 
@@ -157,7 +165,7 @@ def unused_fallback_algorithms(tx: Tx, user_id: str, device_id: str) -> list[str
     return [row[0] for row in rows]
 
 
-def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, str, bool] | None:
+def claim(tx: Tx, user_id: str, device_id: str, algorithm: str, now_ms: int) -> tuple[str, str, bool] | None:
     """(key id, JSON text, whether the device has less now) of a key to give out.
 
     That is a one-time key, which is gone then, or the fallback key, which is used from its first time on.
@@ -172,6 +180,7 @@ def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, st
             "DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
             (user_id, device_id, algorithm, row[0]),
         )
+        _note_given(tx, user_id, device_id, f"{algorithm}:{row[0]}", row[1], now_ms)
         return row[0], row[1], True
     row = tx.one(
         "SELECT key_id, json FROM fallback_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?",
@@ -185,3 +194,38 @@ def claim(tx: Tx, user_id: str, device_id: str, algorithm: str) -> tuple[str, st
         (user_id, device_id, algorithm),
     )
     return row[0], row[1], was_unused > 0
+
+
+def _note_given(tx: Tx, user_id: str, device_id: str, name: str, json: str, now_ms: int) -> None:
+    tx.run(
+        "INSERT INTO client_transactions (user_id, device_id, scope, transaction_id, event_id, at) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, scope, transaction_id) "
+        "DO UPDATE SET event_id = excluded.event_id, at = excluded.at",
+        (user_id, device_id, _GIVEN, name, _digest(json), now_ms),
+    )
+
+
+def given_before(
+    tx: Tx, user_id: str, device_id: str, keys: Sequence[tuple[str, str, str]]
+) -> set[tuple[str, str]]:
+    """(algorithm, key id) of those of `keys` that were given out: (algorithm, key id, JSON text) each.
+
+    A device that was not answered uploads the same keys again; by then somebody may have some of them.
+    """
+    names = {f"{algorithm}:{key_id}": (algorithm, key_id, json) for algorithm, key_id, json in keys}
+    given: set[tuple[str, str]] = set()
+    for marks, some in parts(names):
+        for name, digest in tx.all(
+            "SELECT transaction_id, event_id FROM client_transactions WHERE user_id = ? AND device_id = ? "
+            f"AND scope = ? AND transaction_id IN ({marks})",
+            (user_id, device_id, _GIVEN, *some),
+        ):
+            algorithm, key_id, json = names[name]
+            if digest == _digest(json):
+                given.add((algorithm, key_id))
+    return given
+
+
+def _digest(json: str) -> str:
+    """What tells a key from another one of the same name, in whatever order its members are."""
+    return hashlib.sha256(orjson.dumps(orjson.loads(json), option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -79,7 +79,10 @@ class Keys:
             held = device_keys.one_time_key(tx, user_id, device_id, algorithm, key_id)
             if held is not None and orjson.loads(held) != orjson.loads(json):
                 raise invalid_param(f"There is another one-time key {algorithm}:{key_id} already")
-        device_keys.put_one_time_keys(tx, user_id, device_id, one_time, now)
+        # Of an upload that is repeated, what somebody has by now is not given out again.
+        given = device_keys.given_before(tx, user_id, device_id, one_time)
+        new = [key for key in one_time if key[:2] not in given]
+        device_keys.put_one_time_keys(tx, user_id, device_id, new, now)
         counts = device_keys.one_time_key_counts(tx, user_id, device_id)
         if one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
             raise invalid_param(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys here")
@@ -129,13 +132,14 @@ class Keys:
         user id -> device id -> algorithm in, user id -> device id -> key id -> key out.
         """
         local = {user_id: devices for user_id, devices in wanted.items() if self._accounts.is_local(user_id)}
+        now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> dict[str, dict[str, Any]]:
             claimed: dict[str, dict[str, Any]] = {}
             owners: list[tuple[str, str]] = []
             for user_id, devices in local.items():
                 for device_id, algorithm in devices.items():
-                    key = device_keys.claim(tx, user_id, device_id, algorithm)
+                    key = device_keys.claim(tx, user_id, device_id, algorithm, now)
                     if key is not None:
                         given = {f"{algorithm}:{key[0]}": orjson.Fragment(key[1])}
                         claimed.setdefault(user_id, {})[device_id] = given

@@ -98,8 +98,19 @@ async def test_one_time_keys_are_given_out_once(server: UserServer) -> None:
     assert await claim() == fallback
     assert await claim() == fallback
     assert unused() == []
-    (await upload(server, alice, fallback_keys=fallback)).ok()
+    # An upload that is repeated makes neither kind new again; other keys do.
+    (await upload(server, alice, one_time_keys=one_time("a", "b"), fallback_keys=fallback)).ok()
+    assert unused() == []
+    assert await claim() == fallback
+    fallback = {f"{KINDS}:fall": {"key": "another", "fallback": True, "signatures": {}}}
+    again = {f"{KINDS}:a": {"key": "another", "signatures": {}}}
+    counts = (
+        await upload(server, alice, one_time_keys={**again, **one_time("b")}, fallback_keys=fallback)
+    ).ok()
+    assert counts == {"one_time_key_counts": {KINDS: 1}}
     assert unused() == [KINDS]
+    assert await claim() == again
+    assert await claim() == fallback
 
 
 @pytest.mark.parametrize(
