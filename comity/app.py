@@ -94,6 +94,7 @@ class App:
         """Take up what an earlier run left. Listeners may open after this."""
         if self.config.federation.enabled:
             await self._federation.outbox.start()
+            await self._users.start_asking()
             await self._rooms.staging.start()
             await self._rooms.gaps.start()
             await self._rooms.extremities.start()

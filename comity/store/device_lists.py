@@ -85,6 +85,12 @@ def mark_stale(tx: Tx, user_id: str) -> None:
     tx.run("UPDATE remote_device_lists SET stale = 1 WHERE user_id = ?", (user_id,))
 
 
+def stale_lists(tx: Tx, limit: int) -> list[str]:
+    """Some users, `limit` at most, whose list is to be asked for anew."""
+    rows = tx.all("SELECT user_id FROM remote_device_lists WHERE stale = 1 LIMIT ?", (limit,))
+    return [row[0] for row in rows]
+
+
 def remote_devices(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
     """(device id, JSON text, display name) of every device that has identity keys."""
     rows = tx.all(

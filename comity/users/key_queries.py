@@ -1,7 +1,8 @@
 """Keys of anybody's devices, for our clients: our own from here, others' from their servers.
 
 client-server §Key management API, server-server §End-to-End Encryption. Servers are asked in
-parallel; one that does not answer is named in `failures`, and the others' answers count.
+parallel; one that does not answer is named in `failures`, and the others' answers count. What is known
+of its users without asking is given all the same: whoever writes to them can go on encrypting.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from comity.users.key_shapes import (
     wanted_devices,
 )
 from comity.users.keys import Keys
-from comity.users.remote_devices import RemoteDevices
+from comity.users.remote_devices import Known, RemoteDevices
 
 #: ms that a client is content to wait for other servers, if it does not say, and at most.
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 60_000
 #: Other servers that one request may lead to.
 MAX_SERVERS = 500
-#: Servers asked at once for one request.
-MAX_AT_ONCE = 20
+#: Servers asked at once for one request. Those that hang keep their places to the end, so there must be
+#: more places than there are such servers in a room.
+MAX_AT_ONCE = 100
 
 T = TypeVar("T")
 
@@ -56,12 +58,23 @@ class KeyQueries:
         wanted, timeout = wanted_devices(body), _timeout(body)
         by_server = self._by_server(wanted)
         answer = await self._keys.answer_query(wanted, requester)
-        answers, failures = await _ask_all(
-            by_server, lambda server, part: self._query_server(server, part, timeout), timeout
+        known = await self._remote.known([user_id for part in by_server.values() for user_id in part])
+        to_ask: dict[str, dict[str, list[str]]] = {}
+        for server, part in by_server.items():
+            for user_id, devices in part.items():
+                held = known[user_id]
+                if held.is_fresh and held.shown is not None:
+                    _take_whole(held.shown, user_id, devices, answer)
+                else:
+                    to_ask.setdefault(server, {})[user_id] = devices
+        failures = await _ask_all(
+            to_ask, lambda server, part: self._query_server(server, part, known, answer, timeout), timeout
         )
-        for found in answers:
-            for kind, users in found.items():
-                answer[kind].update(users)
+        for part in to_ask.values():
+            for user_id, devices in part.items():
+                older = known[user_id].shown
+                if user_id not in answer["device_keys"] and older is not None:
+                    _take_whole(older, user_id, devices, answer)
         answer["master_keys"] = await self._signed(requester, answer["master_keys"])
         return {**answer, "failures": failures}
 
@@ -89,11 +102,9 @@ class KeyQueries:
         wanted, timeout = wanted_algorithms(body), _timeout(body)
         by_server = self._by_server(wanted)
         claimed = await self._keys.answer_claim(wanted)
-        answers, failures = await _ask_all(
-            by_server, lambda server, part: self._claim_server(server, part, timeout), timeout
+        failures = await _ask_all(
+            by_server, lambda server, part: self._claim_server(server, part, claimed, timeout), timeout
         )
-        for found in answers:
-            claimed.update(found)
         return {"one_time_keys": claimed, "failures": failures}
 
     def _by_server(self, wanted: Mapping[str, T]) -> dict[str, dict[str, T]]:
@@ -106,51 +117,45 @@ class KeyQueries:
         return by_server
 
     async def _query_server(
-        self, server: str, wanted: Mapping[str, list[str]], timeout: float
-    ) -> dict[str, dict[str, Any]]:
-        """The parts of the answer that are about the users of one server. Raises FederationError."""
-        known: dict[str, dict[str, Any]] = {}
-        strangers: dict[str, list[str]] = {}
-        followed: list[str] = []
-        for user_id, devices in wanted.items():
-            held = await self._remote.known(user_id)
-            if held is not None:
-                known[user_id] = held
-            elif await self._remote.is_followed(user_id):
-                followed.append(user_id)
-            else:
-                strangers[user_id] = devices
-        known.update(
-            zip(followed, await asyncio.gather(*(self._remote.whole(who) for who in followed)), strict=True)
-        )
-        found: dict[str, dict[str, Any]] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
-        for user_id, held in known.items():
-            only = wanted[user_id]
-            found["device_keys"][user_id] = {
-                device_id: keys
-                for device_id, keys in held["devices"].items()
-                if not only or device_id in only
-            }
-            for usage in (MASTER, SELF_SIGNING):
-                if f"{usage}_key" in held:
-                    found[f"{usage}_keys"][user_id] = held[f"{usage}_key"]
+        self,
+        server: str,
+        wanted: Mapping[str, list[str]],
+        known: Mapping[str, Known],
+        answer: dict[str, dict[str, Any]],
+        timeout: float,
+    ) -> None:
+        """Add what a server says of its users, each as soon as it is there. Raises FederationError."""
+        strangers = {user_id: devices for user_id, devices in wanted.items() if not known[user_id].followed}
+
+        async def ask_strangers() -> None:
+            _take_query(await self._calls.query_keys(server, strangers, timeout), strangers, answer)
+
+        async def ask_whole(user_id: str) -> None:
+            _take_whole(await self._remote.whole(user_id), user_id, wanted[user_id], answer)
+
+        asked = [ask_whole(user_id) for user_id in wanted if known[user_id].followed]
         if strangers:
-            _take_query(await self._calls.query_keys(server, strangers, timeout), strangers, found)
-        return found
+            asked.append(ask_strangers())
+        for error in await asyncio.gather(*asked, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def _claim_server(
-        self, server: str, wanted: Mapping[str, Mapping[str, str]], timeout: float
-    ) -> dict[str, dict[str, Any]]:
+        self,
+        server: str,
+        wanted: Mapping[str, Mapping[str, str]],
+        claimed: dict[str, dict[str, Any]],
+        timeout: float,
+    ) -> None:
+        """Add the keys that a server gives. Raises FederationError."""
         answer = await self._calls.claim_keys(server, wanted, timeout)
         given = answer.get("one_time_keys")
-        claimed: dict[str, dict[str, Any]] = {}
         for user_id, devices in wanted.items():
             part = given.get(user_id) if isinstance(given, dict) else None
             for device_id, algorithm in devices.items():
                 keys = part.get(device_id) if isinstance(part, dict) else None
                 if _is_claimed(keys, algorithm):
                     claimed.setdefault(user_id, {})[device_id] = keys
-        return claimed
 
 
 def _is_claimed(keys: object, algorithm: str) -> bool:
@@ -161,6 +166,18 @@ def _is_claimed(keys: object, algorithm: str) -> bool:
         and all(name.startswith(f"{algorithm}:") for name in keys)
         and len(str(keys)) <= MAX_KEY_BYTES
     )
+
+
+def _take_whole(
+    held: Mapping[str, Any], user_id: str, only: list[str], answer: dict[str, dict[str, Any]]
+) -> None:
+    """Add a user's list, of its devices those that are wanted."""
+    answer["device_keys"][user_id] = {
+        device_id: keys for device_id, keys in held["devices"].items() if not only or device_id in only
+    }
+    for usage in (MASTER, SELF_SIGNING):
+        if f"{usage}_key" in held:
+            answer[f"{usage}_keys"][user_id] = held[f"{usage}_key"]
 
 
 def _take_query(
@@ -193,22 +210,21 @@ def _timeout(body: Mapping[str, Any]) -> float:
 
 async def _ask_all(
     by_server: Mapping[str, dict[str, T]],
-    ask: Callable[[str, dict[str, T]], Awaitable[dict[str, dict[str, Any]]]],
+    ask: Callable[[str, dict[str, T]], Awaitable[None]],
     timeout: float,
-) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any]]:
-    """The answers of those that gave one, and `failures` of the others."""
+) -> dict[str, Any]:
+    """Have `ask` ask every server; `failures` of those that gave no answer, or not all of it."""
     turn = asyncio.Semaphore(MAX_AT_ONCE)
-    answers: list[dict[str, dict[str, Any]]] = []
     failures: dict[str, Any] = {}
 
     async def one(server: str, part: dict[str, T]) -> None:
         try:
             async with asyncio.timeout(timeout), turn:
-                answers.append(await ask(server, part))
+                await ask(server, part)
         except TimeoutError:
             failures[server] = {"errcode": "M_UNKNOWN", "error": "The server did not answer in time"}
         except (FederationError, MatrixError) as error:
             failures[server] = {"errcode": "M_UNKNOWN", "error": f"The server gave no answer: {error.text}"}
 
     await asyncio.gather(*(one(server, part) for server, part in by_server.items()))
-    return answers, failures
+    return failures

@@ -155,8 +155,12 @@ class UserSystem:
         """Count one more event that a user sends. Raises 429 M_LIMIT_EXCEEDED."""
         self.limits.check(MESSAGES, user_id)
 
+    async def start_asking(self) -> None:
+        """Ask other servers for what an earlier run could not have of them."""
+        await self._remote.start()
+
     async def close(self) -> None:
         """End the tasks that expire what is ephemeral, and those that ask other servers."""
-        await self._remote.close()
+        await self._remote.stop()
         await self.directory.close()
         await self.ephemeral.close()

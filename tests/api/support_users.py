@@ -383,6 +383,6 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     try:
         yield server
     finally:
-        await remote_devices.close()
+        await remote_devices.stop()
         await ephemeral.close()
         await database.close()

@@ -30,7 +30,8 @@ class Person:
 
     async def ask(self, method: str, path: str, body: object = None, *, status: int = 200) -> dict[str, Any]:
         """One request of the client-server API."""
-        target, _, query = f"/_matrix/client/v3{path}".partition("?")
+        whole = path if path.startswith("/_matrix") else f"/_matrix/client/v3{path}"
+        target, _, query = whole.partition("?")
         headers = {"authorization": f"Bearer {self.token}"}
         data = b"" if body is None else orjson.dumps(body)
         asked = Request(method, target, query, headers, data, "192.0.2.1", frozenset({"client"}))
