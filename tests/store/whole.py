@@ -66,6 +66,43 @@ _BYTES_BY_HAND = (
         b"\1\xff",
     ),
     ("INSERT INTO login_tokens (token_hash, user_id, expires_at) VALUES (?, '@a:a.example', 1)", b"\2\xff"),
+    (
+        (
+            "INSERT INTO browser_sessions (token_hash, user_id, created_at, proven_at, last_used_at, "
+            "expires_at, address, user_agent) "
+            "VALUES (?, '@a:a.example', 1, 2, 3, 4, '192.0.2.1', 'A browser')"
+        ),
+        b"\3\xff",
+    ),
+    (
+        (
+            "INSERT INTO oauth_clients (client_id, metadata_hash, metadata, created_at, last_used_at) "
+            "VALUES ('client', ?, '{}', 1, 2)"
+        ),
+        b"\4\xff",
+    ),
+    (
+        (
+            "INSERT INTO oauth_codes (code_hash, client_id, user_id, device_id, scope, redirect_uri, "
+            "code_challenge, expires_at) VALUES (?, 'client', '@a:a.example', 'D', 's', 'https://r', 'c', 1)"
+        ),
+        b"\5\xff",
+    ),
+    (
+        (
+            "INSERT INTO oauth_device_requests (device_code_hash, user_code, client_id, device_id, scope, "
+            "address, created_at, expires_at, interval_ms) "
+            "VALUES (?, 'BBBBBBBB', 'client', 'D', 's', '192.0.2.1', 1, 2, 3)"
+        ),
+        b"\6\xff",
+    ),
+    (
+        (
+            "INSERT INTO oauth_sessions (user_id, device_id, client_id, scope, code_hash, created_at) "
+            "VALUES ('@a:a.example', 'D', 'client', 's', ?, 1)"
+        ),
+        b"\7\xff",
+    ),
     ("INSERT INTO openid_tokens (token_hash, user_id, expires_at) VALUES (?, '@a:a.example', 1)", b"\0\xff"),
     (
         "INSERT INTO key_documents (server, document, valid_until, fetched_at) VALUES ('b.example', ?, 1, 1)",
