@@ -54,13 +54,10 @@ class Program:
         assert "ok" in answer, f"{self._title}: {answer['error']}"
         return answer["ok"]
 
-    async def log_in(self, name: str, user: Client) -> Device:
-        """A new device of a user, which knows nothing yet."""
-        localpart = user.user_id.split(":")[0][1:]
-        told = await self.ask(
-            {"do": "login", "as": name, "url": user.server.base_url, "user": localpart, "password": PASSWORD},
-            within=20.0,
-        )
+    async def log_in(self, name: str, user: Client, *, sliding: bool = False) -> Device:
+        """A new device of a user, which knows nothing yet and follows by /sync or by sliding sync."""
+        who = {"url": user.server.base_url, "user": user.user_id.split(":")[0][1:], "password": PASSWORD}
+        told = await self.ask({"do": "login", "as": name, **who, "sliding": sliding}, within=20.0)
         return Device(self, name, user.server, told["user"], told["device"])
 
 

@@ -59,7 +59,7 @@ async def test_a_life_with_encryption(
         late = await js.log_in(f"late {one.name}", account)
         told: Any = await late.do("recover", key=recovery[one.user_id])
         assert told["imported"] == told["total"] >= 2
-        assert await late.do("isVerified", user=late.user_id, other=late.device_id)
+        await late.do("verified", user=late.user_id, other=late.device_id)
         for text in said:
             await late.reads(room, text)
         for known in everybody:

@@ -55,12 +55,12 @@ async def test_devices_change_while_a_server_is_away(
         await listener.reads(room, "alice was here")
         await listener.reads(room, "bob was here")
     # A device of bob's of which alice knows, and of which she has claimed no key yet.
-    fresh = await js.log_in("fresh bob", bob_user)
+    fresh = await js.log_in("fresh bob", bob_user, sliding=down is here)
     await fresh.do("recover", key=recovery[1])
     await alice.knows(bob, fresh)
 
     async with away(down):
-        new = await js.log_in("new alice", alice_user)
+        new = await js.log_in("new alice", alice_user, sliding=up is here)
         await new.do("recover", key=recovery[0])
         await old.do("logout")
         await alice.knows(alice, new)

@@ -15,6 +15,7 @@ const require = createRequire(path.join(modules, "anchor.js"));
 const sdk = await import(pathToFileURL(require.resolve("matrix-js-sdk")).href);
 const inside = (...file) => pathToFileURL(path.join(path.dirname(require.resolve("matrix-js-sdk")), ...file)).href;
 const { decodeRecoveryKey } = await import(inside("crypto-api", "recovery-key.js"));
+const { SlidingSync } = await import(inside("sliding-sync.js"));
 const { RustBackupManager } = await import(inside("rust-crypto", "backup.js"));
 const { ClientEvent, MatrixEventEvent, RoomEvent } = sdk;
 
@@ -27,6 +28,8 @@ if (process.env.COMITY_INTEROP_CLIENT_LOG) {
 const POLL_MS = 1_000;
 // It would wait for up to ten seconds, lest many clients come at once.
 RustBackupManager.maxBackupLoopStartDelayMillis = 100;
+/** More than is ever said in these rooms. */
+const TIMELINE = 50;
 const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
 
 /** name -> a device that is logged in. */
@@ -58,6 +61,17 @@ function until(client, look, what, within) {
     });
 }
 
+function slidingSyncOf(url, client) {
+    const names = ["create", "encryption", "history_visibility", "join_rules", "power_levels"];
+    const required_state = [
+        ...names.map((name) => [`m.room.${name}`, ""]),
+        ["m.room.member", "$LAZY"],
+        ["m.room.member", "$ME"],
+    ];
+    const lists = new Map([["all", { timeline_limit: TIMELINE, required_state, ranges: [[0, 99]] }]]);
+    return new SlidingSync(url, lists, { timeline_limit: TIMELINE, required_state }, client, POLL_MS);
+}
+
 function encrypted(client, roomId) {
     const events = client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? [];
     return events.filter((event) => event.getWireType() === "m.room.encrypted");
@@ -74,8 +88,8 @@ function messages(client, roomId) {
 }
 
 const commands = {
-    /** Log in with a password and start to sync. */
-    async login({ as, url, user, password }) {
+    /** Log in with a password and start to sync, by /sync or by sliding sync (MSC4186). */
+    async login({ as, url, user, password, sliding }) {
         const guest = sdk.createClient({ baseUrl: url });
         const account = await guest.loginRequest({
             type: "m.login.password",
@@ -102,8 +116,13 @@ const commands = {
         });
         devices.set(as, device);
         await device.client.initRustCrypto({ useIndexedDB: false });
-        await device.client.startClient({ initialSyncLimit: 50, lazyLoadMembers: true, pollTimeout: POLL_MS });
-        await until(device.client, () => device.client.isInitialSyncComplete(), "a first sync", 20_000);
+        const slidingSync = sliding ? slidingSyncOf(url, device.client) : undefined;
+        await device.client.startClient({
+            initialSyncLimit: TIMELINE, lazyLoadMembers: true, pollTimeout: POLL_MS, slidingSync,
+        });
+        const begun = () =>
+            sliding ? device.client.getSyncState() === "SYNCING" : device.client.isInitialSyncComplete();
+        await until(device.client, begun, "a first sync", 20_000);
         return { user: account.user_id, device: account.device_id };
     },
 
@@ -205,6 +224,8 @@ const commands = {
     },
 
     async messages({ client, room }) {
+        // By sliding sync, the library leaves messages that were read before until somebody looks at them.
+        await Promise.all(encrypted(client, room).map((event) => client.decryptEventIfNeeded(event)));
         return messages(client, room);
     },
 
@@ -224,15 +245,11 @@ const commands = {
         return until(client, look, `the devices of ${user}`, within);
     },
 
-    /** Whether a device of one's own is verified by one's keys for signing. */
-    async isVerified({ client, user, other }) {
-        return (await client.getCrypto().getDeviceVerificationStatus(user, other))?.crossSigningVerified ?? false;
-    },
-
-    /** Begin a new session of keys with the next message: keys have to be sent to all devices anew. */
-    async rotate({ client, room }) {
-        await client.getCrypto().forceDiscardSession(room);
-        return true;
+    /** Wait until a device is verified by its owner's keys for signing, of which one has those of one's own. */
+    async verified({ client, user, other, within }) {
+        const crypto = client.getCrypto();
+        const look = async () => (await crypto.getDeviceVerificationStatus(user, other))?.crossSigningVerified;
+        return until(client, look, `${other} verified`, within);
     },
 
     /** A server is back: do not wait for the next try. */
