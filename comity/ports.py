@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -63,13 +64,15 @@ class Endpoint:
 class Answer:
     """An HTTP answer to a request of ours. Header names are lower case.
 
-    `peer_certificate` is the DER of the certificate that the connection was made with.
+    `peer_certificate` is the DER of the certificate that the connection was made with; `url` is where
+    the answer came from in the end, where a URL was asked.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     peer_certificate: bytes | None = None
+    url: str = ""
 
 
 class TransportError(Exception):
@@ -110,6 +113,63 @@ class Transport(Protocol):
 
         Raises TransportError.
         """
+
+
+#: What a request without headers of its own has.
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Outbound(Protocol):
+    """HTTP to everything that is not a homeserver: places that people, rooms or the operator name by URL.
+
+    Identity servers, push gateways, application services, pages to preview, sign-in providers. No URL
+    reaches a private network unless the operator named it: the very address that is connected to is judged,
+    for each connection, whatever the name was resolved to before.
+    """
+
+    async def request_url(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+        max_redirects: int = 0,
+        plain_http: bool = False,
+    ) -> Answer:
+        """One request to an https URL (with `plain_http`, http too); the answer, whatever its status.
+
+        `timeout` is in seconds and for everything together; an answer over `max_bytes` is an error. Of
+        GET and HEAD, `max_redirects` redirects are followed, never from https to http, and what authorizes
+        the request stays behind when they lead to another place; an answer after more is an error. A
+        redirect that is not to be followed is the answer. Raises TransportError, whose text names host and
+        port but neither path nor query.
+        """
+
+
+class NoOutbound:
+    """The `Outbound` of a server that asks nobody."""
+
+    async def request_url(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+        max_redirects: int = 0,
+        plain_http: bool = False,
+    ) -> Answer:
+        """Raise TransportError."""
+        raise TransportError("this server asks nobody by URLs")
+
+
+#: Where nothing else is said.
+NOBODY: Outbound = NoOutbound()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +266,7 @@ class Ports:
     resolver: Resolver
     offload: Offload
     pausing: Pausing
+    outbound: Outbound = NOBODY
 
 
 @dataclass(slots=True)

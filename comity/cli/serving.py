@@ -10,7 +10,7 @@ import fcntl
 import gc
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     with alone(config.data_dir):
         ensure_signing_key(config, entropy)
         tls_contexts = [_tls_context(config, listener) for listener in config.listeners]
-        transport = _transport(config)
+        transport, outbound = _transport(config), _outbound(config)
         # Closed in the opposite order: first the sockets, so that what is under way can finish.
         async with AsyncExitStack() as stack:
             offload = ThreadOffload()
@@ -56,7 +56,12 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
             with _explained(f"{_certificate_files(config)} cannot be used"):
                 await transport.open()
             stack.push_async_callback(transport.close)
-            ports = Ports(SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing())
+            with _explained(f"outbound.trusted_ca ({_listed(config.outbound.trusted_ca)}) cannot be used"):
+                await outbound.open()
+            stack.push_async_callback(outbound.close)
+            ports = Ports(
+                SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound
+            )
             app = build(config, ports)
 
             def end(why: str) -> None:
@@ -86,7 +91,7 @@ def _tls_context(config: Config, listener: Listener) -> TlsContext | None:
         return None
     files = f"[tls] {config.tls.certificate} and {config.tls.private_key}"
     if listener.client_certificates:
-        files += f", or federation.trusted_ca ({_authorities(config)})"
+        files += f", or federation.trusted_ca ({_listed(config.federation.trusted_ca)})"
     with _explained(f"{files} cannot be used"):
         return server_ssl_context(
             config.tls.certificate,
@@ -110,13 +115,22 @@ def _transport(config: Config) -> HttpsTransport:
     )
 
 
-def _authorities(config: Config) -> str:
-    return ", ".join(map(str, config.federation.trusted_ca))
+def _outbound(config: Config) -> HttpsTransport:
+    return HttpsTransport(
+        trusted_ca=config.outbound.trusted_ca,
+        verify_certificates=True,
+        allow_ranges=config.outbound.allow_ranges,
+        user_agent=USER_AGENT,
+    )
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files))
 
 
 def _certificate_files(config: Config) -> str:
     """The files that connections to other servers are made with, for a sentence."""
-    text = f"federation.trusted_ca ({_authorities(config)})"
+    text = f"federation.trusted_ca ({_listed(config.federation.trusted_ca)})"
     if config.federation.client_certificate is not None:
         text += f" or federation.client_certificate ({config.federation.client_certificate}) with its key"
     return text

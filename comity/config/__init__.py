@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from comity.config.network import Federation, Outbound
 from comity.config.reading import (
     ConfigError,
     KeyDocument,
@@ -17,7 +18,6 @@ from comity.config.tree import (
     Caches,
     Config,
     Database,
-    Federation,
     Listener,
     Log,
     Passwords,
@@ -40,6 +40,7 @@ __all__ = [
     "KeyDocument",
     "Listener",
     "Log",
+    "Outbound",
     "Passwords",
     "Public",
     "RateLimits",

@@ -9,11 +9,13 @@ from urllib.parse import quote, urlsplit
 
 from comity.federation.answers import QUICK_SECONDS, json_object
 from comity.federation.errors import FederationError
-from comity.ports import Transport, TransportError
+from comity.ports import Outbound, TransportError
 from comity.protocol.auth.third_party import InviteKey
 
 #: An answer is an object of one boolean.
 MAX_BYTES = 16 * 1024
+#: Redirects followed: from an old name to a new one, and one of its own.
+MAX_REDIRECTS = 2
 #: Characters of a URL that is asked: whoever invites writes it into the room.
 MAX_URL = 2_000
 #: Characters of a server's name in what is logged.
@@ -23,8 +25,8 @@ MAX_SERVER = 255
 class IdentityKeys:
     """Asks identity servers."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
 
     async def is_valid(self, key: InviteKey) -> bool:
         """Whether the key has not been revoked (identity-service §Key management).
@@ -44,7 +46,9 @@ class IdentityKeys:
         query = f"{parts.query}&{query}" if parts.query else query
         url = parts._replace(query=query, fragment="").geturl()
         try:
-            answer = await self._transport.get_url(url, timeout=QUICK_SECONDS, max_bytes=MAX_BYTES)
+            answer = await self._outbound.request_url(
+                "GET", url, timeout=QUICK_SECONDS, max_bytes=MAX_BYTES, max_redirects=MAX_REDIRECTS
+            )
         except TransportError as error:
             raise FederationError(server, str(error), reached=error.reached, temporary=True) from error
         if answer.status != 200:

@@ -1,4 +1,4 @@
-"""HTTPS to other servers: `ports.Transport` on aiohttp.
+"""HTTPS to other servers, and HTTP to places named by URLs: `ports.Transport`, `ports.Outbound` on aiohttp.
 
 Owns connections, TLS, the pool and its bounds, and the rule that the very address that is
 connected to must be allowed (`addresses`). Never decides where a server is (discovery
@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from weakref import WeakSet
@@ -29,7 +29,8 @@ from yarl import URL
 from comity.net.addresses import AddressGuard
 from comity.net.lookup import SystemLookup
 from comity.net.transport_errors import AddressNotAllowed, explain
-from comity.ports import Answer, Endpoint, TransportError
+from comity.net.urls import is_host, read_url, redirected, where_is
+from comity.ports import NO_HEADERS, Answer, Endpoint, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,6 @@ MAX_HEADERS = 100
 #: Redirects followed by `get_url`; server discovery and media need one or two.
 MAX_REDIRECTS = 5
 
-#: Characters of a URL that a redirect may name; those of signed media URLs take a thousand.
-MAX_URL_LENGTH = 4 * 1024
-
 #: From this size a body is handed over in pieces, so that the loop can do other things.
 _WHOLE_BODY_BYTES = 512 * 1024
 
@@ -87,9 +85,14 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+#: What may be asked again at another place because an answer says so.
+_REDIRECTED_METHODS = frozenset({"GET", "HEAD"})
+
+#: Headers that are for the place named alone, and not for where it sends us on to.
+_PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
 #: Printable ASCII without space and `#`: what may stand in a request line unquoted.
 _TARGET = re.compile(r"/[!-\"$-~]*")
-_SAFE_URL = re.compile(r"[!-~]*")
 
 
 @dataclass(slots=True)
@@ -112,7 +115,15 @@ class _Exchange:
 
     @property
     def where(self) -> str:
-        return _where(self.url.raw_host or "", self.url.port or 443)
+        return where_is(self.url.raw_host or "", self.url.port or 443)
+
+    def go_on_to(self, url: URL) -> None:
+        """Follow a redirect; what is secret between us and one place is not for another."""
+        if url.origin() != self.url.origin():
+            self.headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in _PRIVATE_HEADERS
+            }
+        self.url, self.tls_name, self.peer_certificate = url, url.raw_host or "", None
 
     def failed(self, text: str, *, tls: bool = False) -> TransportError:
         return TransportError(text, reached=self.reached, tls=tls)
@@ -161,7 +172,7 @@ class _Broken(Exception):
 
 
 class HttpsTransport:
-    """`ports.Transport`: `open` before the first request, `close` after the last."""
+    """`ports.Transport` and `ports.Outbound`: `open` before the first request, `close` after the last."""
 
     def __init__(
         self,
@@ -220,10 +231,10 @@ class HttpsTransport:
         max_bytes: int,
     ) -> Answer:
         """See `ports.Transport.request`."""
-        where = _where(endpoint.host, endpoint.port)
+        where = where_is(endpoint.host, endpoint.port)
         if not _TARGET.fullmatch(target) or target.endswith("?"):
             raise TransportError(f"the path for {where} is not percent-encoded")
-        if not (_is_host(endpoint.host) and _is_host(endpoint.tls_name)):
+        if not (is_host(endpoint.host) and is_host(endpoint.tls_name)):
             raise TransportError(f"{where} ({endpoint.tls_name}) is no valid host name")
         try:
             url = URL(f"https://{where}{target}", encoded=True)
@@ -241,20 +252,40 @@ class HttpsTransport:
 
     async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> Answer:
         """See `ports.Transport.get_url`; the address is checked anew after each redirect."""
-        current = _https_url(url)
-        exchange = _Exchange("GET", current, current.raw_host or "", {}, None, max_bytes)
+        return await self.request_url(
+            "GET", url, timeout=timeout, max_bytes=max_bytes, max_redirects=MAX_REDIRECTS
+        )
+
+    async def request_url(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+        max_redirects: int = 0,
+        plain_http: bool = False,
+    ) -> Answer:
+        """See `ports.Outbound.request_url`; the address is checked anew after each redirect."""
+        current = read_url(url, plain_http=plain_http)
+        exchange = _Exchange(
+            method, current, current.raw_host or "", headers, body, max_bytes,
+            connect_seconds=min(CONNECT_SECONDS, timeout),
+        )  # fmt: skip
+        follows = max_redirects if method in _REDIRECTED_METHODS else 0
         try:
             async with asyncio.timeout(timeout):
-                for _ in range(MAX_REDIRECTS + 1):
+                for _ in range(follows + 1):
                     answer = await self._attempt(exchange)
                     location = answer.headers.get("location")
-                    if answer.status not in _REDIRECTS or location is None:
-                        return answer
-                    exchange.url = _redirected(exchange, location)
-                    exchange.tls_name = exchange.url.raw_host or ""
+                    if answer.status not in _REDIRECTS or location is None or not follows:
+                        return replace(answer, url=str(exchange.url))
+                    exchange.go_on_to(_redirected(exchange, location, plain_http))
         except TimeoutError as error:
             raise _timed_out(exchange, timeout) from error
-        raise exchange.failed(f"more than {MAX_REDIRECTS} redirects, the last to {exchange.where}")
+        raise exchange.failed(f"more than {max_redirects} redirects, the last to {exchange.where}")
 
     async def _attempt(self, exchange: _Exchange) -> Answer:
         """One exchange, and a second on a fresh connection if a kept one turned out dead.
@@ -425,37 +456,9 @@ def _timed_out(exchange: _Exchange, seconds: float) -> TransportError:
     return exchange.failed(f"could not connect to {exchange.where} within {seconds:g} s")
 
 
-def _https_url(text: str) -> URL:
-    """`text` as an https URL with a host; as written if it may be sent so, else quoted."""
-    try:
-        url = URL(text, encoded=_SAFE_URL.fullmatch(text) is not None)
-        port = url.port
-    except ValueError as error:
-        raise TransportError("that is not a valid URL") from error
-    if url.scheme != "https" or not url.raw_host or port is None:
-        raise TransportError(f"only https URLs are fetched, not {url.scheme or 'relative'} ones")
-    if not _is_host(url.raw_host):
-        raise TransportError("the host of that URL is no valid host name")
-    if url.raw_user is not None or url.raw_password is not None:
-        raise TransportError("a URL with a user name or password in it is not fetched")
-    return url
-
-
-def _redirected(exchange: _Exchange, location: str) -> URL:
+def _redirected(exchange: _Exchange, location: str, plain_http: bool) -> URL:
     """Where a redirect leads. Raises TransportError."""
     try:
-        if len(location) > MAX_URL_LENGTH:
-            raise TransportError("the URL is too long")
-        target = exchange.url.join(URL(location, encoded=_SAFE_URL.fullmatch(location) is not None))
-        return _https_url(str(target))
+        return redirected(exchange.url, location, plain_http=plain_http)
     except (ValueError, TransportError) as error:
         raise exchange.failed(f"{exchange.where} redirects to where we do not follow: {error}") from error
-
-
-def _is_host(text: str) -> bool:
-    """Whether `text` is an IP literal or has the shape of a host name, one TLS would take."""
-    return text.isascii() and all(0 < len(label) < 64 for label in text.removesuffix(".").split("."))
-
-
-def _where(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -226,7 +226,7 @@ class RoomSystem:
         )  # fmt: skip
         self.third_party_invites = ThirdPartyInvites(
             database=core.database, rooms=core.rooms, merger=core.merger, writer=writer,
-            memberships=self.memberships, calls=calls, identity_keys=IdentityKeys(ports.transport),
+            memberships=self.memberships, calls=calls, identity_keys=IdentityKeys(ports.outbound),
             server_name=core.name,
         )  # fmt: skip
 

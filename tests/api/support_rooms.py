@@ -15,8 +15,8 @@ import orjson
 
 from comity.app import App, build
 from comity.config import loads, signing_key
+from comity.ports import NO_HEADERS, Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
 from comity.ports import Answer as TransportAnswer
-from comity.ports import Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
 from comity.rooms.read import Reader
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, WriteTx
@@ -85,6 +85,20 @@ class Network:
         if url not in self.pages:
             raise TransportError("There is no network")
         return self.pages[url]
+
+    async def request_url(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+        max_redirects: int = 0,
+        plain_http: bool = False,
+    ) -> TransportAnswer:
+        return await self.get_url(url, timeout=timeout, max_bytes=max_bytes)
 
 
 class NoResolver:
@@ -302,7 +316,7 @@ async def _opened(
     if not key.exists():
         key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
-    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses())
+    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses(), network)
     text = CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower())
     for old, new in (changes or {}).items():
         assert old in text

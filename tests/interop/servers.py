@@ -286,4 +286,8 @@ verify_certificates = true
 allow_ranges = ["127.0.0.0/8", "::1/128"]
 trusted_key_servers = []
 publish_rooms = true
+
+[outbound]
+trusted_ca = ["{authority.ca}"]
+allow_ranges = ["127.0.0.0/8", "::1/128"]
 """
