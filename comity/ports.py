@@ -1,4 +1,4 @@
-"""The only doors out of comity: clock, chance, network, names, files, threads.
+"""The only doors out of comity: clock, chance, network, names, mail, files, threads.
 
 Every other part takes these as constructor arguments (DESIGN §6.5), so that a test or a
 simulated federation can stand in the place of the machine. This module owns the shapes
@@ -173,6 +173,39 @@ NOBODY: Outbound = NoOutbound()
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """An e-mail to one address: as plain text, and the same as HTML."""
+
+    to: str
+    subject: str
+    text: str
+    html: str
+
+
+class MailError(Exception):
+    """The mail server did not take a letter; the text is for the operator and names nobody."""
+
+
+class Mail(Protocol):
+    """Letters to people."""
+
+    async def send(self, letter: Letter) -> None:
+        """Hand a letter to the mail server; returns once that has taken it. Raises MailError."""
+
+
+class NoMail:
+    """The `Mail` of a server without a mail server."""
+
+    async def send(self, letter: Letter) -> None:
+        """Raise MailError."""
+        raise MailError("no mail server is configured")
+
+
+#: Where nothing else is said.
+NO_MAIL: Mail = NoMail()
+
+
+@dataclass(frozen=True, slots=True)
 class SrvRecord:
     """One SRV record, RFC 2782."""
 
@@ -267,6 +300,7 @@ class Ports:
     offload: Offload
     pausing: Pausing
     outbound: Outbound = NOBODY
+    mail: Mail = NO_MAIL
 
 
 @dataclass(slots=True)

@@ -22,8 +22,9 @@ from comity.net.dns import DnsResolver
 from comity.net.http_client import HttpsTransport
 from comity.net.http_server import HttpServer, TlsContext, server_ssl_context
 from comity.net.pausing import GreenletPausing
+from comity.net.smtp import SmtpMail
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
-from comity.ports import Ports
+from comity.ports import NO_MAIL, Entropy, Mail, Ports
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +49,9 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     with alone(config.data_dir):
         ensure_signing_key(config, entropy)
         tls_contexts = [_tls_context(config, listener) for listener in config.listeners]
-        transport, outbound = _transport(config), _outbound(config)
         # Closed in the opposite order: first the sockets, so that what is under way can finish.
         async with AsyncExitStack() as stack:
-            offload = ThreadOffload()
-            stack.push_async_callback(offload.close)
-            with _explained(f"{_certificate_files(config)} cannot be used"):
-                await transport.open()
-            stack.push_async_callback(transport.close)
-            with _explained(f"outbound.trusted_ca ({_listed(config.outbound.trusted_ca)}) cannot be used"):
-                await outbound.open()
-            stack.push_async_callback(outbound.close)
-            ports = Ports(
-                SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound
-            )
+            ports = await _doors(config, entropy, stack)
             app = build(config, ports)
 
             def end(why: str) -> None:
@@ -83,6 +73,26 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
     if taken_over:
         raise CannotRun(taken_over[0])
     logger.info("ended")
+
+
+async def _doors(config: Config, entropy: Entropy, stack: AsyncExitStack) -> Ports:
+    """Every door open; `stack` closes them. Raises CannotRun."""
+    offload, transport, outbound = ThreadOffload(), _transport(config), _outbound(config)
+    stack.push_async_callback(offload.close)
+    with _explained(f"{_certificate_files(config)} cannot be used"):
+        await transport.open()
+    stack.push_async_callback(transport.close)
+    with _explained(f"outbound.trusted_ca ({_listed(config.outbound.trusted_ca)}) cannot be used"):
+        await outbound.open()
+    stack.push_async_callback(outbound.close)
+    mail: Mail = NO_MAIL
+    if config.email.smtp_url is not None and config.email.sender is not None:
+        mail = smtp = SmtpMail(config.email.smtp_url, config.email.sender, config.outbound.trusted_ca)
+        await smtp.open()
+        stack.push_async_callback(smtp.close)
+    return Ports(
+        SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound, mail
+    )  # fmt: skip
 
 
 def _tls_context(config: Config, listener: Listener) -> TlsContext | None:

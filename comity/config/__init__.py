@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from comity.config.contact import Email, MailServer, Terms
 from comity.config.network import Federation, Outbound
 from comity.config.reading import (
     ConfigError,
@@ -36,10 +37,12 @@ __all__ = [
     "Config",
     "ConfigError",
     "Database",
+    "Email",
     "Federation",
     "KeyDocument",
     "Listener",
     "Log",
+    "MailServer",
     "Outbound",
     "Passwords",
     "Public",
@@ -49,6 +52,7 @@ __all__ = [
     "ServerNotices",
     "Sessions",
     "Support",
+    "Terms",
     "Tls",
     "documented_keys",
     "load",

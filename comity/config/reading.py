@@ -109,15 +109,16 @@ class _Reading:
     def table(self, kind: type[Any], table: Mapping[str, Any], place: str) -> Any:
         """The `kind` that `table` describes; faulty values are None and noted in `problems`."""
         known = fields(kind)
-        names = {entry.name for entry in known}
+        names = {_written(entry) for entry in known}
         self.problems += [_unknown(place, name) for name in table if name not in names]
         values = {}
         for entry in known:
-            full_name = f"{place}.{entry.name}" if place else entry.name
+            name = _written(entry)
+            full_name = f"{place}.{name}" if place else name
             if "section" in entry.metadata:
-                values[entry.name] = self._section(entry.metadata, table.get(entry.name), full_name)
+                values[entry.name] = self._section(entry.metadata, table.get(name), full_name)
             else:
-                values[entry.name] = self._value(entry.metadata, table, entry.name, full_name)
+                values[entry.name] = self._value(entry.metadata, table, name, full_name)
         return kind(**values)
 
     def _section(self, metadata: Mapping[str, Any], value: Any, name: str) -> Any:
@@ -166,6 +167,10 @@ def _contradictions(config: Config) -> list[str]:
         problems.append("listeners.client_certificates: true needs tls = true beside it")
     if (config.federation.client_certificate is None) != (config.federation.client_private_key is None):
         problems.append("federation.client_certificate and federation.client_private_key need each other")
+    if config.email.smtp_url is not None and config.email.sender is None:
+        problems.append('email.smtp_url: needs from beside it, such as from = "noreply@example.org"')
+    if config.registration.requires_email and config.email.smtp_url is None:
+        problems.append("registration.requires_email: true needs [email] with smtp_url and from")
     return problems
 
 
@@ -193,8 +198,13 @@ def _document(section: str, entry: Any, many: bool = False, optional: bool = Fal
     required = data["default"] is REQUIRED
     default = None if required else data["default"]
     return KeyDocument(
-        section, entry.name, default, required, data["meaning"], data["example"], many, optional
+        section, _written(entry), default, required, data["meaning"], data["example"], many, optional
     )
+
+
+def _written(entry: Any) -> str:
+    """What a field of the tree is called in the file."""
+    return str(entry.metadata.get("written") or entry.name)
 
 
 def _kind_of(value: Any) -> str:

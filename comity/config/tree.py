@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.config import values
+from comity.config.contact import Email, Terms
 from comity.config.network import Federation, Outbound, Policy
 from comity.config.values import key, section
 from comity.protocol.pacing import Rate
@@ -84,6 +85,12 @@ class Registration:
         values.one_of("token", "nothing"),
         "token",
         'What they need for it: "token" (one that you gave out) or "nothing" (anybody at all: expect abuse).',
+    )
+    requires_email: bool = key(
+        values.flag,
+        False,
+        "Whether people must confirm an e-mail address beside that. Needs [email]; with [email] alone, they "
+        "may name one.",
     )
     shared_secret: str | None = key(
         values.text,
@@ -212,6 +219,15 @@ class RateLimits:
     registration: Rate = _limit(0.1, 10, "Accounts made, and asked for, from one address.")
     registration_questions: Rate = _limit(
         1, 20, "Questions from one address whether a user name or a registration token is good."
+    )
+    emails_asked_for: Rate = _limit(
+        0.02, 10, "E-mails that confirm an address or reset a password, asked for from one network address."
+    )
+    emails_to_one: Rate = _limit(
+        0.002, 4, "Those e-mails to one e-mail address, whoever asks: nobody's letter box is to be flooded."
+    )
+    identity_servers: Rate = _limit(
+        0.2, 10, "What one user has this server ask identity servers: bind an address, invite by one."
     )
     nonces: Rate = _limit(20, 200, "Nonces for the operators' tools that make accounts, for one address.")
     messages: Rate = _limit(
@@ -378,6 +394,8 @@ class Config:
     tls: Tls | None = section(Tls, optional=True)
     database: Database = section(Database)
     registration: Registration = section(Registration)
+    terms: Terms = section(Terms)
+    email: Email = section(Email)
     rooms: Rooms = section(Rooms)
     server_notices: ServerNotices = section(ServerNotices)
     sessions: Sessions = section(Sessions)

@@ -20,7 +20,8 @@ from comity.protocol.pacing import Rate
 #: The default of a key that has none: it must be written.
 REQUIRED = object()
 
-_EMAIL_ADDRESS = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+")
+#: The shape of an e-mail address; whether anybody reads what is sent there, it does not say.
+EMAIL_ADDRESS = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -167,7 +168,7 @@ def contact(value: Any, directory: Path) -> Contact:
     if matrix_id is not None and not is_user_id(matrix_id):
         raise Unfit(matrix_id, 'a user id as matrix_id, such as "@admin:example.org"')
     if email_address is not None and not (
-        isinstance(email_address, str) and _EMAIL_ADDRESS.fullmatch(email_address)
+        isinstance(email_address, str) and EMAIL_ADDRESS.fullmatch(email_address)
     ):
         raise Unfit(email_address, 'an e-mail address as email_address, such as "admin@example.org"')
     return Contact(role, matrix_id, email_address)
@@ -232,10 +233,21 @@ def list_of(read_item: Reader, collect: Callable[[list[Any]], Any] = tuple, leas
     return read
 
 
-def key(read: Reader, default: Any, meaning: str, *, secret: bool = False, example: Any = None) -> Any:
-    """A key of the file. `default` is as it would be written; None means "absent"."""
+def key(
+    read: Reader,
+    default: Any,
+    meaning: str,
+    *,
+    secret: bool = False,
+    example: Any = None,
+    written: str | None = None,
+) -> Any:
+    """A key of the file. `default` is as it would be written; None means "absent".
+
+    `written` is its name in the file, where Python has no field of that name.
+    """
     data = {"read": read, "default": default, "meaning": meaning, "secret": secret, "example": example}
-    return field(metadata=data, repr=not secret)
+    return field(metadata={**data, "written": written}, repr=not secret)
 
 
 def section(kind: type[Any], *, many: bool = False, optional: bool = False) -> Any:

@@ -321,3 +321,86 @@ def test_the_tree_is_frozen() -> None:
     config: Config = loads('server_name = "example.org"', Path("/"))
     with pytest.raises(AttributeError):
         config.server_name = "other"  # type: ignore[misc]
+
+
+# -- e-mail and terms
+
+
+def contact(text: str) -> Config:
+    return loads(f'server_name = "example.org"\n{text}', Path("/"))
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("smtp://localhost", ("none", "localhost", 25, None, None)),
+        ("smtp://me:pw@127.0.0.1:2525/", ("none", "127.0.0.1", 2525, "me", "pw")),
+        ("smtps://me%40a.org:a%3Ab@mail.a.org", ("tls", "mail.a.org", 465, "me@a.org", "a:b")),
+        ("smtp+starttls://mail.example.org", ("starttls", "mail.example.org", 587, None, None)),
+    ],
+)  # fmt: skip
+def test_where_letters_are_handed_over(url: str, server: tuple[object, ...]) -> None:
+    config = contact(f'[email]\nsmtp_url = "{url}"\nfrom = "Example <noreply@example.org>"')
+    found = config.email.smtp_url
+    assert found is not None and config.email.sender == "Example <noreply@example.org>"
+    assert (found.security, found.host, found.port, found.user, found.password) == server
+    assert found.password is None or found.password not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mail.example.org", "http://mail.example.org", "smtp://", "smtp://a:0", "smtp://a:70000", "smtps://a/b",
+     "smtps://user@a", "smtp://user:hunter2@mail.example.org", "smtps://a?b=c"],
+)  # fmt: skip
+def test_what_is_no_mail_server(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"email\.smtp_url: found text, expected") as raised:
+        contact(f'[email]\nsmtp_url = "{url}"\nfrom = "a@example.org"')
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sender", ["nobody", "a b@example.org, c@d", "ä@example.org", ""])
+def test_who_cannot_send(sender: str) -> None:
+    with pytest.raises(ConfigError, match=r"email\.from: found"):
+        contact(f'[email]\nfrom = "{sender}"')
+
+
+def test_what_email_needs() -> None:
+    with pytest.raises(ConfigError, match=r"email\.smtp_url: needs from"):
+        contact('[email]\nsmtp_url = "smtp://localhost"')
+    with pytest.raises(ConfigError, match=r"registration\.requires_email: true needs"):
+        contact("[registration]\nrequires_email = true")
+    with pytest.raises(ConfigError, match=r"the nearest is email\.from"):
+        contact('[email]\nform = "a@example.org"')
+
+
+def test_policies() -> None:
+    config = contact(
+        """
+        [[terms.policies]]
+        id = "privacy_policy"
+        version = "1.2"
+        en = { name = "Privacy Policy", url = "https://example.org/privacy-en.html" }
+        pt-BR = { name = "Política", url = "https://example.org/privacy-pt.html" }
+        """
+    )
+    (policy,) = config.terms.policies
+    assert policy.identifier == "privacy_policy"
+    assert policy.told() == {
+        "version": "1.2",
+        "en": {"name": "Privacy Policy", "url": "https://example.org/privacy-en.html"},
+        "pt-BR": {"name": "Política", "url": "https://example.org/privacy-pt.html"},
+    }
+
+
+@pytest.mark.parametrize(
+    "policies",
+    ['["privacy"]', '[{ id = "a", version = "1" }]', '[{ id = "a b", version = "1", en = DOCUMENT }]',
+     '[{ version = "1", en = DOCUMENT }]', '[{ id = "a", version = 1, en = DOCUMENT }]',
+     '[{ id = "a", version = "1", "e n" = DOCUMENT }]', '[{ id = "a", version = "1", en = { name = "A" } }]',
+     '[{ id = "a", version = "1", en = { name = "A", url = "javascript:alert(1)" } }]',
+     '[{ id = "a", version = "1", en = DOCUMENT }, { id = "a", version = "2", en = DOCUMENT }]'],
+)  # fmt: skip
+def test_what_is_no_policy(policies: str) -> None:
+    written = policies.replace("DOCUMENT", '{ name = "A", url = "https://example.org/a" }')
+    with pytest.raises(ConfigError, match=r"terms\.policies: found"):
+        contact(f"[terms]\npolicies = {written}")
