@@ -24,6 +24,7 @@ from comity.federation.certificates import ClientCertificates
 from comity.federation.client import FederationClient
 from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.discoverer import Discoverer
+from comity.federation.identity_servers import IdentityServers
 from comity.federation.key_calls import KeyCalls
 from comity.federation.keyring import Keyring
 from comity.federation.notary import Notary
@@ -202,8 +203,9 @@ def build(config: Config, ports: Ports) -> App:
     states, events = States(config.caches.megabytes // 4), Events(config.caches.megabytes // 2)
     erasures = Erasures()
     federation = _federation(config, ports, database, events, key)
+    identity = IdentityServers(ports.outbound, config.server_name, key)
     users = UserSystem(
-        config, ports, database, bus, states, events, federation.users, federation.outbox, erasures
+        config, ports, database, bus, states, events, federation.users, federation.outbox, erasures, identity
     )
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,

@@ -24,6 +24,8 @@ OPEN_TO_SUSPENDED: Mapping[tuple[str, str], Condition] = {
     ("POST", "/login/get_token"): always,
     ("POST", "/account/password"): always,
     ("POST", "/account/deactivate"): always,
+    ("POST", "/account/3pid/delete"): always,
+    ("POST", "/account/3pid/unbind"): always,
     ("PUT", "/devices/{deviceId}"): always,
     ("DELETE", "/devices/{deviceId}"): always,
     ("POST", "/delete_devices"): always,

@@ -145,7 +145,7 @@ class FederationClient:
             self._availability.succeeded(server)
         if 200 <= answer.status < 300:
             return answer
-        raise _refusal(server, answer)
+        raise refusal(server, answer)
 
     @asynccontextmanager
     async def _place(self, server: str, seconds: float) -> AsyncIterator[None]:
@@ -269,7 +269,7 @@ def signed_bytes(method: str, target: str, origin: str, destination: str, body: 
     return rest if body is None else b'{"content":' + body + b"," + rest[1:]
 
 
-def _refusal(server: str, answer: Answer) -> FederationError:
+def refusal(server: str, answer: Answer) -> FederationError:
     """The error that an HTTP answer other than 2xx tells."""
     body: dict[str, Any] = {}
     if len(answer.body) <= MAX_ERROR_BYTES:

@@ -103,7 +103,8 @@ class SmtpMail:
         message = EmailMessage(policy=SMTP)
         name, address = self._sender
         message["From"] = Address(name, addr_spec=address)
-        message["To"] = Address(addr_spec=letter.to)
+        # The library takes no other address apart; such a letter needs a mail server with SMTPUTF8.
+        message["To"] = Address(addr_spec=letter.to) if letter.to.isascii() else letter.to
         message["Subject"] = letter.subject
         message["Date"] = formatdate(usegmt=True)
         message["Message-ID"] = make_msgid(domain=self._domain)

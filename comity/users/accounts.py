@@ -149,7 +149,7 @@ class Accounts:
         account = await self.find(user_id) if user_id is not None else None
         right = await self._passwords.matches(account.password_hash if account else None, password)
         if account is not None and account.deactivated:
-            raise MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")
+            raise user_deactivated()
         if account is None or not right:
             raise wrong_password()
         if account.password_hash and self._passwords.is_outdated(account.password_hash, password):
@@ -188,6 +188,22 @@ class Accounts:
 
         await self._database.write(store)
 
+    async def reset_password(self, user_id: str, password: str, *, along: Callable[[WriteTx], None]) -> None:
+        """Set a password for who was proven to be the user otherwise, and do `along` likewise.
+
+        Raises 400 M_INVALID_PARAM, 403 M_USER_DEACTIVATED, and what `along` raises.
+        """
+        password_hash = await self._passwords.hash(password)
+
+        def store(tx: WriteTx) -> None:
+            account = accounts.user(tx, user_id)
+            if account is None or account.deactivated:
+                raise user_deactivated()
+            along(tx)
+            accounts.set_password_hash(tx, user_id, password_hash)
+
+        await self._database.write(store)
+
     async def deactivate(self, proven: User, along: Callable[[WriteTx], None]) -> None:
         """End an account for good, and do `along` (closing its sessions) in the same transaction.
 
@@ -206,6 +222,11 @@ class Accounts:
 def wrong_password() -> MatrixError:
     """403 M_FORBIDDEN, without saying which of the two it is."""
     return forbidden("The user name or the password is wrong")
+
+
+def user_deactivated() -> MatrixError:
+    """403 M_USER_DEACTIVATED."""
+    return MatrixError(403, "M_USER_DEACTIVATED", "This account has been deactivated")
 
 
 def user_in_use() -> MatrixError:

@@ -24,8 +24,8 @@ from comity.users.accounts import Accounts
 from comity.users.foreign_hashes import check_hash
 from comity.users.moderation import set_standing_in
 from comity.users.passwords import Cost, Passwords
-from comity.users.registration import MAX_REGISTRATION_TOKEN_CHARACTERS
 from comity.users.text import checked_text
+from comity.users.welcome import MAX_REGISTRATION_TOKEN_CHARACTERS
 
 GENERATED_TOKEN_LENGTH = 20
 NOTICE_ID_LENGTH = 20

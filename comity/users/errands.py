@@ -135,6 +135,8 @@ class Errands(Worker):
             errand = waiting[0]
             if errand.kind in (LOGOUT, END):
                 await self._database.write(lambda tx: self._take_over(tx, errand))
+                if errand.kind == END:
+                    await self._management.unbind(user_id)
                 return False
             walk = self._walks.get(user_id)
             if walk is None or (walk.errand.kind, walk.errand.revision) != (errand.kind, errand.revision):

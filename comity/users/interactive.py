@@ -30,9 +30,13 @@ MAX_FAILED_ATTEMPTS = 10
 DUMMY = "m.login.dummy"
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
+EMAIL = "m.login.email.identity"
+TERMS = "m.login.terms"
 
 NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
+#: The ways through: each the stages to complete, in that order.
+Flows = Sequence[Sequence[str]]
 #: Checks one stage: (stage, the client's `auth`) -> what is to be remembered of it.
 #: Raises MatrixError if it proves nothing; its code and text are told beside the flows.
 CheckStage = Callable[[str, Mapping[str, Any]], Awaitable[object]]
@@ -53,6 +57,10 @@ class AuthenticationNeededError(MatrixError):
     def body(self) -> dict[str, object]:
         """The flows, the session and what is completed; `errcode` only after a failed attempt."""
         return super().body() if self._failed else dict(self.extra)
+
+
+class NotYetError(MatrixError):
+    """A stage cannot be complete yet, and the client asks again until it is: nothing was guessed."""
 
 
 @dataclass(slots=True)
@@ -85,7 +93,7 @@ class Interactive:
     async def require(
         self,
         operation: str,
-        flows: Sequence[Sequence[str]],
+        flows: Flows,
         body: Mapping[str, Any],
         check: CheckStage,
         *,
@@ -93,9 +101,9 @@ class Interactive:
     ) -> Proven:
         """Return once a flow is complete for `operation` (what is done, to what, by whom).
 
-        `body` is the request's, with the client's `auth` in it if it has one; `params` is told beside
-        the flows. Raises AuthenticationNeededError with what is missing, 400 M_BAD_JSON or
-        M_MISSING_PARAM for an `auth` that is none.
+        The stages of a flow are completed in its order. `body` is the request's, with the client's
+        `auth` in it if it has one; `params` is told beside the flows. Raises AuthenticationNeededError
+        with what is missing, 400 M_BAD_JSON or M_MISSING_PARAM for an `auth` that is none.
         """
         auth = body.get("auth")
         if auth is None:
@@ -136,7 +144,7 @@ class Interactive:
         self,
         session_id: str,
         session: _Session,
-        flows: Sequence[Sequence[str]],
+        flows: Flows,
         stage: str,
         auth: Mapping[str, Any],
         check: CheckStage,
@@ -145,8 +153,13 @@ class Interactive:
         if not any(stage in flow for flow in flows):
             unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
             raise self._needed(session_id, flows, unknown)
+        if not any(_is_next(stage, flow, session.completed) for flow in flows):
+            early = MatrixError(401, "M_UNAUTHORIZED", "Other stages of the flow come before this one")
+            raise self._needed(session_id, flows, early)
         try:
             session.completed[stage] = await check(stage, auth)
+        except NotYetError as error:
+            raise self._needed(session_id, flows, error) from None
         except MatrixError as error:
             if error.status == 429:
                 raise
@@ -158,7 +171,7 @@ class Interactive:
             raise self._needed(session_id, flows, error) from None
 
     def _again(
-        self, operation: str, flows: Sequence[Sequence[str]], text: str, params: Mapping[str, Any]
+        self, operation: str, flows: Flows, text: str, params: Mapping[str, Any]
     ) -> AuthenticationNeededError:
         """That session is of no use; another is begun."""
         return self._needed(self._begin(operation, params), flows, MatrixError(401, "M_UNAUTHORIZED", text))
@@ -185,7 +198,7 @@ class Interactive:
         return session
 
     def _needed(
-        self, session_id: str, flows: Sequence[Sequence[str]], failed: MatrixError | None = None
+        self, session_id: str, flows: Flows, failed: MatrixError | None = None
     ) -> AuthenticationNeededError:
         session = self._sessions.get(session_id)
         details: dict[str, object] = {
@@ -196,6 +209,11 @@ class Interactive:
         if session is not None and session.completed:
             details["completed"] = list(session.completed)
         return AuthenticationNeededError(details, failed)
+
+
+def _is_next(stage: str, flow: Sequence[str], completed: Mapping[str, object]) -> bool:
+    """client-server §User-Interactive Authentication API: stages must be completed in order."""
+    return stage in flow and all(before in completed for before in flow[: flow.index(stage)])
 
 
 def _digest(body: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,9 @@ from typing import Any
 
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError, bad_json, forbidden, missing_param
+from comity.protocol.third_party_ids import canonical
 from comity.store import sessions as stored
+from comity.store import third_party
 from comity.store.accounts import User
 from comity.store.database import Database, WriteTx
 from comity.users.accounts import Accounts, wrong_password
@@ -139,7 +141,7 @@ class Login:
     async def identified(self, body: Mapping[str, Any]) -> str | None:
         """Whom `identifier`, or the older members of its place, means (client-server §Identifier types).
 
-        None if it can be nobody of ours: a third-party identifier, another server's user.
+        None if it can be nobody of ours: an address that is no account's, another server's user.
         Raises 400 M_MISSING_PARAM, M_BAD_JSON or M_UNKNOWN.
         """
         identifier = body.get("identifier")
@@ -147,7 +149,7 @@ class Login:
             # Deprecated forms: `user`, or `medium` and `address`.
             if "user" not in body:
                 if "medium" in body and "address" in body:
-                    return None
+                    return await self._addressed(body)
                 raise missing_param("The request body lacks identifier")
             return await self._named(body["user"])
         if not isinstance(identifier, dict):
@@ -157,9 +159,20 @@ class Login:
             if "user" not in identifier:
                 raise missing_param("identifier lacks user")
             return await self._named(identifier["user"])
-        if kind in ("m.id.thirdparty", "m.id.phone") or (kind is None and "medium" in identifier):
-            return None
+        if kind == "m.id.thirdparty" or (kind is None and "medium" in identifier):
+            return await self._addressed(identifier)
+        if kind == "m.id.phone":
+            return None  # no number was ever confirmed here
         raise MatrixError(400, "M_UNKNOWN", "The identifier is of an unknown type")
+
+    async def _addressed(self, identifier: Mapping[str, Any]) -> str | None:
+        """Whose a third-party identifier is (client-server §Third-party ID)."""
+        medium, address = _text(identifier, "medium"), _text(identifier, "address")
+        try:
+            found = canonical(medium, address)
+        except ValueError:
+            return None
+        return await self._database.look_up(lambda tx: third_party.owner(tx, medium, found))
 
     async def _named(self, name: object) -> str | None:
         if not isinstance(name, str):
@@ -206,7 +219,7 @@ class PasswordProof:
 def _text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if value is None:
-        raise missing_param(f"The request body lacks {name}")
+        raise missing_param(f"The request lacks {name}")
     if not isinstance(value, str):
         raise bad_json(f"{name} is not a string")
     return value

@@ -1,8 +1,8 @@
 """Registration by the people themselves (client-server §Account registration).
 
-Owns who may register and what with: nothing, or a registration token; and who may be a guest.
-Accounts are made by `comity.users.accounts`; operators' ways around this are `shared_secret` and
-`administration`.
+Owns who may register, and who may be a guest. What they must do for it is `comity.users.welcome`'s
+affair; accounts are made by `comity.users.accounts`; operators' ways around this are `shared_secret`
+and `administration`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from functools import partial
 from typing import Any
 
 from comity.config import Registration as RegistrationConfig
-from comity.ports import Clock
-from comity.protocol.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
-from comity.store import accounts as stored
-from comity.store.database import Database, WriteTx
+from comity.protocol.errors import bad_json, forbidden, invalid_param, missing_param
+from comity.store.database import WriteTx
 from comity.users.accounts import Accounts
-from comity.users.interactive import DUMMY, REGISTRATION_TOKEN, Interactive
+from comity.users.interactive import EMAIL, Interactive
 from comity.users.rate_limits import REGISTRATION, REGISTRATION_QUESTIONS, RateLimits
 from comity.users.sessions import Opened, Sessions
-
-#: client-server §Token-authenticated registration.
-MAX_REGISTRATION_TOKEN_CHARACTERS = 64
+from comity.users.welcome import Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +36,14 @@ class Registration:
     def __init__(
         self,
         config: RegistrationConfig,
-        database: Database,
-        clock: Clock,
         accounts: Accounts,
         sessions: Sessions,
         interactive: Interactive,
         limits: RateLimits,
+        welcome: Welcome,
     ) -> None:
         self._config = config
-        self._database = database
-        self._clock = clock
+        self._welcome = welcome
         self._accounts = accounts
         self._sessions = sessions
         self._interactive = interactive
@@ -63,7 +57,8 @@ class Registration:
         """`POST /register`. `kind` is the query parameter, `address` where the request came from.
 
         Raises 401 with flows (AuthenticationNeededError); 400 M_USER_IN_USE, M_INVALID_USERNAME,
-        M_BAD_JSON, M_MISSING_PARAM, M_INVALID_PARAM; 403 M_FORBIDDEN; 429 M_LIMIT_EXCEEDED.
+        M_BAD_JSON, M_MISSING_PARAM, M_INVALID_PARAM, M_THREEPID_IN_USE, M_THREEPID_AUTH_FAILED; 403
+        M_FORBIDDEN; 429 M_LIMIT_EXCEEDED.
         """
         if kind == "guest":
             return await self._register_guest(body, address)
@@ -86,12 +81,15 @@ class Registration:
         if body.get("auth") is not None:
             if password is None and inhibit_login:
                 raise missing_param("An account without a password needs a session: inhibit_login is true")
-            self._limits.check(REGISTRATION, address)
-        flow = [REGISTRATION_TOKEN] if self._config.requires == "token" else [DUMMY]
+            if not _asks_for_email(body):
+                self._limits.check(REGISTRATION, address)
         # A password that is refused may be replaced in the session that stands.
         asked = {name: value for name, value in body.items() if name != "password"}
-        check = partial(self._check_stage, address=address)
-        proven = await self._interactive.require("register", [flow], asked, check)
+        check = partial(self._welcome.check, address=address)
+        needed = self._welcome.requirements
+        proven = await self._interactive.require("register", needed.flows, asked, check, params=needed.params)
+        if _asks_for_email(body):
+            self._limits.check(REGISTRATION, address)
         opened: Opened | None = None
         store_session: Callable[[WriteTx], None] | None = None
         if not inhibit_login:
@@ -101,12 +99,9 @@ class Registration:
                 body.get("initial_device_display_name"),
                 body.get("refresh_token"),
             )
-        token = proven.completed.get(REGISTRATION_TOKEN)
-        now = self._clock.now_ms()
 
         def along(tx: WriteTx) -> None:
-            if isinstance(token, str) and not stored.use_registration_token(tx, token, now):
-                raise forbidden("The registration token has been used up meanwhile")
+            self._welcome.complete_in(tx, proven, user_id)
             if guest_token is not None:
                 self._sessions.reread_in(tx, user_id)
             if store_session is not None:
@@ -150,18 +145,10 @@ class Registration:
 
     # -- what is asked on the way
 
-    async def _check_stage(self, stage: str, auth: Mapping[str, Any], address: str) -> object:
-        if stage == REGISTRATION_TOKEN:
-            token = auth.get("token")
-            if not isinstance(token, str):
-                raise missing_param("auth lacks token")
-            self._limits.check_attempt(("", address))
-            valid = await self._is_valid_token(token)
-            self._limits.note_attempt(("", address), failed=not valid)
-            if not valid:
-                raise MatrixError(401, "M_UNAUTHORIZED", "The registration token is not valid")
-            return token
-        return True
+    async def request_token(self, body: Mapping[str, Any], address: str) -> dict[str, object]:
+        """`POST /register/email/requestToken`. Raises as `Validations.request`, and 403 M_FORBIDDEN."""
+        self._check_open()
+        return await self._welcome.request_token(body, address)
 
     async def check_available(self, username: str, address: str) -> None:
         """`GET /register/available`. Raises 400 M_USER_IN_USE or M_INVALID_USERNAME, 403, 429."""
@@ -173,13 +160,13 @@ class Registration:
         """Whether a registration token is good. Raises 403 M_FORBIDDEN, 429 M_LIMIT_EXCEEDED."""
         self._check_open()
         self._limits.check(REGISTRATION_QUESTIONS, address)
-        return await self._is_valid_token(token)
+        return await self._welcome.is_valid_token(token)
 
-    async def _is_valid_token(self, token: str) -> bool:
-        if not token or len(token) > MAX_REGISTRATION_TOKEN_CHARACTERS or "\x00" in token:
-            return False
-        found = await self._database.look_up(lambda tx: stored.registration_token(tx, token))
-        return found is not None and found.is_valid(self._clock.now_ms())
+
+def _asks_for_email(body: Mapping[str, Any]) -> bool:
+    """Whether a client asks if an e-mail address is confirmed meanwhile: it does so every few seconds."""
+    auth = body.get("auth")
+    return isinstance(auth, dict) and auth.get("type") == EMAIL
 
 
 def _optional(body: Mapping[str, Any], name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from comity.bus import Bus
 from comity.config import Config
+from comity.federation.identity_servers import IdentityServers
 from comity.federation.sink import EduSink
 from comity.federation.user_calls import UserCalls
 from comity.ports import Ports
@@ -39,6 +40,7 @@ from comity.users.moving import Moving
 from comity.users.mutual_rooms import MutualRooms
 from comity.users.oauth.system import OAuthSystem
 from comity.users.openid import OpenId
+from comity.users.password_resets import PasswordResets
 from comity.users.passwords import Passwords, cost_of
 from comity.users.profile import Follow, Profiles, member_content
 from comity.users.push import PushRules
@@ -50,7 +52,10 @@ from comity.users.remote_devices import RemoteDevices
 from comity.users.reports import Reports
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
+from comity.users.third_party_ids import ThirdPartyIds
 from comity.users.to_device import ToDevice
+from comity.users.validation import Validations
+from comity.users.welcome import Welcome
 
 
 class UserSystem:
@@ -67,6 +72,7 @@ class UserSystem:
         calls: UserCalls,
         sink: EduSink,
         erasures: Erasures,
+        identity: IdentityServers,
     ) -> None:
         clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.limits = RateLimits(clock, config.rate_limits)
@@ -87,9 +93,7 @@ class UserSystem:
             database, self.accounts, proof, self.limits, clock, entropy, config.sessions.login_token_lifetime
         )
         self.moderation = Moderation(database, self.accounts, self.sessions)
-        self.registration = Registration(
-            config.registration, database, clock, self.accounts, self.sessions, interactive, self.limits
-        )
+        self._build_reachable(config, ports, database, interactive, proof, identity)
         self.shared_secret = SharedSecret(
             config.registration.shared_secret, self.accounts, self.sessions, self.limits, clock, entropy
         )
@@ -102,6 +106,7 @@ class UserSystem:
         self.management = Management(
             database=database, clock=clock, accounts=self.accounts, sessions=self.sessions, proof=proof,
             erasures=erasures, presences=self.ephemeral.presences, follow=self._follow,
+            third_party_ids=self.third_party_ids, resets=self.password_resets,
         )  # fmt: skip
         self.account_data = AccountData(database, bus)
         self.filters = Filters(database)
@@ -131,6 +136,33 @@ class UserSystem:
         self.sessions.when_device_goes(self.to_device.device_gone)
         self.sessions.when_device_goes(self.dehydrated.device_gone)
         self._connected: tuple[Follow, Admits] | None = None
+
+    def _build_reachable(
+        self,
+        config: Config,
+        ports: Ports,
+        database: Database,
+        interactive: Interactive,
+        proof: PasswordProof,
+        identity: IdentityServers,
+    ) -> None:
+        """What has to do with addresses: who proves one may register by it, and comes back by it."""
+        self.validations = Validations(
+            config.email, database, ports.clock, ports.entropy, ports.mail, self.limits, config.server_name,
+            config.client_base_url,
+        )  # fmt: skip
+        self.welcome = Welcome(
+            config.registration, config.terms, database, ports.clock, self.limits, self.validations
+        )
+        self.registration = Registration(
+            config.registration, self.accounts, self.sessions, interactive, self.limits, self.welcome
+        )
+        self.third_party_ids = ThirdPartyIds(
+            database, ports.clock, self.limits, self.validations, proof, identity
+        )
+        self.password_resets = PasswordResets(
+            database, self.accounts, self.sessions, interactive, self.validations, self.limits
+        )
 
     def connect(self, follow: Follow, admits: Admits) -> None:
         """What users need of rooms, which are built later."""

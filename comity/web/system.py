@@ -8,6 +8,7 @@ from comity.users.oauth.endpoints import issuer
 from comity.users.system import UserSystem
 from comity.web.account import AccountPages
 from comity.web.authorize import AuthorizePage
+from comity.web.email_pages import EmailPages
 from comity.web.link import LinkPage
 from comity.web.oauth import OAuthEndpoints
 from comity.web.pages import Pages
@@ -23,6 +24,7 @@ def add(router: Router, config: Config, users: UserSystem) -> Pages:
     SignIn(users.browsers, registration_open=registration_open).routes(pages)
     RegisterPage(users.registration, users.browsers).routes(pages)
     RecoveryPage(config).routes(pages)
+    EmailPages(users.validations).routes(pages)
     AccountPages(users.browsers, users.profiles, users.devices, users.management, oauth).routes(pages)
     OAuthEndpoints(config, oauth, pages).routes(router)
     if config.oauth.enabled:

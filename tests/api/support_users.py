@@ -39,15 +39,18 @@ from comity.api.client import (
     register,
     reports,
     services,
+    third_party_ids,
     typing,
     versions,
 )
 from comity.api.router import Guard, Router
 from comity.bus import Bus
 from comity.config import Config, loads
+from comity.federation.identity_servers import IdentityServers
 from comity.federation.sink import NoSink
-from comity.ports import Request, Response
+from comity.ports import NO_MAIL, NOBODY, Request, Response
 from comity.protocol.errors import invalid_param
+from comity.protocol.signing import SigningKey
 from comity.store import errands
 from comity.store.database import Database, last_position
 from comity.store.erasures import Erasures
@@ -70,6 +73,7 @@ from comity.users.management import Management
 from comity.users.moderation import Moderation
 from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
+from comity.users.password_resets import PasswordResets
 from comity.users.passwords import Cost, Passwords
 from comity.users.profile import Profiles
 from comity.users.push import PushRules
@@ -81,7 +85,10 @@ from comity.users.remote_devices import RemoteDevices
 from comity.users.reports import Reports
 from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
+from comity.users.third_party_ids import ThirdPartyIds
 from comity.users.to_device import ToDevice
+from comity.users.validation import Validations
+from comity.users.welcome import Welcome
 from tests import specification
 from tests.api.elsewhere import user_calls
 from tests.engines import a_driver_of, quiet
@@ -356,22 +363,31 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
             server.left.append(user_id)
 
     profiles = Profiles(database, accounts, limits, follow, calls, clock, ephemeral.presences)
+    validations = Validations(
+        config.email, database, clock, entropy, NO_MAIL, limits, SERVER, f"https://{SERVER}"
+    )
+    welcome = Welcome(config.registration, config.terms, database, clock, limits, validations)
+    registration = Registration(config.registration, accounts, sessions, interactive, limits, welcome)
+    identity = IdentityServers(NOBODY, SERVER, SigningKey("1", bytes(32)))
+    addresses = ThirdPartyIds(database, clock, limits, validations, proof, identity)
+    resets = PasswordResets(database, accounts, sessions, interactive, validations, limits)
     management = Management(
         database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
         erasures=Erasures(), presences=ephemeral.presences, follow=follow,
+        third_party_ids=addresses, resets=resets,
     )  # fmt: skip
     server = UserServer(
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
         remote_profiles=remote_profiles,
     )  # fmt: skip
     guard, anybody = user_guard(sessions), optional_user_guard(sessions)
-    registration = Registration(config.registration, database, clock, accounts, sessions, interactive, limits)
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
     login.routes(router, guard, config, logging_in, refreshing, login_tokens)
     moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
     admin_register.routes(router, config, secret)
-    account.routes(router, guard, sessions, management)
+    account.routes(router, guard, anybody, sessions, management)
+    third_party_ids.routes(router, guard, addresses)
     profile.routes(router, guard, anybody, profiles)
     devices.routes(router, guard, Devices(database, sessions, proof, news))
     account_data.routes(router, guard, data)

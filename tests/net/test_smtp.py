@@ -52,6 +52,14 @@ async def test_a_letter_arrives_whole() -> None:
     assert html is not None and html.get_content().strip() == LETTER.html
 
 
+async def test_an_address_in_any_script() -> None:
+    letter = Letter("Strauß@example.org", "Grüße", "Hello", "<p>Hello</p>")
+    async with mail_server() as box, mail(box.server()) as way:
+        await way.send(letter)
+    ((receiver, came),) = box.came
+    assert (receiver, came["To"]) == ("Strauß@example.org", "Strauß@example.org")
+
+
 @pytest.mark.parametrize(("security", "login"), [("tls", None), ("starttls", LOGIN)])
 async def test_privately_and_by_name(
     authority: Authority, security: Security, login: tuple[str, str] | None
@@ -126,7 +134,7 @@ async def test_letters_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_what_cannot_be_a_header_is_not_sent() -> None:
     async with mail_server() as box, mail(box.server()) as way:
-        for to in ("alice@example.org\r\nBcc: eve@example.org", "", "alice", "a@b, c@d"):
+        for to in ("alice@example.org\r\nBcc: eve@example.org", "", "alice", "a@b, c@d", "ß@b\nBcc: c@d"):
             with pytest.raises(MailError):
                 await way.send(Letter(to, "Hello", "text", "<p>text</p>"))
         with pytest.raises(MailError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comity.api.address import client_address
 from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
@@ -9,7 +10,7 @@ from comity.users.management import Management
 from comity.users.sessions import Sessions
 
 
-def routes(router: Router, guard: Guard, sessions: Sessions, management: Management) -> None:
+def routes(router: Router, guard: Guard, anybody: Guard, sessions: Sessions, management: Management) -> None:
     """Add the routes of this family."""
 
     async def whoami(call: Call) -> Response:
@@ -25,20 +26,16 @@ def routes(router: Router, guard: Guard, sessions: Sessions, management: Managem
         return json_response({})
 
     async def password(call: Call) -> Response:
-        await management.change_password(call.requester.user_id, call.requester.device_id, call.json())
+        user_id, device_id = (call.user.user_id, call.user.device_id) if call.user else (None, None)
+        await management.change_password(user_id, device_id, call.json(), client_address(call.request))
         return json_response({})
 
     async def deactivate(call: Call) -> Response:
-        await management.deactivate(call.requester.user_id, call.json_or_empty())
-        # No third-party identifiers are kept here, so there is none to unbind.
-        return json_response({"id_server_unbind_result": "success"})
-
-    async def third_party_ids(call: Call) -> Response:
-        return json_response({"threepids": []})
+        result = await management.deactivate(call.requester.user_id, call.json_or_empty())
+        return json_response({"id_server_unbind_result": result})
 
     add_classic(router, "GET", "/account/whoami", whoami, guard)
     add_classic(router, "POST", "/logout", logout, guard)
     add_classic(router, "POST", "/logout/all", logout_all, guard)
-    add_classic(router, "POST", "/account/password", password, guard)
+    add_classic(router, "POST", "/account/password", password, anybody)
     add_classic(router, "POST", "/account/deactivate", deactivate, guard)
-    add_classic(router, "GET", "/account/3pid", third_party_ids, guard)

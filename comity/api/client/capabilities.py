@@ -22,7 +22,8 @@ def routes(router: Router, guard: Guard, config: Config) -> None:
         # Deprecated forms of the one above.
         "m.set_displayname": {"enabled": True},
         "m.set_avatar_url": {"enabled": True},
-        "m.3pid_changes": {"enabled": False},
+        # Without letters, no address can be proven, and so none be added.
+        "m.3pid_changes": {"enabled": config.email.smtp_url is not None},
         "m.get_login_token": {"enabled": True},
     }
 
