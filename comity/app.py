@@ -209,7 +209,7 @@ def build(config: Config, ports: Ports) -> App:
     )
     rooms = RoomSystem(
         config, ports, database, bus, states, events, federation.calls, federation.directory,
-        federation.keyring, key,
+        federation.keyring, key, identity,
         member_content=users.member_content, carry_over=users.moving.carry_over, admit=users.admit_message,
         erasures=erasures,
     )  # fmt: skip

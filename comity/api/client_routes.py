@@ -93,8 +93,8 @@ def add(
     openid.routes(router, guard, users.openid)
     services.routes(router, guard)
     RoomsApi(
-        rooms.founder, rooms.memberships, rooms.third_party_invites, rooms.knocks, rooms.directory,
-        users.profiles, users.limits,
+        rooms.founder, rooms.memberships, rooms.third_party_invites, rooms.address_invites, rooms.knocks,
+        rooms.directory, users.profiles, users.limits,
     ).routes(router, guard)  # fmt: skip
     delayed = DelayedApi(rooms.delayed, users.limits)
     delayed.routes(router, guard)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from comity.protocol.errors import MatrixError
+from comity.rooms.address_invites import Address, AddressInvites
 from comity.rooms.create import Creator, NewRoom
 from comity.rooms.membership import Memberships
 from comity.rooms.room import Rooms
@@ -25,14 +26,22 @@ FATAL = frozenset({"M_UNSUPPORTED_ROOM_VERSION", "M_INVITE_BLOCKED"})
 class Founder:
     """Makes rooms for those whom they are for."""
 
-    def __init__(self, database: Database, rooms: Rooms, creator: Creator, memberships: Memberships) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rooms: Rooms,
+        creator: Creator,
+        memberships: Memberships,
+        address_invites: AddressInvites,
+    ) -> None:
         self._database = database
         self._rooms = rooms
         self._creator = creator
         self._memberships = memberships
+        self._address_invites = address_invites
 
-    async def create(self, new: NewRoom) -> str:
-        """Create the room and invite; its id. Raises MatrixError.
+    async def create(self, new: NewRoom, addresses: Sequence[Address] = ()) -> str:
+        """Create the room, invite to it, whoever has one of the `addresses` too; its id. Raises MatrixError.
 
         400 M_UNSUPPORTED_ROOM_VERSION also where the server of an invited user does not support the
         version, 403 M_INVITE_BLOCKED where one of them wants no such invites: then the creator has left
@@ -52,6 +61,12 @@ class Founder:
                     raise
             else:
                 invited.append(target)
+        for whom in addresses:
+            try:
+                await self._address_invites.invite(new.creator, room_id, whom, is_direct=new.is_direct)
+            except MatrixError as error:
+                # As with other invites, the room stands, and the invite can be repeated.
+                _log.warning("an address could not be invited to %s: %s", room_id, error)
         return room_id
 
     async def _withdraw(self, creator: str, room_id: str, invited: Sequence[str]) -> None:

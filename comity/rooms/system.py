@@ -11,10 +11,12 @@ from comity.config import Config
 from comity.federation.calls import Calls
 from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.identity_keys import IdentityKeys
+from comity.federation.identity_servers import IdentityServers
 from comity.federation.keyring import Keyring
 from comity.ports import Ports
 from comity.protocol.retention import Bounds
 from comity.protocol.signing import SigningKey
+from comity.rooms.address_invites import AddressInvites
 from comity.rooms.backfill import Backfill
 from comity.rooms.commit import Commits
 from comity.rooms.complete import Completer
@@ -84,6 +86,7 @@ class _Core:
     decisions: Decisions
     calls: Calls
     guest_access: GuestAccess
+    identity: IdentityServers
 
 
 def _retention(config: Config, core: _Core) -> tuple[Eraser | None, Horizon]:
@@ -103,7 +106,8 @@ class RoomSystem:
 
     def __init__(
         self, config: Config, ports: Ports, database: Database, bus: Bus, states: States, events: Events,
-        calls: Calls, directory_calls: DirectoryCalls, keyring: Keyring, key: SigningKey, *,
+        calls: Calls, directory_calls: DirectoryCalls, keyring: Keyring, key: SigningKey,
+        identity: IdentityServers, *,
         member_content: Callable[[str], Awaitable[Mapping[str, Any]]], carry_over: CarryOver,
         admit: Callable[[str], None], erasures: Erasures,
     ) -> None:  # fmt: skip
@@ -119,7 +123,9 @@ class RoomSystem:
         commits.followers.append(self.search_index.follow)
         decisions = Decisions(database, rooms, merger, commits)
         guest_access = GuestAccess(database, merger, directory_calls)
-        core = _Core(name, key, ports, database, rooms, merger, fetcher, decisions, calls, guest_access)
+        core = _Core(
+            name, key, ports, database, rooms, merger, fetcher, decisions, calls, guest_access, identity
+        )
         policies = self._build_policies(config, core)
         self.writer = writer = Writer(
             database=database, rooms=rooms, merger=merger, judge=judge, decisions=decisions, commits=commits,
@@ -209,7 +215,13 @@ class RoomSystem:
             server_name=core.name, member_content=member_content, whole=completer.whole,
             successions=successions,
         )  # fmt: skip
-        self.founder = Founder(core.database, core.rooms, self.creator, self.memberships)
+        self.address_invites = AddressInvites(
+            database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
+            writer=writer, memberships=self.memberships, identity=core.identity,
+        )  # fmt: skip
+        self.founder = Founder(
+            core.database, core.rooms, self.creator, self.memberships, self.address_invites
+        )
         self.guest_departures = GuestDepartures(
             database=core.database, rooms=core.rooms, guest_access=core.guest_access,
             memberships=self.memberships, clock=ports.clock, server_name=core.name,

@@ -8,7 +8,8 @@ from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol import identifiers
-from comity.protocol.errors import MatrixError, bad_json, invalid_param
+from comity.protocol.errors import bad_json, invalid_param
+from comity.rooms.address_invites import MAX_ADDRESSES, Address, AddressInvites
 from comity.rooms.create import MAX_INVITES, NewRoom
 from comity.rooms.directory import Directory
 from comity.rooms.founding import Founder
@@ -16,7 +17,7 @@ from comity.rooms.knock import Knocks
 from comity.rooms.membership import Memberships
 from comity.rooms.third_party_invite import ThirdPartyInvites
 from comity.users.profile import Profiles, member_content
-from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
+from comity.users.rate_limits import IDENTITY_SERVERS, JOINS, MESSAGES, RateLimits
 
 
 class RoomsApi:
@@ -27,6 +28,7 @@ class RoomsApi:
         founder: Founder,
         memberships: Memberships,
         third_party_invites: ThirdPartyInvites,
+        address_invites: AddressInvites,
         knocks: Knocks,
         directory: Directory,
         profiles: Profiles,
@@ -36,6 +38,7 @@ class RoomsApi:
         self._founder = founder
         self._memberships = memberships
         self._third_party_invites = third_party_invites
+        self._address_invites = address_invites
         self._knocks = knocks
         self._directory = directory
         self._profiles = profiles
@@ -64,8 +67,11 @@ class RoomsApi:
         invite = _list(body, "invite", str)
         if len(invite) > MAX_INVITES or not all(identifiers.is_user_id(user) for user in invite):
             raise invalid_param(f"invite is not a list of at most {MAX_INVITES} user ids")
-        if _list(body, "invite_3pid", dict):
-            raise _no_addresses()
+        addresses = [Address.read(item) for item in _list(body, "invite_3pid", dict)]
+        if len(addresses) > MAX_ADDRESSES:
+            raise invalid_param(f"invite_3pid is not a list of at most {MAX_ADDRESSES} addresses")
+        for _ in addresses:
+            self._rate_limits.check(IDENTITY_SERVERS, user_id)
         visibility = _one(body, "visibility", str) or "private"
         if visibility not in ("public", "private"):
             raise bad_json("visibility is neither public nor private")
@@ -84,7 +90,7 @@ class RoomsApi:
             power_level_content_override=_one(body, "power_level_content_override", dict) or {},
             member_content=await member_content(self._profiles, user_id),
         )
-        return json_response({"room_id": await self._founder.create(new)})
+        return json_response({"room_id": await self._founder.create(new, addresses)})
 
     async def join(self, call: Call) -> Response:
         """POST /join/{roomIdOrAlias}."""
@@ -138,13 +144,15 @@ class RoomsApi:
     async def invite(self, call: Call) -> Response:
         """POST /rooms/{roomId}/invite."""
         self._rate_limits.check(JOINS, call.requester.user_id)
-        if "medium" in call.json():
-            raise _no_addresses()
-        target = call.field("user_id", str)
+        user_id, room_id = call.requester.user_id, call.parameters["roomId"]
         reason = call.field("reason", str, required=False)
-        await self._memberships.invite(
-            call.requester.user_id, call.parameters["roomId"], target, reason=reason
-        )
+        if "medium" in call.json():
+            self._rate_limits.check(IDENTITY_SERVERS, user_id)
+            whom = Address.read(call.json())
+            await self._address_invites.invite(user_id, room_id, whom, reason=reason)
+            return json_response({})
+        target = call.field("user_id", str)
+        await self._memberships.invite(user_id, room_id, target, reason=reason)
         return json_response({})
 
     async def kick(self, call: Call) -> Response:
@@ -169,10 +177,6 @@ class RoomsApi:
             call.requester.user_id, call.parameters["roomId"], target, reason=reason
         )
         return json_response({})
-
-
-def _no_addresses() -> MatrixError:
-    return MatrixError(403, "M_THREEPID_DENIED", "Invites to third-party identifiers are not offered here")
 
 
 def _one(body: dict[str, Any], name: str, kind: type) -> Any:
