@@ -20,6 +20,7 @@ COMMANDS = {
     "token": "comity.cli.token",
     "reports": "comity.cli.reports",
     "notice": "comity.cli.notice",
+    "email": "comity.cli.email",
     "key": "comity.cli.key",
     "database": "comity.cli.database",
     "check": "comity.cli.check",

@@ -72,6 +72,16 @@ def nobody_known(to: str, server_name: str, what: str) -> Letter:
     )
 
 
+def trial(to: str, server_name: str) -> Letter:
+    """Whether letters arrive, for the operator to see."""
+    return _plain(
+        to,
+        f"Letters of {server_name}",
+        ["This is what letters of this server look like. That you read it means that they arrive."],
+        server_name,
+    )
+
+
 def _plain(to: str, subject: str, paragraphs: Sequence[str], server_name: str) -> Letter:
     html = _FRAME.format("\n".join(_paragraphs(paragraphs)))
     return Letter(to, subject, _signed(paragraphs, server_name), html)
