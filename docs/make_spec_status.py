@@ -74,7 +74,7 @@ specification's schema ([decision 17](decisions/0017-answers-are-held-against-th
 #: Operations that are answered, and never with more than that there is nothing.
 EMPTY = frozenset(
     {
-        "client-server getTurnServer", "client-server getProtocols", "client-server getAccount3PIDs",
+        "client-server getTurnServer", "client-server getProtocols",
         "client-server getPushers", "client-server postPusher",
         "server-server getContent", "server-server getContentThumbnail",
         "client-server getProtocolMetadata", "client-server queryLocationByProtocol",
