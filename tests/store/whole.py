@@ -57,7 +57,17 @@ INSERT INTO backed_up_keys (user_id, version, room_id, session_id, is_verified, 
 forwarded_count, json) VALUES ('@a:a.example', 1, '!r', 's', 1, 2, 3, '{}');
 INSERT INTO dehydrated_devices (user_id, device_id, data) VALUES ('@a:a.example', 'D', '{}');
 INSERT INTO user_signatures (signer, target, target_key, signer_key, signature, position)
-VALUES ('@a:a.example', '@b:b.example', 'ed25519:m', 'ed25519:u', 'signature', 2)
+VALUES ('@a:a.example', '@b:b.example', 'ed25519:m', 'ed25519:u', 'signature', 2);
+INSERT INTO third_party_ids (medium, address, user_id, written, validated_at, added_at)
+VALUES ('email', 'a@a.example', '@a:a.example', 'A@a.example', 1, 2);
+INSERT INTO bound_third_party_ids (user_id, medium, address, id_server, bound_at)
+VALUES ('@a:a.example', 'email', 'a@a.example', 'id.example', 3);
+INSERT INTO accepted_terms (user_id, policy_id, version, accepted_at)
+VALUES ('@a:a.example', 'privacy_policy', '1.2', 4);
+INSERT INTO validation_sessions (sid, purpose, medium, address, written, secret_hash, token_hash,
+send_attempt, expires_at)
+SELECT 's', 'add', 'email', 'a@a.example', 'A@a.example', token_hash, token_hash, 1, 5
+FROM access_tokens LIMIT 1
 """
 #: Likewise, with bytes in them.
 _BYTES_BY_HAND = (
