@@ -70,7 +70,7 @@ def add(
     register.routes(router, config, users.registration)
     admin_register.routes(router, config, users.shared_secret)
     moderation.routes(router, guard, users.moderation)
-    account.routes(router, guard, anybody, users.sessions, users.management)
+    account.routes(router, guard, users.sessions, users.management)
     third_party_ids.routes(router, guard, users.third_party_ids)
     third_party_ids.validation_routes(
         router, anybody, users.registration, users.third_party_ids, users.password_resets, users.validations

@@ -24,10 +24,22 @@ _IGNORE = "If that was not you, do nothing: without you, nothing happens."
 
 
 def confirmation(
-    to: str, server_name: str, what: str, link: str, token: str, hours: int, *, subject: str
+    to: str,
+    server_name: str,
+    what: str,
+    link: str,
+    token: str,
+    hours: int,
+    *,
+    subject: str,
+    warning: str = "",
 ) -> Letter:
     """Ask whether an address is theirs; `what` is what somebody wants to do, "to make an account …"."""
-    before = [f"Somebody, most likely you, wants {what}.", "If so, open this page and confirm it there:"]
+    before = [
+        f"Somebody, most likely you, wants {what}.",
+        *([warning] if warning else []),
+        "If so, open this page and confirm it there:",
+    ]
     code = "If your app asks for a code, it is this one:"
     after = [f"Both are good for {hours} hours.", _IGNORE]
     html = [

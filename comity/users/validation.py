@@ -44,6 +44,8 @@ TOKEN_LENGTH = 12
 MAX_FAILURES = 10
 #: Characters of a URL that somebody is led to, and the largest number of an attempt.
 MAX_NEXT_LINK, MAX_ATTEMPT = 2_000, 2**53 - 1
+#: Whoever asked waits for the button to be pressed, and that need not be who reads the letter.
+_RESET_WARNING = "Confirm it only if that was you: whoever asked can then set the password, and log in."
 #: Where the page is that the link in a letter opens, and where apps hand in the code from it.
 CONFIRM_PATH = "/_comity/email/confirm"
 SUBMIT_PATH = "/_comity/email/submit"
@@ -181,7 +183,10 @@ class Validations:
         )
         query = urlencode({"sid": session.sid, "token": token})
         link = f"{self._base_url}{CONFIRM_PATH}?{query}"
-        return letters.confirmation(to, name, what, link, token, LIFETIME_HOURS, subject=subject)
+        warning = _RESET_WARNING if session.purpose == RESET else ""
+        return letters.confirmation(
+            to, name, what, link, token, LIFETIME_HOURS, subject=subject, warning=warning
+        )
 
     async def _send(
         self, session: ValidationSession, before: ValidationSession | None, letter: Letter

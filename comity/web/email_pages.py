@@ -16,7 +16,8 @@ from comity.web.pages import Pages, Visit
 _PURPOSES = {
     REGISTER: "An account is being made with this e-mail address.",
     ADD: "This e-mail address is being added to an account.",
-    RESET: "A new password is being set for the account with this e-mail address.",
+    RESET: "Somebody wants to set a new password for the account with this e-mail address. Confirm it only "
+    "if that is you: whoever it is can then do so.",
 }
 
 

@@ -386,7 +386,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
     admin_register.routes(router, config, secret)
-    account.routes(router, guard, anybody, sessions, management)
+    account.routes(router, guard, sessions, management)
     third_party_ids.routes(router, guard, addresses)
     profile.routes(router, guard, anybody, profiles)
     devices.routes(router, guard, Devices(database, sessions, proof, news))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.support_browser import Browser
 from tests.api.support_email import MailPlace, mail_place
 from tests.api.support_rooms import Client, place
 from tests.api.support_users import Answer
@@ -51,6 +52,8 @@ async def test_a_new_password_by_a_letter(here: MailPlace, alice: Client) -> Non
     for _ in range(12):
         (await reset(here, None, auth=auth)).failed(401, "M_UNAUTHORIZED")
     assert f"to set a new password for the account {alice.user_id}" in here.box.newest(ADDRESS)
+    assert "only if that was you" in here.box.newest(ADDRESS)
+    assert "only if that is you" in (await Browser(here.app).get(here.link(ADDRESS))).words
     page = await here.confirm(ADDRESS)
     assert "is confirmed" in page.words
     (await reset(here, None, auth=auth)).ok()

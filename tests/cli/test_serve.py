@@ -13,6 +13,7 @@ import pytest
 
 from comity.cli.demo.servers import free_ports
 from comity.net.system import SystemEntropy
+from tests.mailbox import mail_server
 
 ROOT = Path(__file__).parents[2]
 #: Seconds; a slow machine needs a few to start.
@@ -66,10 +67,12 @@ async def refusal(config: Path) -> tuple[int | None, str]:
     return process.returncode, said.decode()
 
 
-async def request(port: int, path: str) -> bytes:
-    """What the server answers to a GET."""
+async def request(port: int, path: str, body: bytes | None = None) -> bytes:
+    """What the server answers to a GET, or to a POST of a body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n".encode())
+    method, sent = ("GET", b"") if body is None else ("POST", body)
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: {len(sent)}\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode() + sent)
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -197,3 +200,20 @@ async def test_a_database_that_is_none(tmp_path: Path) -> None:
     assert code == 1
     assert "comity.db cannot be used" in said
     assert "Traceback" not in said
+
+
+async def test_letters_are_sent(tmp_path: Path) -> None:
+    async with mail_server() as box:
+        email = f"""
+            [email]
+            smtp_url = "smtp://127.0.0.1:{box.port}"
+            from = "noreply@example.org"
+            [registration]
+            enabled = true
+        """
+        config, port = await configuration(tmp_path, email)
+        async with serving(config):
+            body = b'{"client_secret":"monkeys","email":"alice@example.org","send_attempt":1}'
+            answer = await request(port, "/_matrix/client/v3/register/email/requestToken", body)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert f"https://localhost:{port}/_comity/email/confirm?sid=" in box.newest("alice@example.org")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comity.api.address import client_address
+from comity.api.auth import token_of
 from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
@@ -10,7 +11,7 @@ from comity.users.management import Management
 from comity.users.sessions import Sessions
 
 
-def routes(router: Router, guard: Guard, anybody: Guard, sessions: Sessions, management: Management) -> None:
+def routes(router: Router, guard: Guard, sessions: Sessions, management: Management) -> None:
     """Add the routes of this family."""
 
     async def whoami(call: Call) -> Response:
@@ -34,8 +35,13 @@ def routes(router: Router, guard: Guard, anybody: Guard, sessions: Sessions, man
         result = await management.deactivate(call.requester.user_id, call.json_or_empty())
         return json_response({"id_server_unbind_result": result})
 
+    async def guard_if_known(call: Call) -> None:
+        """Whoever has forgotten the password has no token; who gives one is held to it."""
+        if token_of(call) is not None:
+            await guard(call)
+
     add_classic(router, "GET", "/account/whoami", whoami, guard)
     add_classic(router, "POST", "/logout", logout, guard)
     add_classic(router, "POST", "/logout/all", logout_all, guard)
-    add_classic(router, "POST", "/account/password", password, anybody)
+    add_classic(router, "POST", "/account/password", password, guard_if_known)
     add_classic(router, "POST", "/account/deactivate", deactivate, guard)
