@@ -20,7 +20,7 @@ import orjson
 from comity.app import App, build
 from comity.config import loads, signing_key
 from comity.net.pausing import GreenletPausing
-from comity.ports import Answer, Endpoint, Ports, Request, Response, TransportError
+from comity.ports import Answer, Endpoint, Letter, Ports, Request, Response, TransportError
 from comity.protocol import canonical_json
 from comity.protocol.auth.rules import auth_keys
 from comity.protocol.build import reference_to
@@ -34,6 +34,8 @@ from tests.api.support_users import InlineOffload, SeededEntropy, TurnedClock
 SERVER, PEER = "192.0.2.1:8448", "192.0.2.2:8448"
 USER, PEER_USER = f"@alice:{SERVER}", f"@bob:{PEER}"
 PEER_KEY = SigningKey("peer", b"\x02" * 32)
+#: So that addresses can be proven.
+EMAIL = '[email]\nsmtp_url = "smtp://localhost"\nfrom = "noreply@example.org"\n'
 #: One room of each kind of format.
 VERSIONS = ("2", "5", "10", "12")
 FEDERATION = "/_matrix/federation/v1"
@@ -89,6 +91,13 @@ class PeerNetwork:
 
     async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> Answer:
         raise TransportError("There is no network")
+
+
+class Letterbox:
+    """`ports.Mail` that takes every letter."""
+
+    async def send(self, letter: Letter) -> None:
+        """Take it."""
 
 
 class PeerRoom:
@@ -165,9 +174,10 @@ class World:
         folder = Path(self._folder.name)
         (folder / "signing.key").write_text(signing_key.render("a1", bytes(32)))
         ports = Ports(
-            self.clock, SeededEntropy(), self.network, NoResolver(), InlineOffload(), GreenletPausing()
-        )
-        text = CONFIGURATION.format(name=SERVER, url="sqlite:comity.db", federation="true")
+            self.clock, SeededEntropy(), self.network, NoResolver(), InlineOffload(), GreenletPausing(),
+            mail=Letterbox(),
+        )  # fmt: skip
+        text = CONFIGURATION.format(name=SERVER, url="sqlite:comity.db", federation="true") + EMAIL
         app = build(loads(text, folder), ports)
         await app.start()
         return app
@@ -299,9 +309,14 @@ class Worlds:
 
 
 def check_json(response: Response) -> Any:
-    """The JSON of an answer. Every answer of the APIs has one, and an error says which it is."""
+    """The JSON of an answer. Every answer of the APIs has one, and an error says which it is.
+
+    None for a page, which is for people to read.
+    """
     require(isinstance(response.body, bytes), "an answer is whole")
     assert isinstance(response.body, bytes)
+    if "Content-Security-Policy" in response.headers:
+        return None
     value = orjson.loads(response.body or b"{}")
     # client-server §User-Interactive Authentication: a 401 that says what is missing is no error yet.
     is_step = response.status == 401 and isinstance(value, dict) and "flows" in value

@@ -174,7 +174,7 @@ def told(error: FederationError) -> MatrixError:
     """What a user is told: the identity server's own error, if it has one (client-server §POST 3pid/bind)."""
     if error.kind == "unwelcome":
         return MatrixError(400, "M_INVALID_PARAM", "id_server is not the host name of an identity server")
-    if error.code is None or (error.status is not None and error.status >= 500):
+    if error.code is None or (error.status is not None and not 400 <= error.status < 500):
         return MatrixError(
             502, "M_UNKNOWN", "The identity server could not be asked, or made no sense", detail=str(error)
         )

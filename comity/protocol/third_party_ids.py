@@ -29,10 +29,11 @@ def canonical_email(text: str) -> str:
 
     Raises ValueError with a sentence for what is none.
     """
-    match = _EMAIL.fullmatch(text) if len(text) <= MAX_ADDRESS else None
-    if match is None or not text.isprintable():
+    # Folding makes some texts longer: what comes out must be an address, too.
+    folded = text.casefold() if len(text) <= MAX_ADDRESS else ""
+    match = _EMAIL.fullmatch(folded)
+    if match is None or not text.isprintable() or _EMAIL.fullmatch(text) is None:
         raise ValueError("An e-mail address looks like user@example.org")
-    folded = text.casefold()
     if len(folded.encode("utf-8", "surrogatepass")) > MAX_ADDRESS_BYTES:
         raise ValueError(f"An e-mail address has at most {MAX_ADDRESS_BYTES} bytes")
     if not all(_LABEL.fullmatch(label) for label in match["domain"].split(".")):

@@ -303,12 +303,19 @@ def _asked(body: Mapping[str, Any]) -> Asked:
     except ValueError as error:
         raise invalid_param(str(error)) from None
     return Asked(
-        body["client_secret"], body["email"], address, body["send_attempt"], _next_link(body.get("next_link"))
+        body["client_secret"],
+        body["email"],
+        address,
+        body["send_attempt"],
+        next_link_of(body.get("next_link")),
     )
 
 
-def _next_link(value: object) -> str | None:
-    """Where the browser goes on after confirming: a page of the web, and nothing that runs."""
+def next_link_of(value: object) -> str | None:
+    """Where the browser goes on after confirming: a page of the web, and nothing that runs.
+
+    Raises 400 M_BAD_JSON, M_INVALID_PARAM.
+    """
     if value is None or value == "":
         return None
     if not isinstance(value, str):

@@ -22,6 +22,8 @@ NAMES: Mapping[str, str] = {
     "tokens": "texts",
     "globs": "texts",
     "address": "texts",
+    "emails": "addresses",
+    "identity_answers": "addresses",
     "discovery": "servers",
     "key_document": "servers",
     "server_acl": "servers",
