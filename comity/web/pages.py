@@ -16,11 +16,12 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from comity.api.address import client_address
 from comity.api.router import Call, Router
@@ -162,27 +163,20 @@ class Pages:
         base = urlsplit(config.client_base_url)
         self._router = router
         self._browsers = browsers
-        self._server_name = config.server_name
         self._origin = f"{base.scheme}://{base.netloc}"
         self._prefix = base.path.rstrip("/")
         self._is_secure = base.scheme == "https"
         # Browsers take a cookie of that name from nobody but this very host, over TLS.
         self._cookie_name = "__Host-comity" if self._is_secure else "comity"
         self._static = {path.name: path.read_bytes() for path in sorted((_HERE / "static").iterdir())}
-        self._environment = Environment(
-            loader=FileSystemLoader(_HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.globals.update(
-            href=self.href, static=self._static_href, server_name=self._server_name, root=ROOT
-        )
-        self._environment.filters["moment"] = moment
-        for name in self._environment.list_templates():
-            self._environment.get_template(name)  # what is wrong with one is told at the start
+        self._templates = templates()
+        #: What every template may use beside its own values.
+        self._common = {
+            "href": self.href,
+            "static": self._static_href,
+            "server_name": config.server_name,
+            "root": ROOT,
+        }
         router.add("GET", f"{ROOT}/static/{{name}}", self._serve_static, guard=None)
 
     # -- routes
@@ -294,7 +288,7 @@ class Pages:
         with_scripts: bool = False,
     ) -> Response:
         """A template as an answer; for pages without a visitor. See `Visit.page`."""
-        body = self._environment.get_template(template).render(values)
+        body = self._templates[template].render({**self._common, **values})
         headers = self.headers(form_targets, with_scripts=with_scripts)
         return Response(status, body.encode(), {**headers, "Content-Type": "text/html; charset=utf-8"})
 
@@ -311,6 +305,23 @@ class Pages:
         if with_scripts:
             policy.append("script-src 'self'")
         return {**SECURITY_HEADERS, "Content-Security-Policy": "; ".join(policy)}
+
+
+@cache
+def templates() -> Mapping[str, Template]:
+    """Every template by its name, compiled: what is wrong with one is told at the start."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        # All of them stay compiled, those that they are made of too.
+        cache_size=-1,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["moment"] = moment
+    return {name: environment.get_template(name) for name in environment.list_templates()}
 
 
 def moment(milliseconds: int) -> str:
