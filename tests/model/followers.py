@@ -183,7 +183,10 @@ class SyncFollower(Follower):
 
     def _left(self, room_id: str, part: Told) -> None:
         room = self.rooms.get(room_id)
-        if room is None or room.membership not in ("join", "leave"):
+        # After a whole stay that it was not told of, what it has was seen with the eyes of a stranger: where
+        # that began, more may be theirs to see now.
+        is_other = room is not None and room.membership == "leave" and part["timeline"]["limited"]
+        if room is None or is_other or room.membership not in ("join", "leave"):
             room = self.rooms[room_id] = HeldRoom("leave")
         room.membership = "leave"
         self._take(room, part)
