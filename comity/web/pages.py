@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -257,11 +256,12 @@ class Pages:
         return self._browsers.new_token()
 
     def _sent_token(self, request: Request) -> str | None:
-        try:
-            morsel = SimpleCookie(request.headers.get("cookie", "")).get(self._cookie_name)
-        except CookieError:
-            return None
-        return morsel.value if morsel is not None and _TOKEN.fullmatch(morsel.value) else None
+        # By hand: the standard library gives all cookies up at one of another program that is malformed.
+        for cookie in request.headers.get("cookie", "").split(";"):
+            name, _, value = cookie.strip().partition("=")
+            if name == self._cookie_name and _TOKEN.fullmatch(value):
+                return value
+        return None
 
     def cookie(self, token: str, seconds: int | None = None) -> str:
         """The value of Set-Cookie; without `seconds`, it goes when the browser is closed."""

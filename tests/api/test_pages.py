@@ -47,6 +47,17 @@ async def test_a_browser_is_told_what_is_forbidden(tmp_path: Path) -> None:
         assert {"Path=/", "HttpOnly", "SameSite=Lax", "Secure"} <= set(cookie.split("; "))
 
 
+async def test_cookies_of_other_programs_do_no_harm(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        await here.client("alice")
+        browser = Browser(here.app)
+        await browser.sign_in("alice")
+        browser.cookies = {"other": '{"a": [1, 2], "b": "c d"}', **browser.cookies, "last": "=;;"}
+        assert (await browser.get(SIGN_IN)).url != ORIGIN + SIGN_IN
+        browser.cookies["__Host-comity"] = "not a token"
+        assert (await browser.get(SIGN_IN)).url == ORIGIN + SIGN_IN
+
+
 async def test_a_form_is_taken_from_our_own_pages_alone(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         await here.client("alice")
