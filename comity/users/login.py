@@ -12,7 +12,7 @@ from typing import Any
 
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError, bad_json, forbidden, missing_param
-from comity.protocol.third_party_ids import canonical
+from comity.protocol.third_party_ids import EMAIL, canonical
 from comity.store import sessions as stored
 from comity.store import third_party
 from comity.store.accounts import User
@@ -92,7 +92,10 @@ class Login:
 
         Raises as `check_password`.
         """
-        user_id = await self.identified({"identifier": {"type": "m.id.user", "user": name}})
+        identifier = {"type": "m.id.user", "user": name}
+        if "@" in name and not name.startswith("@"):
+            identifier = {"type": "m.id.thirdparty", "medium": EMAIL, "address": name}
+        user_id = await self.identified({"identifier": identifier})
         self._limits.check(LOGIN_BY_ADDRESS, address)
         self._limits.check(LOGIN_BY_ACCOUNT, user_id or "")
         return await self.check_password(user_id, password, address)

@@ -161,7 +161,7 @@ class UserSystem:
             database, ports.clock, self.limits, self.validations, proof, identity
         )
         self.password_resets = PasswordResets(
-            database, self.accounts, self.sessions, interactive, self.validations, self.limits
+            database, self.accounts, self.sessions, interactive, self.validations, self.limits, ports.clock
         )
 
     def connect(self, follow: Follow, admits: Admits) -> None:

@@ -23,7 +23,7 @@ def add(router: Router, config: Config, users: UserSystem) -> Pages:
     registration_open = config.registration.enabled
     SignIn(users.browsers, registration_open=registration_open).routes(pages)
     RegisterPage(users.registration, users.browsers).routes(pages)
-    RecoveryPage(config).routes(pages)
+    RecoveryPage(config, users.password_resets).routes(pages)
     EmailPages(users.validations).routes(pages)
     AccountPages(users.browsers, users.profiles, users.devices, users.management, oauth).routes(pages)
     OAuthEndpoints(config, oauth, pages).routes(router)

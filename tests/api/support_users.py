@@ -370,7 +370,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
     registration = Registration(config.registration, accounts, sessions, interactive, limits, welcome)
     identity = IdentityServers(NOBODY, SERVER, SigningKey("1", bytes(32)))
     addresses = ThirdPartyIds(database, clock, limits, validations, proof, identity)
-    resets = PasswordResets(database, accounts, sessions, interactive, validations, limits)
+    resets = PasswordResets(database, accounts, sessions, interactive, validations, limits, clock)
     management = Management(
         database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
         erasures=Erasures(), presences=ephemeral.presences, follow=follow,
