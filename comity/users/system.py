@@ -119,6 +119,22 @@ class UserSystem:
         )
         self.reports = Reports(database, clock)
         self.receipts = Receipts(database, bus, clock, sink, name)
+        self._build_keys(config, ports, database, bus, calls, sink, news, proof)
+        self._connected: tuple[Follow, Admits] | None = None
+
+    def _build_keys(
+        self,
+        config: Config,
+        ports: Ports,
+        database: Database,
+        bus: Bus,
+        calls: UserCalls,
+        sink: EduSink,
+        news: DeviceNews,
+        proof: PasswordProof,
+    ) -> None:
+        """What end-to-end encryption needs, and what other servers tell of users."""
+        clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.keys = Keys(database, bus, clock, self.accounts, news)
         self.key_backups = KeyBackups(database, name)
         self.dehydrated = DehydratedDevices(database, bus, clock, self.sessions, self.keys)
@@ -135,7 +151,6 @@ class UserSystem:
         self.sessions.when_device_goes(self.keys.device_gone)
         self.sessions.when_device_goes(self.to_device.device_gone)
         self.sessions.when_device_goes(self.dehydrated.device_gone)
-        self._connected: tuple[Follow, Admits] | None = None
 
     def _build_reachable(
         self,
