@@ -11,11 +11,13 @@ import pytest
 from comity.config import signing_key
 from comity.protocol.event import decode_base64
 from comity.store import third_party
+from comity.users.administration import Administration
+from comity.users.errands import LOOK_SECONDS
 from tests.api.identity_server import NAME, TOKEN, IdentityServer
 from tests.api.support_browser import Browser
 from tests.api.support_email import MailPlace, mail_place
-from tests.api.support_rooms import Client
-from tests.api.support_users import Answer
+from tests.api.support_rooms import Client, until_waiting
+from tests.api.support_users import Answer, InlineOffload, SeededEntropy
 
 ADDRESS = "alice@mail.example"
 PASSWORD = {"type": "m.login.password", "password": "correct horse"}
@@ -222,7 +224,16 @@ async def test_an_identity_server_s_errors_are_told(alice: Client, identity: Ide
     answer = await bind(alice)
     answer.failed(403, "M_TERMS_NOT_SIGNED")
     assert "Accept our terms" in answer.body["error"]
-    for status, body in ((500, b"{}"), (200, b"[]"), (200, b"{}"), (302, b""), (404, b"<html>")):
+    elsewhere = b'{"errcode":"M_UNKNOWN","error":"It is elsewhere"}'
+    for status, body in (
+        (500, b"{}"),
+        (500, elsewhere),
+        (200, b"[]"),
+        (200, b"{}"),
+        (302, b""),
+        (302, elsewhere),
+        (404, b"<html>"),
+    ):
         identity.instead["/3pid/bind"] = (status, body)
         (await bind(alice)).failed(502, "M_UNKNOWN")
     identity.down = True
@@ -311,3 +322,17 @@ async def test_an_account_without_addresses_has_nothing_to_unbind(alice: Client)
     )
     answer = await alice.ask("POST", "/account/deactivate", {"auth": PASSWORD})
     assert answer.ok() == {"id_server_unbind_result": "success"}
+
+
+async def test_an_account_that_a_command_ends_leaves_nothing_either(
+    here: MailPlace, alice: Client, identity: IdentityServer
+) -> None:
+    await here.add(alice, ADDRESS)
+    (await bind(alice)).ok()
+    entropy = SeededEntropy(9)
+    administration = Administration(here.database, InlineOffload(), here.clock, entropy, "example.org")
+    await administration.deactivate("alice", erase=False)
+    await here.clock.turn(LOOK_SECONDS + 1)
+    await until_waiting()
+    assert identity.bound == {}
+    assert await here.database.look_up(lambda tx: third_party.of_user(tx, alice.user_id)) == []
