@@ -36,7 +36,7 @@ def render(values: Values, examples: Values, more_listeners: list[Values]) -> st
         documents = list(keys)
         if section:
             lines += _comment(section_meaning(section))
-            lines.append(f"[[{section}]]" if documents[0].many else f"[{section}]")
+            lines.append(_heading(section, documents[0]))
         for document in documents:
             lines += _key(document, values, examples)
             if not section:
@@ -48,6 +48,13 @@ def render(values: Values, examples: Values, more_listeners: list[Values]) -> st
         if section:
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _heading(section: str, document: KeyDocument) -> str:
+    """A section's head; a comment where there is no section until the operator names one."""
+    if document.named:
+        return f"# [{section}]"
+    return f"[[{section}]]" if document.many else f"[{section}]"
 
 
 def toml(value: Any) -> str:

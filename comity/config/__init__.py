@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from comity.config.contact import Email, MailServer, Terms
 from comity.config.network import Federation, Outbound
+from comity.config.oidc import OidcProvider, SingleSignOn
 from comity.config.reading import (
     ConfigError,
     KeyDocument,
@@ -43,6 +44,7 @@ __all__ = [
     "Listener",
     "Log",
     "MailServer",
+    "OidcProvider",
     "Outbound",
     "Passwords",
     "Public",
@@ -51,6 +53,7 @@ __all__ = [
     "Rooms",
     "ServerNotices",
     "Sessions",
+    "SingleSignOn",
     "Support",
     "Terms",
     "Tls",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.config.tree import Config
-from comity.config.values import REQUIRED, Unfit
+from comity.config.values import REQUIRED, Unfit, is_section_name
 
 #: A configuration is written by hand; a file beyond this is not one.
 MAX_FILE_BYTES = 1 << 20
@@ -22,6 +22,8 @@ MAX_FILE_BYTES = 1 << 20
 LEAST_LIKENESS = 0.5
 #: A key of the same section is likelier meant than an equally alike one of another.
 AT_HOME = 0.05
+#: Sections of one kind that the operator names: each is something to keep in memory.
+MAX_NAMED_SECTIONS = 50
 
 
 class ConfigError(Exception):
@@ -34,8 +36,9 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyDocument:
-    """What may be said of one key: `section` is "" at the top. `default` is as written in the file,
-    None where there is none; `many` and `optional` are its section's."""
+    """What may be said of one key: `section` is "" at the top, and ends in ".NAME" where the operator names
+    it. `default` is as written in the file, None where there is none; `many`, `optional` and `named` are its
+    section's."""
 
     section: str
     name: str
@@ -45,6 +48,7 @@ class KeyDocument:
     example: Any
     many: bool = False
     optional: bool = False
+    named: bool = False
 
     @property
     def full_name(self) -> str:
@@ -58,13 +62,14 @@ def documented_keys() -> Iterator[KeyDocument]:
         if "section" not in entry.metadata:
             yield _document("", entry)
             continue
+        name = f"{entry.name}.NAME" if entry.metadata["named"] else entry.name
         for inner in fields(entry.metadata["section"]):
-            yield _document(entry.name, inner, entry.metadata["many"], entry.metadata["optional"])
+            yield _document(name, inner, entry.metadata)
 
 
 def section_meaning(section: str) -> str:
     """The sentence that says what a section is for."""
-    entry = next(entry for entry in fields(Config) if entry.name == section)
+    entry = next(entry for entry in fields(Config) if entry.name == section.partition(".")[0])
     return str(entry.metadata["section"].__doc__)
 
 
@@ -123,6 +128,8 @@ class _Reading:
 
     def _section(self, metadata: Mapping[str, Any], value: Any, name: str) -> Any:
         kind = metadata["section"]
+        if metadata["named"]:
+            return self._named(kind, value, name)
         if metadata["many"]:
             if not isinstance(value, list | None) or not all(isinstance(item, dict) for item in value or ()):
                 self.problems.append(f"{name}: found {_found(value)}, expected tables headed [[{name}]]")
@@ -138,6 +145,21 @@ class _Reading:
             self.problems.append(f"{name}: found {_found(value)}, expected a table, headed [{name}]")
             return None
         return self.table(kind, value, name)
+
+    def _named(self, kind: type[Any], value: Any, name: str) -> Mapping[str, Any]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+            self.problems.append(f"{name}: found {_found(value)}, expected tables, headed [{name}.NAME]")
+            return {}
+        if len(value) > MAX_NAMED_SECTIONS:
+            self.problems.append(f"{name}: found {len(value)} tables, expected {MAX_NAMED_SECTIONS} at most")
+        self.problems += [
+            f'{name}: "{chosen}" is no name for a section; take 1 to 64 of A-Z, a-z, 0-9, _ and -'
+            for chosen in value
+            if not is_section_name(chosen)
+        ]
+        return {chosen: self.table(kind, table, f"{name}.{chosen}") for chosen, table in value.items()}
 
     def _value(self, metadata: Mapping[str, Any], table: Mapping[str, Any], name: str, full_name: str) -> Any:
         value = table.get(name, metadata["default"])
@@ -177,6 +199,8 @@ def _contradictions(config: Config) -> list[str]:
 def _unknown(place: str, name: str) -> str:
     """The sentence for a key that does not exist: it names the nearest one that does."""
     section = place.partition("[")[0]
+    if "." in section:
+        section = section.partition(".")[0] + ".NAME"
     full_name = f"{place}.{name}" if place else name
     known = [key.full_name for key in documented_keys()]
     if not place:
@@ -193,13 +217,14 @@ def _unknown(place: str, name: str) -> str:
     return f"{full_name}: there is no such key; the keys here are {', '.join(here)}"
 
 
-def _document(section: str, entry: Any, many: bool = False, optional: bool = False) -> KeyDocument:
-    data = entry.metadata
+def _document(section: str, entry: Any, of_section: Mapping[str, Any] | None = None) -> KeyDocument:
+    data, home = entry.metadata, of_section or {}
     required = data["default"] is REQUIRED
     default = None if required else data["default"]
     return KeyDocument(
-        section, _written(entry), default, required, data["meaning"], data["example"], many, optional
-    )
+        section, _written(entry), default, required, data["meaning"], data["example"],
+        many=home.get("many", False), optional=home.get("optional", False), named=home.get("named", False),
+    )  # fmt: skip
 
 
 def _written(entry: Any) -> str:

@@ -6,6 +6,7 @@ declarations and what follows from them, and reads nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from comity.config import values
 from comity.config.contact import Email, Terms
 from comity.config.network import Federation, Outbound, Policy
+from comity.config.oidc import OidcProvider, SingleSignOn
 from comity.config.values import key, section
 from comity.protocol.pacing import Rate
 from comity.protocol.room_versions import ROOM_VERSIONS
@@ -212,6 +214,9 @@ class RateLimits:
         0.1, 10, "Logins to one account, from anywhere: too few to guess a password."
     )
     refreshes: Rate = _limit(5, 200, "New tokens for running sessions, asked for from one address.")
+    upstream: Rate = _limit(
+        0.5, 30, "Steps of signing in through another provider, from one address: begun, come back, named."
+    )
     login_tokens: Rate = _limit(0.02, 3, "Tokens with which one user logs another app in.")
     proofs: Rate = _limit(0.1, 10, "Passwords and other proofs asked for again, of one user.")
     oauth_clients: Rate = _limit(0.2, 50, "Registrations of apps (OAuth 2.0) from one address.")
@@ -401,6 +406,8 @@ class Config:
     sessions: Sessions = section(Sessions)
     oauth: OAuth = section(OAuth)
     passwords: Passwords = section(Passwords)
+    oidc: Mapping[str, OidcProvider] = section(OidcProvider, named=True)
+    sso: SingleSignOn = section(SingleSignOn)
     rate_limits: RateLimits = section(RateLimits)
     federation: Federation = section(Federation)
     outbound: Outbound = section(Outbound)

@@ -22,6 +22,10 @@ REQUIRED = object()
 
 #: The shape of an e-mail address; whether anybody reads what is sent there, it does not say.
 EMAIL_ADDRESS = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+")
+#: ASCII without spaces.
+_PRINTABLE = re.compile(r"[!-~]+")
+#: What a section is called that the operator names.
+_SECTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -144,6 +148,47 @@ def page_url(value: Any, directory: Path) -> str:
     return str(value)
 
 
+#: Hosts that a request to does not leave the machine: plain HTTP to them can be read by nobody else.
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def issuer(value: Any, directory: Path) -> str:
+    """The issuer of an OpenID provider, as it is written (OpenID Connect Discovery §3)."""
+    expected = 'an https URL without query or fragment, such as "https://accounts.example.com"'
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and _PRINTABLE.fullmatch(value) else None
+        if parts is None or not parts.hostname or parts.port == 0 or parts.username is not None:
+            raise Unfit(value, expected)
+    except ValueError:
+        raise Unfit(value, expected) from None
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in _LOOPBACK_HOSTS):
+        raise Unfit(value, expected)
+    if "?" in value or "#" in value:
+        raise Unfit(value, expected)
+    return str(value)
+
+
+def brand(value: Any, directory: Path) -> str:
+    """The brand of an identity provider (client-server §Client login via SSO)."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9_.-]{0,254}", value):
+        raise Unfit(value, 'a brand such as "google": a-z, then a-z, 0-9 and . _ -')
+    return value
+
+
+def mxc(value: Any, directory: Path) -> str:
+    """The URI of some media (client-server §Matrix Content (mxc://) URIs)."""
+    if not isinstance(value, str) or not re.fullmatch(r"mxc://[^/\s?#]+/[A-Za-z0-9_-]+", value):
+        raise Unfit(value, 'an address such as "mxc://example.org/abc123"')
+    return value
+
+
+def scope(value: Any, directory: Path) -> str:
+    """One scope of OAuth 2.0 (RFC 6749 §3.3)."""
+    if not isinstance(value, str) or not re.fullmatch(r"[!#-\[\]-~]+", value):
+        raise Unfit(value, 'scopes such as "profile", each by itself and without spaces')
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Contact:
     """A way to reach those who run the server: a user id, an e-mail address, or both."""
@@ -250,6 +295,12 @@ def key(
     return field(metadata={**data, "written": written}, repr=not secret)
 
 
-def section(kind: type[Any], *, many: bool = False, optional: bool = False) -> Any:
-    """A table of the file; `many` makes it an array of tables, `optional` None where it is absent."""
-    return field(metadata={"section": kind, "many": many, "optional": optional})
+def section(kind: type[Any], *, many: bool = False, optional: bool = False, named: bool = False) -> Any:
+    """A table of the file; `many` makes it an array of tables, `optional` None where it is absent, `named`
+    a mapping of tables that the operator names."""
+    return field(metadata={"section": kind, "many": many, "optional": optional, "named": named})
+
+
+def is_section_name(name: str) -> bool:
+    """Whether a section may be called so by the operator."""
+    return _SECTION_NAME.fullmatch(name) is not None

@@ -6,6 +6,7 @@ import ipaddress
 import ssl
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -48,9 +49,12 @@ def test_every_key_stands_in_it_and_may_be_uncommented(made: Path) -> None:
         line.removeprefix("# ") if line.removeprefix("# ").partition(" = ")[0] in keys else line
         for line in lines
     ]
+    uncommented = [line.removeprefix("# ") if line.startswith("# [") else line for line in uncommented]
     table = tomllib.loads("\n".join(uncommented))
     for key in documented_keys():
-        found = table[key.section] if key.section else table
+        found: Any = table
+        for name in key.section.split(".") if key.section else ():
+            found = found[name]
         assert key.name in (found[0] if isinstance(found, list) else found), key.full_name
     assert loads("\n".join(uncommented), made).caches.megabytes == 256
 

@@ -51,6 +51,10 @@ megabytes = 64
 """
 
 
+#: A provider as it is written, to which a test adds.
+OIDC = '[oidc.a]\nissuer = "https://a"\nclient_id = "b"\n'
+
+
 def problems(text: str, *, named: bool = True) -> list[str]:
     """What is said of a configuration that is wrong; `named` gives it the one required key."""
     with pytest.raises(ConfigError) as caught:
@@ -235,6 +239,27 @@ def test_an_unknown_key_that_resembles_none() -> None:
             "caches.megabytes: found the whole number 1, expected a whole number from 16",
         ),
         ("[caches]\nmegabytes = true", "caches.megabytes: found true, expected a whole number"),
+        ('[oidc]\nissuer = "https://a"', "oidc: found a table, expected tables, headed [oidc.NAME]"),
+        ('[oidc."a b"]\nissuer = "https://a"\nclient_id = "b"', 'oidc: "a b" is no name for a section'),
+        ('[oidc.a]\nclient_id = "c"', "oidc.a.issuer: missing; write for example issuer ="),
+        (OIDC + 'scope = ["x"]', "oidc.a.scope: there is no such key; the nearest is oidc.NAME.scopes"),
+        ('[oidc.a]\nclient_id = "c"\nissuer = "http://a"', "oidc.a.issuer: found the text"),
+        (
+            '[oidc.a]\nclient_id = "c"\nissuer = "https://u@a"',
+            "expected an https URL without query or fragment",
+        ),
+        (
+            '[oidc.a]\nclient_id = "c"\nissuer = "https://a?x"',
+            "expected an https URL without query or fragment",
+        ),
+        (
+            '[oidc.a]\nclient_id = "c"\nissuer = "https://a b"',
+            "expected an https URL without query or fragment",
+        ),
+        (OIDC + "client_secret = 5", "oidc.a.client_secret: found a whole number, expected"),
+        (OIDC + 'scopes = ["a b"]', "oidc.a.scopes: found the text"),
+        (OIDC + 'brand = "Google"', 'expected a brand such as "google"'),
+        (OIDC + 'icon = "https://a/b"', "expected an address such as"),
     ],
 )
 def test_a_wrong_value(text: str, said: str) -> None:
@@ -309,6 +334,25 @@ def test_a_limit_keeps_what_is_left_out() -> None:
 def test_what_is_no_limit(written: str) -> None:
     with pytest.raises(ConfigError, match=r"rate_limits\.messages: found .*expected a table of per_second"):
         loads(f'server_name = "example.org"\n[rate_limits]\nmessages = {written}\n', Path("/"))
+
+
+def test_sections_that_the_operator_names() -> None:
+    provider = '[oidc.{}]\nissuer = "https://accounts.example.com/"\nclient_id = "comity"\n'
+    config = loads('server_name = "a.org"\n' + provider.format("one") + provider.format("Two_2"), Path("/"))
+    assert list(config.oidc) == ["one", "Two_2"]
+    one = config.oidc["one"]
+    # As it is written: an issuer is compared with what the provider says, letter by letter.
+    assert (one.issuer, one.client_id, one.register) == ("https://accounts.example.com/", "comity", True)
+    assert not loads('server_name = "a.org"', Path("/")).oidc
+    many = "".join(provider.format(f"p{number}") for number in range(51))
+    with pytest.raises(ConfigError, match="50 at most"):
+        loads('server_name = "a.org"\n' + many, Path("/"))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080"])
+def test_an_issuer_on_this_machine(host: str) -> None:
+    text = f'server_name = "a.org"\n[oidc.a]\nissuer = "http://{host}"\nclient_id = "comity"\n'
+    assert loads(text, Path("/")).oidc["a"].issuer == f"http://{host}"
 
 
 def test_every_key_is_explained() -> None:

@@ -305,7 +305,7 @@ def undocumented_keys(keys: Mapping[str, str], text: str) -> Iterator[str]:
 
     `keys` maps a full name to its default as TOML; a row begins with both in backquotes.
     """
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (?:`([^`]*)`)?", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([A-Za-z_.]+)` \| (?:`([^`]*)`)?", text, re.MULTILINE))
     for name, default in keys.items():
         if name not in rows:
             yield f"docs/running.md: the key {name} is missing from the table"
