@@ -50,8 +50,6 @@ def user_guard(sessions: Sessions) -> Guard:
             raise guest_access_forbidden("This is not for guests: it needs an account")
         if session.suspended and not may_ask_while_suspended(call):
             raise user_suspended()
-        if session.by_oauth and (call.request.method, path_behind_version(call)) in CLOSED_TO_OAUTH:
-            raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
         call.user = _requester(session)
 
     return guard
@@ -83,6 +81,9 @@ async def _session(sessions: Sessions, call: Call) -> Session:
         raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
     if session.locked and (call.request.method, path_behind_version(call)) not in OPEN_TO_LOCKED:
         raise user_locked()
+    # Also where a token is optional: a password may be set by who has none, but not by such an app.
+    if session.by_oauth and (call.request.method, path_behind_version(call)) in CLOSED_TO_OAUTH:
+        raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
     return session
 
 
