@@ -14,6 +14,7 @@ from comity.cli.options import config_option
 from comity.cli.telling import moment, plain
 from comity.store.accounts import User
 from comity.store.errands import DEPARTURE, END, LOGOUT, PROFILE, Errand
+from comity.store.upstream import Link
 from comity.users.administration import Administration, Described
 
 #: What the server has still to do, in words.
@@ -23,6 +24,9 @@ _TO_DO = {
     DEPARTURE: "it leaves its rooms",
     PROFILE: "its profile goes into its rooms",
 }
+
+#: user id -> (whether suspended, whether locked).
+Standings = dict[str, tuple[bool, bool]]
 
 
 @click.group("user")
@@ -91,12 +95,16 @@ def password(name: str, password: str | None, brought: str | None, log_out: bool
 def list_all(path: Path | None) -> None:
     """Every account, one a line."""
 
-    async def work(administration: Administration) -> tuple[list[User], dict[str, tuple[bool, bool]]]:
-        return await administration.users(), await administration.standings()
+    async def work(administration: Administration) -> tuple[list[User], Standings, dict[str, list[Link]]]:
+        users, standings = await administration.users(), await administration.standings()
+        return users, standings, await administration.links()
 
-    users, standings = administer(path, work)
+    users, standings, links = administer(path, work)
     for user in users:
-        click.echo("  ".join([user.user_id, *_marks(user, *standings.get(user.user_id, (False, False)))]))
+        marks = _marks(user, *standings.get(user.user_id, (False, False)))
+        if user.user_id in links:
+            marks.append("linked")
+        click.echo("  ".join([user.user_id, *marks]))
 
 
 def _marks(user: User, suspended: bool, locked: bool) -> list[str]:
@@ -114,6 +122,8 @@ def show(name: str, path: Path | None) -> None:
     marks = _marks(user, described.suspended, described.locked)
     click.echo("  ".join([user.user_id, *marks]))
     click.echo(f"made {moment(user.created_at)}{'' if user.password_hash else ', no password lets in'}")
+    for link in described.links:
+        click.echo(f"linked since {moment(link.linked_at)} to {plain(link.shown)} at {plain(link.issuer)}")
     for errand in described.errands:
         click.echo(_told(errand))
     _show_sessions(described)
@@ -210,3 +220,20 @@ def suspend(name: str, undo: bool, path: Path | None) -> None:
         return await administration.set_standing(name, suspended=not undo)
 
     click.echo(f"{administer(path, work)} is {'not suspended any more' if undo else 'suspended'}.")
+
+
+@command.command("unlink")
+@click.argument("name")
+@click.argument("issuer")
+@config_option
+def unlink(name: str, issuer: str, path: Path | None) -> None:
+    """End a user's links to another provider, by which they sign in. ISSUER is as `show` tells it.
+
+    Apps in which they are logged in go on. Who signs in there again is a newcomer to this server.
+    """
+
+    async def work(administration: Administration) -> tuple[str, int]:
+        return await administration.unlink(name, issuer)
+
+    user_id, gone = administer(path, work)
+    click.echo(f"{user_id} is unlinked." if gone else f"{user_id} has no link to {issuer}.")

@@ -100,8 +100,8 @@ def replace_password_hash(tx: Tx, user_id: str, old: str, new: str) -> bool:
     )
 
 
-def has_password_hash(tx: Tx, user_id: str, expected: str) -> bool:
-    """Whether an account in use has that password hash still."""
+def has_password_hash(tx: Tx, user_id: str, expected: str | None) -> bool:
+    """Whether an account in use has that password hash still, or, for None, has none."""
     row = tx.one("SELECT password_hash FROM users WHERE user_id = ? AND deactivated = 0", (user_id,))
     return row is not None and row[0] == expected
 

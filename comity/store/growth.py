@@ -79,6 +79,7 @@ GROWTH: Mapping[str, str] = {
     "bound_third_party_ids": _USERS,
     "validation_sessions": "no: what is over goes",
     "accepted_terms": _USERS,
+    "upstream_links": _USERS,
     "moderated_accounts": "with accounts that are locked or suspended",
     "connections": _DEVICES,
     "errands": _PASSING,

@@ -166,9 +166,11 @@ class Accounts:
         return account
 
     def still_stands_in(self, tx: WriteTx, account: User) -> bool:
-        """Whether the password that opened an account is its password still."""
-        expected = account.password_hash
-        return expected is not None and accounts.has_password_hash(tx, account.user_id, expected)
+        """Whether an account is in use, and its password is what it was when its user proved who they are.
+
+        One without a password has none still.
+        """
+        return accounts.has_password_hash(tx, account.user_id, account.password_hash)
 
     async def set_password(
         self, proven: User, password: str, *, along: Callable[[WriteTx], None] | None = None

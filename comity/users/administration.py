@@ -13,13 +13,14 @@ from comity.ports import Clock, Entropy, Offload
 from comity.protocol.errors import invalid_param, not_found
 from comity.protocol.identifiers import is_opaque
 from comity.store import accounts as stored
-from comity.store import errands, server_notices
+from comity.store import errands, server_notices, upstream
 from comity.store import sessions as stored_sessions
 from comity.store.accounts import Device, RegistrationToken, User
 from comity.store.database import Database, Tx, WriteTx
 from comity.store.errands import Errand
 from comity.store.server_notices import Notice
 from comity.store.sessions import Connection
+from comity.store.upstream import Link
 from comity.users.accounts import Accounts
 from comity.users.foreign_hashes import check_hash
 from comity.users.moderation import set_standing_in
@@ -43,6 +44,7 @@ class Described:
     devices: list[Device]
     connections: list[Connection]
     errands: list[Errand]
+    links: list[Link]
 
 
 class Administration:
@@ -164,6 +166,7 @@ class Administration:
                 stored.devices(tx, user.user_id),
                 stored_sessions.connections(tx, user.user_id),
                 errands.of(tx, user.user_id),
+                upstream.of_user(tx, user.user_id),
             )
 
         described = await self._database.read(read)
@@ -192,6 +195,24 @@ class Administration:
             lambda tx: set_standing_in(tx, user_id, suspended=suspended, locked=locked)
         )
         return user_id
+
+    async def links(self) -> dict[str, list[Link]]:
+        """user id -> the links by which its user signs in through other providers."""
+        found: dict[str, list[Link]] = {}
+        for link in await self._database.read(upstream.every):
+            found.setdefault(link.user_id, []).append(link)
+        return found
+
+    async def unlink(self, name: str, issuer: str) -> tuple[str, int]:
+        """End the links of an account to one provider; the user id, and how many there were.
+
+        `name` is a localpart or a user id. Raises MatrixError 404 M_NOT_FOUND.
+        """
+        user_id = await self._accounts.resolve(name)
+        if user_id is None or await self._accounts.find(user_id) is None:
+            raise not_found(f"There is no user {name} on this server")
+        gone = await self._database.write(lambda tx: upstream.delete_of_issuer(tx, user_id, issuer))
+        return user_id, gone
 
     async def add_notice(self, name: str, body: str) -> str:
         """Have the server tell a user something (`comity.users.server_notices`); the user id.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comity.ports import Clock, Entropy
-from comity.protocol.errors import MatrixError
+from comity.protocol.errors import MatrixError, forbidden
 from comity.store import accounts, sessions
 from comity.store import browser_sessions as stored
 from comity.store.accounts import User
@@ -133,8 +133,15 @@ class Browsers:
     async def prove(self, token: str, user_id: str, password: str, address: str) -> User:
         """Note that who sits there knows the password, for what cannot be undone; their account.
 
-        Raises 403 M_FORBIDDEN, 429 M_LIMIT_EXCEEDED.
+        Where an account has none, it is enough to have signed in a short while ago. Raises 403
+        M_FORBIDDEN, 429 M_LIMIT_EXCEEDED.
         """
+        found = await self._accounts.find(user_id)
+        if found is not None and found.password_hash is None:
+            signed_in = await self.find(token)
+            if signed_in is None or signed_in.user_id != user_id or not signed_in.is_fresh:
+                raise forbidden("You signed in a while ago: sign in again, to be sure that it is you")
+            return found
         account = await self._login.check_person(user_id, password, address)
         token_hash, now = hash_of(token), self._clock.now_ms()
         await self._database.write(lambda tx: stored.prove(tx, token_hash, now))

@@ -18,9 +18,10 @@ from comity.store import third_party
 from comity.store.accounts import User
 from comity.store.database import Database, WriteTx
 from comity.users.accounts import Accounts, wrong_password
-from comity.users.interactive import PASSWORD, Interactive, Proven
+from comity.users.interactive import PASSWORD, SSO, Interactive, Proven
 from comity.users.rate_limits import LOGIN_BY_ACCOUNT, LOGIN_BY_ADDRESS, PROOFS, RateLimits
 from comity.users.sessions import MAX_TOKEN_CHARACTERS, Opened, Sessions, hash_of, user_locked
+from comity.users.upstream.links import Links
 
 TOKEN = "m.login.token"  # noqa: S105 - the name of a login type
 #: A password's hash may be renewed by another login between check and use; not twice.
@@ -34,8 +35,16 @@ class Login:
     """Opens sessions for those who know the password, or hold a login token."""
 
     def __init__(
-        self, database: Database, accounts: Accounts, sessions: Sessions, limits: RateLimits, clock: Clock
+        self,
+        database: Database,
+        accounts: Accounts,
+        sessions: Sessions,
+        limits: RateLimits,
+        clock: Clock,
+        sso_flow: Mapping[str, object] | None = None,
     ) -> None:
+        """`sso_flow` is what `GET /login` tells of `m.login.sso`; None if there is none."""
+        self._sso_flow = sso_flow
         self._database = database
         self._accounts = accounts
         self._sessions = sessions
@@ -44,7 +53,15 @@ class Login:
 
     def flows(self) -> list[dict[str, object]]:
         """The `flows` of `GET /login`."""
-        return [{"type": PASSWORD}, {"type": TOKEN, "get_login_token": True}]
+        flows: list[dict[str, object]] = [{"type": PASSWORD}, {"type": TOKEN, "get_login_token": True}]
+        if self._sso_flow is not None:
+            flows.insert(1, {"type": SSO, **self._sso_flow})
+        return flows
+
+    async def has_password(self, user_id: str) -> bool:
+        """Whether there is a password that lets that user in."""
+        account = await self._accounts.find(user_id)
+        return account is not None and account.password_hash is not None
 
     async def log_in(self, body: Mapping[str, Any], address: str) -> Opened:
         """`POST /login`: a new session for the account that the body names and opens.
@@ -184,20 +201,26 @@ class Login:
 
 
 class PasswordProof:
-    """The one stage that logged-in users are asked for before what cannot be undone."""
+    """The one stage that logged-in users are asked for before what cannot be undone: their password, or
+    another sign-in at a provider that they are linked to."""
 
-    def __init__(self, interactive: Interactive, login: Login, limits: RateLimits) -> None:
+    def __init__(
+        self, interactive: Interactive, login: Login, limits: RateLimits, links: Links | None = None
+    ) -> None:
+        self._links = links
         self._interactive = interactive
         self._login = login
         self._limits = limits
 
     async def require(self, operation: str, user_id: str, body: Mapping[str, Any]) -> Proven:
-        """Return once `user_id` has given their password again, for `operation` with that `body`.
+        """Return once `user_id` has proven again who they are, for `operation` with that `body`.
 
         Raises as `Interactive.require`.
         """
 
         async def check(stage: str, given: Mapping[str, Any]) -> User:
+            if stage == SSO:
+                raise forbidden("This is proven in a browser, at the fallback page of m.login.sso")
             password = given.get("password")
             if not isinstance(password, str):
                 raise missing_param("auth lacks password")
@@ -206,11 +229,19 @@ class PasswordProof:
             self._limits.check(PROOFS, user_id)
             return await self._login.check_password(user_id, password, "")
 
-        return await self._interactive.require(f"{operation} {user_id}", [[PASSWORD]], body, check)
+        return await self._interactive.require(
+            f"{operation} {user_id}", await self._flows(user_id), body, check, user_id=user_id
+        )
+
+    async def _flows(self, user_id: str) -> list[list[str]]:
+        linked = self._links is not None and bool(await self._links.usable(user_id))
+        if not linked:
+            return [[PASSWORD]]
+        return [[PASSWORD], [SSO]] if await self._login.has_password(user_id) else [[SSO]]
 
     def account_of(self, proven: Proven) -> User:
-        """The account whose password was given, with the hash that it was checked against."""
-        account = proven.completed[PASSWORD]
+        """The account of who has proven it, with the hash of its password at that moment."""
+        account = proven.completed.get(PASSWORD) or proven.completed.get(SSO)
         assert isinstance(account, User)
         return account
 

@@ -1,4 +1,5 @@
-"""Tokens by which one session of a user logs another app in (client-server §POST /login/get_token).
+"""Tokens by which an app is let in: by another session of its user (client-server §POST /login/get_token),
+or by a sign-in in a browser (§Client login via SSO).
 
 Owns their making; `comity.users.login` takes them.
 """
@@ -20,8 +21,13 @@ from comity.users.sessions import TOKEN_LENGTH, hash_of
 LOGIN_TOKEN_PREFIX = "comity_login_"  # noqa: S105 - what such tokens begin with, for secret scanners
 
 
+#: How long an app that a browser has sent a token to may take to use it. §Client login via SSO: around five
+#: seconds; a telephone that wakes an app up for it takes that long.
+SSO_TOKEN_MS = 10_000
+
+
 class LoginTokens:
-    """`POST /login/get_token`."""
+    """Gives them out."""
 
     def __init__(
         self,
@@ -60,3 +66,12 @@ class LoginTokens:
         await self._database.write(store)
         self._proof.finish(proven)
         return {"login_token": token, "expires_in_ms": self._lifetime_ms}
+
+    async def give_to_app(self, user_id: str) -> str:
+        """A token for an app whose user has just signed in in a browser."""
+        token = LOGIN_TOKEN_PREFIX + self._entropy.token(TOKEN_LENGTH)
+        now = self._clock.now_ms()
+        await self._database.write(
+            lambda tx: stored.insert_login_token(tx, hash_of(token), user_id, now, now + SSO_TOKEN_MS)
+        )
+        return token

@@ -41,6 +41,7 @@ class _Failures:
 LOGIN_BY_ADDRESS = "login_by_address"
 LOGIN_BY_ACCOUNT = "login_by_account"
 REFRESHES = "refreshes"
+UPSTREAM = "upstream"
 LOGIN_TOKENS = "login_tokens"
 PROOFS = "proofs"
 OAUTH_CLIENTS = "oauth_clients"

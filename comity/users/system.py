@@ -54,6 +54,8 @@ from comity.users.sessions import Sessions
 from comity.users.shared_secret import SharedSecret
 from comity.users.third_party_ids import ThirdPartyIds
 from comity.users.to_device import ToDevice
+from comity.users.upstream.links import Links
+from comity.users.upstream.signing_in import UpstreamSignIn, sso_flow
 from comity.users.validation import Validations
 from comity.users.welcome import Welcome
 
@@ -80,18 +82,8 @@ class UserSystem:
             database, Passwords(ports.offload, entropy, cost_of(config.passwords)), clock, entropy, name
         )
         self.sessions = Sessions(database, clock, entropy, config.sessions)
-        interactive = Interactive(clock, entropy)
-        self.login = Login(database, self.accounts, self.sessions, self.limits, clock)
-        self.browsers = Browsers(database, self.accounts, self.login, clock, entropy)
-        proof = PasswordProof(interactive, self.login, self.limits)
-        self.refreshing = Refreshing(database, self.sessions, self.limits, clock)
-        self.oauth = OAuthSystem(
-            database, self.sessions, self.refreshing, interactive, self.limits, clock, entropy,
-            config.client_base_url,
-        )  # fmt: skip
-        self.login_tokens = LoginTokens(
-            database, self.accounts, proof, self.limits, clock, entropy, config.sessions.login_token_lifetime
-        )
+        self.interactive = interactive = Interactive(clock, entropy)
+        proof = self._build_login(config, ports, database)
         self.moderation = Moderation(database, self.accounts, self.sessions)
         self._build_reachable(config, ports, database, interactive, proof, identity)
         self.shared_secret = SharedSecret(
@@ -178,6 +170,28 @@ class UserSystem:
         self.password_resets = PasswordResets(
             database, self.accounts, self.sessions, interactive, self.validations, self.limits, ports.clock
         )
+
+    def _build_login(self, config: Config, ports: Ports, database: Database) -> PasswordProof:
+        """The ways to get in, and to stay in: by a password, another app, a provider, a page of our own."""
+        clock, entropy = ports.clock, ports.entropy
+        self.login = Login(database, self.accounts, self.sessions, self.limits, clock, sso_flow(config))
+        self.links = Links(database, clock, config.oidc)
+        self.browsers = Browsers(database, self.accounts, self.login, clock, entropy)
+        proof = PasswordProof(self.interactive, self.login, self.limits, self.links)
+        self.refreshing = Refreshing(database, self.sessions, self.limits, clock)
+        self.oauth = OAuthSystem(
+            database, self.sessions, self.refreshing, self.interactive, self.limits, clock, entropy,
+            config.client_base_url,
+        )  # fmt: skip
+        self.login_tokens = LoginTokens(
+            database, self.accounts, proof, self.limits, clock, entropy, config.sessions.login_token_lifetime
+        )
+        self.upstream = UpstreamSignIn(
+            config=config, database=database, outbound=ports.outbound, clock=clock, entropy=entropy,
+            accounts=self.accounts, links=self.links, interactive=self.interactive,
+            login_tokens=self.login_tokens, limits=self.limits,
+        )  # fmt: skip
+        return proof
 
     def connect(self, follow: Follow, admits: Admits) -> None:
         """What users need of rooms, which are built later."""

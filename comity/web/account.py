@@ -16,6 +16,7 @@ from comity.users.oauth import endpoints
 from comity.users.oauth.system import OAuthSystem
 from comity.users.profile import Profiles
 from comity.web.pages import ACCOUNT, ROOT, Pages, Visit
+from comity.web.proofs import Proofs
 
 DEVICES = f"{ACCOUNT}/devices"
 DEVICE = f"{ACCOUNT}/device"
@@ -76,7 +77,9 @@ class AccountPages:
         devices: Devices,
         management: Management,
         oauth: OAuthSystem,
+        proofs: Proofs,
     ) -> None:
+        self._proofs = proofs
         self._browsers = browsers
         self._profiles = profiles
         self._devices = devices
@@ -186,7 +189,15 @@ class AccountPages:
     # -- password
 
     async def _password(self, visit: Visit) -> Response:
-        return visit.page("password.html", here="password", problem="", done=_done(visit))
+        return await self._password_page(visit, done=_done(visit))
+
+    async def _password_page(
+        self, visit: Visit, *, problem: str = "", done: str = "", status: int = 200
+    ) -> Response:
+        proof = await self._proofs.wanted(visit, PASSWORD)
+        return visit.page(
+            "password.html", status=status, here="password", problem=problem, done=done, proof=proof
+        )
 
     async def _change_password(self, visit: Visit) -> Response:
         form, user_id = visit.form, visit.user.user_id
@@ -197,9 +208,7 @@ class AccountPages:
             account = await self._browsers.prove(visit.token, user_id, form.text("password"), visit.address)
             await self._management.replace_password(account, form.text("new"), log_out=log_out)
         except MatrixError as error:
-            return visit.page(
-                "password.html", status=error.status, here="password", problem=error.text, done=""
-            )
+            return await self._password_page(visit, problem=error.text, status=error.status)
         if log_out:
             # This browser was signed out with all the others.
             visit.signed_in(await self._browsers.open(user_id, visit.address, visit.user_agent))
@@ -208,8 +217,12 @@ class AccountPages:
     # -- the keys for signing devices
 
     async def _identity(self, visit: Visit) -> Response:
+        return await self._identity_page(visit)
+
+    async def _identity_page(self, visit: Visit, *, problem: str = "", status: int = 200) -> Response:
+        proof = await self._proofs.wanted(visit, IDENTITY)
         return visit.page(
-            "identity.html", here="", needs_password=not visit.user.is_fresh, problem="", approved=False
+            "identity.html", status=status, here="", problem=problem, approved=False, proof=proof
         )
 
     async def _approve_reset(self, visit: Visit) -> Response:
@@ -221,21 +234,18 @@ class AccountPages:
                     visit.token, user.user_id, visit.form.text("password"), visit.address
                 )
             except MatrixError as error:
-                return visit.page(
-                    "identity.html",
-                    status=error.status,
-                    here="",
-                    needs_password=True,
-                    problem=error.text,
-                    approved=False,
-                )
+                return await self._identity_page(visit, problem=error.text, status=error.status)
         self._oauth.identity_reset.approve(user.user_id)
-        return visit.page("identity.html", here="", needs_password=False, problem="", approved=True)
+        return visit.page("identity.html", here="", problem="", approved=True)
 
     # -- the end
 
     async def _deactivation(self, visit: Visit) -> Response:
-        return visit.page("deactivate.html", here="deactivate", problem="")
+        return await self._deactivation_page(visit)
+
+    async def _deactivation_page(self, visit: Visit, *, problem: str = "", status: int = 200) -> Response:
+        proof = await self._proofs.wanted(visit, DEACTIVATE)
+        return visit.page("deactivate.html", status=status, here="deactivate", problem=problem, proof=proof)
 
     async def _deactivate(self, visit: Visit) -> Response:
         form, user_id = visit.form, visit.user.user_id
@@ -243,7 +253,7 @@ class AccountPages:
             account = await self._browsers.prove(visit.token, user_id, form.text("password"), visit.address)
             await self._management.end(account, erase=bool(form.text("erase")))
         except MatrixError as error:
-            return visit.page("deactivate.html", status=error.status, here="deactivate", problem=error.text)
+            return await self._deactivation_page(visit, problem=error.text, status=error.status)
         visit.browser = None
         visit.signed_out()
         return visit.page("deactivated.html", gone=user_id)

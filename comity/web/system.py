@@ -9,23 +9,39 @@ from comity.users.system import UserSystem
 from comity.web.account import AccountPages
 from comity.web.authorize import AuthorizePage
 from comity.web.email_pages import EmailPages
+from comity.web.fallback import Fallback
 from comity.web.link import LinkPage
+from comity.web.login_fallback import LoginFallback
 from comity.web.oauth import OAuthEndpoints
 from comity.web.pages import Pages
+from comity.web.proofs import Proofs
 from comity.web.recovery import RecoveryPage
 from comity.web.register import RegisterPage
 from comity.web.sign_in import SignIn
+from comity.web.sign_ins import SignIns
+from comity.web.sso import SingleSignOn
+from comity.web.upstream import UpstreamPages
 
 
 def add(router: Router, config: Config, users: UserSystem) -> Pages:
     """Add all of them."""
     pages, oauth = Pages(router, config, users.browsers), users.oauth
     registration_open = config.registration.enabled
-    SignIn(users.browsers, registration_open=registration_open).routes(pages)
+    single_sign_on = SingleSignOn(users.upstream)
+    single_sign_on.routes(pages)
+    upstream = UpstreamPages(pages, users.upstream, users.login, users.browsers, single_sign_on)
+    upstream.routes()
+    SignIn(users.browsers, registration_open=registration_open, options=upstream.options).routes(pages)
+    proofs = Proofs(pages, users.login, users.links, users.upstream)
+    SignIns(users.upstream, users.links, users.browsers, proofs).routes(pages)
+    Fallback(users.interactive, users.upstream, users.links).routes(pages)
+    LoginFallback(config, users.login, users.upstream, pages).routes()
     RegisterPage(users.registration, users.browsers).routes(pages)
     RecoveryPage(config, users.password_resets).routes(pages)
     EmailPages(users.validations).routes(pages)
-    AccountPages(users.browsers, users.profiles, users.devices, users.management, oauth).routes(pages)
+    AccountPages(
+        users.browsers, users.profiles, users.devices, users.management, oauth, proofs
+    ).routes(pages)  # fmt: skip
     OAuthEndpoints(config, oauth, pages).routes(router)
     if config.oauth.enabled:
         AuthorizePage(

@@ -94,7 +94,7 @@ class Browser:
             for name, morsel in SimpleCookie(response.headers.get("Set-Cookie", "")).items():
                 self.cookies[name] = morsel.value
             assert isinstance(response.body, bytes)
-            if response.status != 303:
+            if response.status not in (302, 303):
                 text = response.body.decode()
                 return Page(url, response.status, response.headers, text, *_Reader.read(text))
             url, method, body, headers = urljoin(url, response.headers["Location"]), "GET", b"", None

@@ -15,7 +15,16 @@ import orjson
 
 from comity.app import App, build
 from comity.config import loads, signing_key
-from comity.ports import NO_HEADERS, Endpoint, Ports, Request, ResolverError, SrvRecord, TransportError
+from comity.ports import (
+    NO_HEADERS,
+    Endpoint,
+    Outbound,
+    Ports,
+    Request,
+    ResolverError,
+    SrvRecord,
+    TransportError,
+)
 from comity.ports import Answer as TransportAnswer
 from comity.rooms.read import Reader
 from comity.store import rooms as stored_rooms
@@ -271,15 +280,21 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    directory: Path, seed: int = 1, settings: str = "", changes: Mapping[str, str] | None = None
+    directory: Path,
+    seed: int = 1,
+    settings: str = "",
+    changes: Mapping[str, str] | None = None,
+    outbound: Outbound | None = None,
 ) -> AsyncIterator[Place]:
     """A running server, alone, whose data is in `directory`; opened again there, it goes on.
 
-    `settings` is more configuration text; `changes` are made in the usual one (old text to new).
+    `settings` is more configuration text; `changes` are made in the usual one (old text to new);
+    `outbound` is how it asks places by URLs.
     """
     async with _opened(
-        directory, seed, SERVER, Network(), federation=False, settings=settings, changes=changes
-    ) as opened:
+        directory, seed, SERVER, Network(), federation=False, settings=settings, changes=changes,
+        outbound=outbound,
+    ) as opened:  # fmt: skip
         yield opened
 
 
@@ -311,12 +326,15 @@ async def _opened(
     federation: bool,
     settings: str = "",
     changes: Mapping[str, str] | None = None,
+    outbound: Outbound | None = None,
 ) -> AsyncIterator[Place]:
     key = directory / "signing.key"
     if not key.exists():
         key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
-    ports = Ports(clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses(), network)
+    ports = Ports(
+        clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses(), outbound or network
+    )
     text = CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower())
     for old, new in (changes or {}).items():
         assert old in text

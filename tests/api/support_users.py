@@ -118,6 +118,10 @@ class TurnedClock:
         self._sleepers.append((self._now + seconds, future))
         await future
 
+    def jump(self, now: float) -> None:
+        """It is another time at once (seconds since the epoch); nobody is woken."""
+        self._now = now
+
     async def turn(self, seconds: float) -> None:
         """Let `seconds` pass, in steps small enough for sleepers to sleep again."""
         end = self._now + seconds

@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 from comity.cli import main
 from comity.config import load
 from comity.net.system import SystemClock
-from comity.store import accounts, sessions
+from comity.store import accounts, sessions, upstream
 from comity.store.database import GroupTx
 from comity.store.sqlite import SqliteDriver
+from comity.store.upstream import Link
 
 
 @pytest.fixture
@@ -139,6 +140,24 @@ def test_sessions_are_shown_harmless_and_ended(config: Path) -> None:
     ]
     assert run(config, "user", "log-out", "alice").output == "@alice:example.org is logged out.\n"
     assert run(config, "user", "sessions", "nobody").exit_code == 1
+
+
+def test_links_to_providers_are_shown_and_ended(config: Path) -> None:
+    assert run(config, "user", "add", "alice", "--password", "x").exit_code == 0
+    issuer = "https://accounts.example.com"
+    driver = SqliteDriver(load(config).database_file)
+    driver.write_now(
+        lambda tx: upstream.insert(tx, Link(issuer, "1", "@alice:example.org", "al\x1b[2Jice", 1))
+    )
+    driver.close_now()
+    assert run(config, "user", "list").output == "@alice:example.org  linked\n"
+    shown = run(config, "user", "show", "alice").output
+    assert f"linked since 1970-01-01 00:00:00 UTC to al\\x1b[2Jice at {issuer}\n" in shown
+    assert run(config, "user", "unlink", "alice", issuer).output == "@alice:example.org is unlinked.\n"
+    again = run(config, "user", "unlink", "alice", issuer)
+    assert again.output == f"@alice:example.org has no link to {issuer}.\n"
+    assert run(config, "user", "list").output == "@alice:example.org\n"
+    assert run(config, "user", "unlink", "nobody", issuer).exit_code == 1
 
 
 def test_hashes_cost_what_is_configured(config: Path) -> None:

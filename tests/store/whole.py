@@ -58,6 +58,8 @@ forwarded_count, json) VALUES ('@a:a.example', 1, '!r', 's', 1, 2, 3, '{}');
 INSERT INTO dehydrated_devices (user_id, device_id, data) VALUES ('@a:a.example', 'D', '{}');
 INSERT INTO user_signatures (signer, target, target_key, signer_key, signature, position)
 VALUES ('@a:a.example', '@b:b.example', 'ed25519:m', 'ed25519:u', 'signature', 2);
+INSERT INTO upstream_links (issuer, subject, user_id, shown, linked_at)
+VALUES ('https://i.example', '1', '@a:a.example', 'a@a.example', 3);
 INSERT INTO third_party_ids (medium, address, user_id, written, validated_at, added_at)
 VALUES ('email', 'a@a.example', '@a:a.example', 'A@a.example', 1, 2);
 INSERT INTO bound_third_party_ids (user_id, medium, address, id_server, bound_at)

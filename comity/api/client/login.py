@@ -10,6 +10,21 @@ from comity.ports import Response
 from comity.users.login import Login
 from comity.users.login_tokens import LoginTokens
 from comity.users.refreshing import Refreshing
+from comity.users.sessions import Opened
+
+
+def login_answer(config: Config, opened: Opened) -> dict[str, object]:
+    """The body of a login's answer."""
+    answer: dict[str, object] = {
+        "user_id": opened.user_id,
+        **opened.tokens(),
+        "device_id": opened.device_id,
+        # Deprecated; COMPAT: clients of r0 look for it.
+        "home_server": config.server_name,
+    }
+    if config.public.client_base_url is not None:
+        answer["well_known"] = {"m.homeserver": {"base_url": config.public.client_base_url}}
+    return answer
 
 
 def routes(
@@ -27,16 +42,7 @@ def routes(
 
     async def log_in(call: Call) -> Response:
         opened = await login.log_in(call.json(), client_address(call.request))
-        answer: dict[str, object] = {
-            "user_id": opened.user_id,
-            **opened.tokens(),
-            "device_id": opened.device_id,
-            # Deprecated; COMPAT: clients of r0 look for it.
-            "home_server": config.server_name,
-        }
-        if config.public.client_base_url is not None:
-            answer["well_known"] = {"m.homeserver": {"base_url": config.public.client_base_url}}
-        return json_response(answer)
+        return json_response(login_answer(config, opened))
 
     async def refresh(call: Call) -> Response:
         return json_response((await refreshing.refresh(call.json(), client_address(call.request))).tokens())
