@@ -31,6 +31,8 @@ NAMES: Mapping[str, str] = {
     "push_rules": "clients",
     "oauth_clients": "oauth",
     "forms": "oauth",
+    "id_tokens": "upstream",
+    "redirects": "upstream",
     "answers": "answers",
     "router": "requests",
     "requests": "requests",
