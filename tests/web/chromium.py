@@ -23,7 +23,7 @@ from comity.cli.certificates import self_signed
 from comity.config import loads, signing_key
 from comity.net.http_server import HttpServer, server_ssl_context
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
-from comity.ports import Ports, Request, Response
+from comity.ports import Outbound, Ports, Request, Response
 from tests.api.support_rooms import Network, NoResolver
 from tests.engines import Pauses
 
@@ -91,8 +91,11 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path) -> AsyncIterator[Site]:
-    """A running server behind TLS, and another site beside it."""
+async def site(directory: Path, settings: str = "", outbound: Outbound | None = None) -> AsyncIterator[Site]:
+    """A running server behind TLS, and another site beside it.
+
+    `settings` is more configuration text; `outbound` is how it asks places by URLs.
+    """
     certificate = self_signed(["127.0.0.1"], datetime.now(UTC))
     (directory / "certificate.pem").write_bytes(certificate.certificate_pem)
     (directory / "key.pem").write_bytes(certificate.private_key_pem)
@@ -114,8 +117,11 @@ async def site(directory: Path) -> AsyncIterator[Site]:
         address = await server.listen("127.0.0.1:0", frozenset({"client"}), tls)
         elsewhere = await other.listen("127.0.0.1:0", frozenset({"client"}), None)
         url = f"https://{address}"
-        ports = Ports(SystemClock(), SystemEntropy(), Network(), NoResolver(), offload, Pauses())
-        app = build(loads(CONFIGURATION.format(url=url), directory), ports)
+        network = Network()
+        ports = Ports(
+            SystemClock(), SystemEntropy(), network, NoResolver(), offload, Pauses(), outbound or network
+        )
+        app = build(loads(CONFIGURATION.format(url=url) + settings, directory), ports)
         apps.append(app)
         await app.start()
         try:
