@@ -68,6 +68,13 @@ class OidcProvider:
         'What a new account is named after: that claim of the provider (of "email", what stands before the '
         '@); people are asked where it is missing or taken. With "ask", they are asked in any case.',
     )
+    link_existing: str = key(
+        values.one_of("never", "verified_email"),
+        "never",
+        "Whether somebody new who has the same e-mail address as an account of this server is let into that "
+        'account: "verified_email" if the provider says that the address is theirs. Only for a provider '
+        "that you trust with every account. People can link their own accounts in any case.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,9 @@ class UpstreamPages:
     async def _register(self, visit: Visit) -> Response:
         ticket, name = visit.form.text("ticket"), visit.form.text("name").strip()
         try:
-            signed_in = await self._upstream.register(ticket, visit.binding, name, visit.address)
+            signed_in = await self._upstream.register(
+                ticket, visit.binding, name, visit.address, accepts=bool(visit.form.text("terms"))
+            )
         except MatrixError as error:
             if error.status not in (400, 429):
                 raise

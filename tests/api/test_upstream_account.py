@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from comity.store import accounts
+from comity.store import accounts, third_party
 from comity.store import upstream as stored
 from comity.store.database import Database
 from comity.store.upstream import Link
@@ -192,3 +192,46 @@ async def test_the_account_page_of_who_has_no_password(tmp_path: Path) -> None:
         await browser.send(page, "/_comity/account/deactivate", password="correct horse")
         user = await here.place.database.read(lambda tx: accounts.user(tx, "@alice:example.org"))
         assert user is not None and user.deactivated
+
+
+async def test_newcomers_accept_the_terms(tmp_path: Path) -> None:
+    terms = """
+[[terms.policies]]
+id = "privacy"
+version = "1.2"
+en = { name = "Privacy", url = "https://example.org/privacy" }
+"""
+    async with both(tmp_path, terms) as here:
+        browser, choose = here.browser(), "/_comity/upstream/choose"
+        page = await here.come(browser, "1", **ALICE)
+        assert urlsplit(page.url).path == choose
+        assert "https://example.org/privacy" in page.links and "Privacy" in page.words
+        refused = await browser.send(page, choose)
+        assert refused.status == 400 and "accepts the terms" in refused.words
+        page = await browser.send(page, choose, terms="yes")
+        assert urlsplit(page.url).path == "/_comity/sso/allow"
+        accepted = await here.place.database.read(
+            lambda tx: third_party.accepted_terms(tx, "@alice:example.org")
+        )
+        assert accepted == [("privacy", "1.2")]
+
+
+async def test_a_verified_address_lets_in_where_it_may(tmp_path: Path) -> None:
+    async def known(here: Both) -> None:
+        await here.place.client("carol")
+        new = third_party.ThirdPartyId("email", "alice@example.com", "alice@example.com", 1, 1)
+        await here.place.database.write(lambda tx: third_party.add(tx, "@carol:example.org", new))
+
+    claims = ALICE | {"email": "Alice@Example.com", "email_verified": True}
+    async with both(tmp_path, 'link_existing = "verified_email"\n') as here:
+        await known(here)
+        for unsure in (False, None, "true", 1):
+            page = await here.come(here.browser(), f"x{unsure}", **claims | {"email_verified": unsure})
+            assert "@carol:example.org" not in page.words
+        assert "@carol:example.org" in (await here.come(here.browser(), "1", **claims)).words
+        # From then on by the link, whatever the address.
+        assert "@carol:example.org" in (await here.come(here.browser(), "1")).words
+    (tmp_path / "2").mkdir()
+    async with both(tmp_path / "2") as here:
+        await known(here)
+        assert "@alice:example.org" in (await here.come(here.browser(), "1", **claims)).words

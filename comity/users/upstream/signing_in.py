@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 import orjson
 
 from comity.config import Config
+from comity.config.contact import Policy
 from comity.ports import Clock, Entropy, Outbound
-from comity.protocol.errors import MatrixError, forbidden, not_found
+from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
+from comity.protocol.third_party_ids import EMAIL, canonical_email
 from comity.store import accounts as stored_accounts
 from comity.store import sessions as stored_sessions
+from comity.store import third_party
 from comity.store.database import Database, WriteTx
 from comity.users.accounts import Accounts
 from comity.users.interactive import SSO, Interactive
@@ -82,6 +85,8 @@ class Unnamed:
     shown: str
     suggested: str
     may_register: bool
+    #: (name, URL) of what they accept with that.
+    policies: Sequence[tuple[str, str]]
     purpose: Purpose
 
 
@@ -140,6 +145,8 @@ class UpstreamSignIn:
     ) -> None:
         base_url = config.public.client_base_url or f"https://{config.server_name}"
         self._database = database
+        self._clock = clock
+        self._policies = config.terms.policies
         self._entropy = entropy
         self._accounts = accounts
         self._links = links
@@ -234,6 +241,8 @@ class UpstreamSignIn:
         if isinstance(purpose, ForStage):
             return await self._prove(provider, identity, user_id, purpose)
         if user_id is None:
+            user_id = await self._known_by_email(provider, identity)
+        if user_id is None:
             user_id = await self._named_at_once(provider, identity, address)
         if user_id is None:
             return Newcomer(self._arrived.give(_Arrived(identity, purpose), binding))
@@ -265,11 +274,26 @@ class UpstreamSignIn:
 
     # -- newcomers
 
+    async def _known_by_email(self, provider: Provider, identity: Identity) -> str | None:
+        """The account with the e-mail address that a newcomer has, where the operator trusts in that."""
+        if provider.config.link_existing != "verified_email" or identity.verified_email is None:
+            return None
+        try:
+            address = canonical_email(identity.verified_email)
+        except ValueError:
+            return None
+        user_id = await self._database.look_up(lambda tx: third_party.owner(tx, EMAIL, address))
+        if user_id is not None and await self._accounts.exists(user_id):
+            await self._links.link(user_id, identity)
+            _log.info("%s is linked to %s by its e-mail address", user_id, provider.name)
+            return user_id
+        return None
+
     async def _named_at_once(self, provider: Provider, identity: Identity, address: str) -> str | None:
         """The new account of a newcomer whose name the provider tells; None if they are to be asked."""
         localpart = names.told(identity, provider.config.localpart)
-        if not provider.config.register or localpart is None:
-            return None
+        if not provider.config.register or localpart is None or self._policies:
+            return None  # somebody has to read, or to write, something first
         try:
             return await self._create(identity, localpart, address)
         except MatrixError as error:
@@ -286,18 +310,24 @@ class UpstreamSignIn:
             arrived.identity.shown,
             names.suggested(arrived.identity),
             provider.config.register,
+            [_shown_policy(policy) for policy in self._policies],
             arrived.purpose,
         )
 
-    async def register(self, ticket: str, binding: bytes, name: str, address: str) -> SignedIn:
+    async def register(
+        self, ticket: str, binding: bytes, name: str, address: str, *, accepts: bool = False
+    ) -> SignedIn:
         """Make an account for a newcomer, under the name that they chose.
 
-        Raises 404 M_NOT_FOUND, 403 M_FORBIDDEN; 400 M_INVALID_USERNAME or M_USER_IN_USE, and 429
-        M_LIMIT_EXCEEDED, after which they may try again.
+        `accepts` is whether they accept the policies. Raises 404 M_NOT_FOUND, 403 M_FORBIDDEN; 400
+        M_INVALID_USERNAME, M_USER_IN_USE or M_INVALID_PARAM, and 429 M_LIMIT_EXCEEDED, after which they
+        may try again.
         """
         arrived = self._look(ticket, binding)
         if not self._provider(arrived.identity.provider).config.register:
             raise forbidden("This provider is for people who have an account already")
+        if self._policies and not accepts:
+            raise invalid_param("An account is for who accepts the terms")
         self._limits.check(UPSTREAM, address)
         user_id = await self._create(arrived.identity, name, address)
         self._arrived.take(ticket, binding)
@@ -324,9 +354,12 @@ class UpstreamSignIn:
         user_id = self._accounts.new_user_id(name)
         await self._accounts.check_available(user_id)
         self._limits.check(REGISTRATION, address)
+        now = self._clock.now_ms()
 
         def along(tx: WriteTx) -> None:
             self._links.link_in(tx, user_id, identity)
+            accepted = [(policy.identifier, policy.version) for policy in self._policies]
+            third_party.accept_terms(tx, user_id, accepted, now)
             if identity.display_name is not None:
                 stored_accounts.put_profile_field(
                     tx, user_id, "displayname", orjson.dumps(identity.display_name).decode()
@@ -388,6 +421,11 @@ def sso_flow(config: Config) -> Mapping[str, object] | None:
         # §OAuth 2.0 aware clients: those that know the older API alone send people to our own pages too.
         flow["oauth_aware_preferred"] = True
     return flow or None
+
+
+def _shown_policy(policy: Policy) -> tuple[str, str]:
+    """(name, URL), in the language of the pages if there is one."""
+    return policy.documents.get(LANGUAGE) or next(iter(policy.documents.values()))
 
 
 def _refused(provider: Provider, error: str | None) -> MatrixError:
