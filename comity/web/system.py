@@ -7,6 +7,7 @@ from comity.config import Config
 from comity.users.oauth.endpoints import issuer
 from comity.users.system import UserSystem
 from comity.web.account import AccountPages
+from comity.web.addresses import AddressPages
 from comity.web.authorize import AuthorizePage
 from comity.web.email_pages import EmailPages
 from comity.web.fallback import Fallback
@@ -39,6 +40,7 @@ def add(router: Router, config: Config, users: UserSystem) -> Pages:
     RegisterPage(users.registration, users.browsers).routes(pages)
     RecoveryPage(config, users.password_resets).routes(pages)
     EmailPages(users.validations).routes(pages)
+    AddressPages(users.third_party_ids, pages, sends_letters=users.validations.enabled).routes()
     AccountPages(
         users.browsers, users.profiles, users.devices, users.management, oauth, proofs
     ).routes(pages)  # fmt: skip

@@ -29,6 +29,9 @@ async def test_an_account_from_end_to_end(tmp_path: Path, size: tuple[int, int],
         await expect(page.get_by_role("status")).to_contain_text("has been changed")
         await look(page, f"{name}-profile")
 
+        await page.get_by_role("link", name="Your e-mail addresses").click()
+        await look(page, f"{name}-addresses")
+
         await part(page, "Devices")
         await look(page, f"{name}-devices")
         await page.get_by_role("link", name="Details").click()
