@@ -5,7 +5,7 @@ Signatures by users of ours of other users' keys, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from comity.store.database import Tx
@@ -19,6 +19,17 @@ def keys_of(tx: Tx, user_id: str) -> dict[str, str]:
     """usage -> JSON text of a user's keys."""
     rows = tx.all("SELECT usage, json FROM cross_signing_keys WHERE user_id = ?", (user_id,))
     return {row[0]: row[1] for row in rows}
+
+
+def keys_of_all(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(user id, usage, JSON text) of these users' keys."""
+    for marks, part in parts(user_ids):
+        yield from (
+            (row[0], row[1], row[2])
+            for row in tx.all(
+                f"SELECT user_id, usage, json FROM cross_signing_keys WHERE user_id IN ({marks})", part
+            )
+        )
 
 
 def put(tx: Tx, user_id: str, usage: str, json: str, position: int) -> None:

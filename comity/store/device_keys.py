@@ -6,13 +6,14 @@ Plain functions over an open transaction; keys are JSON text as their device sig
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import orjson
 
 from comity.store.cache import Bounded, Followed
 from comity.store.database import Tx
-from comity.store.lists import parts
+from comity.store.lists import parts, row_parts
 
 #: Devices whose counts are remembered: about 500 bytes each.
 MAX_COUNTED = 20_000
@@ -61,12 +62,18 @@ class KeyCounts:
 
 def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
     """(device id, JSON text, display name) of every device of a user that has identity keys."""
-    rows = tx.all(
-        "SELECT k.device_id, k.json, d.display_name FROM device_keys k LEFT JOIN devices d "
-        "ON d.user_id = k.user_id AND d.device_id = k.device_id WHERE k.user_id = ? ORDER BY k.device_id",
-        (user_id,),
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [row[1:] for row in sorted(device_keys_of(tx, (user_id,)))]
+
+
+def device_keys_of(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
+    """(user id, device id, JSON text, display name) of every device of these users that has identity keys."""
+    for marks, part in parts(user_ids):
+        rows = tx.all(
+            "SELECT k.user_id, k.device_id, k.json, d.display_name FROM device_keys k LEFT JOIN devices d "
+            f"ON d.user_id = k.user_id AND d.device_id = k.device_id WHERE k.user_id IN ({marks})",
+            part,
+        )
+        yield from ((row[0], row[1], row[2], row[3]) for row in rows)
 
 
 def identity(tx: Tx, user_id: str, device_id: str) -> str | None:
@@ -113,22 +120,29 @@ def changed_since(tx: Tx, position: int, upto: int) -> list[str]:
 # -- keys that are given out
 
 
-def one_time_key(tx: Tx, user_id: str, device_id: str, algorithm: str, key_id: str) -> str | None:
-    """The JSON text of one one-time key."""
-    row = tx.one(
-        "SELECT json FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
-        (user_id, device_id, algorithm, key_id),
-    )
-    return row[0] if row else None
+def one_time_keys(
+    tx: Tx, user_id: str, device_id: str, named: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """(algorithm, key id) -> JSON text of those one-time keys that are there."""
+    found: dict[tuple[str, str], str] = {}
+    for algorithm in {name[0] for name in named}:
+        for marks, part in parts(key_id for of, key_id in named if of == algorithm):
+            rows = tx.all(
+                "SELECT key_id, json FROM one_time_keys WHERE user_id = ? AND device_id = ? "
+                f"AND algorithm = ? AND key_id IN ({marks})",
+                [user_id, device_id, algorithm, *part],
+            )
+            found.update(((algorithm, row[0]), row[1]) for row in rows)
+    return found
 
 
-def put_one_time_keys(
+def add_one_time_keys(
     tx: Tx, user_id: str, device_id: str, keys: Iterable[tuple[str, str, str]], uploaded_at: int
 ) -> None:
-    """Add one-time keys: (algorithm, key id, JSON text)."""
+    """Add one-time keys that are not there yet: (algorithm, key id, JSON text)."""
     tx.many(
         "INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, uploaded_at, json) "
-        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING",
+        "VALUES (?, ?, ?, ?, ?, ?)",
         [(user_id, device_id, algorithm, key_id, uploaded_at, json) for algorithm, key_id, json in keys],
     )
 
@@ -165,43 +179,66 @@ def unused_fallback_algorithms(tx: Tx, user_id: str, device_id: str) -> list[str
     return [row[0] for row in rows]
 
 
-def claim(tx: Tx, user_id: str, device_id: str, algorithm: str, now_ms: int) -> tuple[str, str, bool] | None:
-    """(key id, JSON text, whether the device has less now) of a key to give out.
+@dataclass(frozen=True, slots=True)
+class GivenKey:
+    """A key that is given out; `is_less`: whether the device has less of them now."""
 
-    That is a one-time key, which is gone then, or the fallback key, which is used from its first time on.
+    user_id: str
+    device_id: str
+    algorithm: str
+    key_id: str
+    json: str
+    is_less: bool
+
+
+#: The name of the oldest key of each device, and the part of it that the order is by.
+_OLDEST = (
+    "(SELECT k.{column} FROM one_time_keys k WHERE k.user_id = w.user_id AND k.device_id = w.device_id "
+    "AND k.algorithm = w.algorithm ORDER BY k.uploaded_at, k.key_id LIMIT 1)"
+)
+_TAKE = (
+    "WITH wanted (user_id, device_id, algorithm) AS (VALUES {marks}) DELETE FROM one_time_keys "
+    "WHERE (user_id, device_id, algorithm, uploaded_at, key_id) IN (SELECT w.user_id, w.device_id, "
+    f"w.algorithm, {_OLDEST.format(column='uploaded_at')}, {_OLDEST.format(column='key_id')} FROM wanted w) "
+    "RETURNING user_id, device_id, algorithm, key_id, json"
+)
+
+
+def claim(tx: Tx, wanted: Iterable[tuple[str, str, str]], now_ms: int) -> list[GivenKey]:
+    """Keys to give out, one at most for each (user id, device id, algorithm).
+
+    Each is a one-time key, which is gone then, or the fallback key, which is used from its first time on.
     """
-    row = tx.one(
-        "SELECT key_id, json FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? "
-        "ORDER BY uploaded_at, key_id LIMIT 1",
-        (user_id, device_id, algorithm),
-    )
-    if row is not None:
-        tx.run(
-            "DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
-            (user_id, device_id, algorithm, row[0]),
-        )
-        _note_given(tx, user_id, device_id, f"{algorithm}:{row[0]}", row[1], now_ms)
-        return row[0], row[1], True
-    row = tx.one(
-        "SELECT key_id, json FROM fallback_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?",
-        (user_id, device_id, algorithm),
-    )
-    if row is None:
-        return None
-    was_unused = tx.changed(
-        "UPDATE fallback_keys SET used = 1 "
-        "WHERE user_id = ? AND device_id = ? AND algorithm = ? AND used = 0",
-        (user_id, device_id, algorithm),
-    )
-    return row[0], row[1], was_unused > 0
+    left = set(wanted)
+    given: list[GivenKey] = []
+    for marks, part in row_parts(sorted(left), 3):
+        for row in tx.all(_TAKE.replace("{marks}", marks), part):
+            given.append(GivenKey(row[0], row[1], row[2], row[3], row[4], is_less=True))
+            left.discard(row[:3])
+    _note_given(tx, given, now_ms)
+    unused: list[tuple[str, str, str]] = []
+    for marks, part in row_parts(sorted(left), 3):
+        for row in tx.all(
+            "SELECT user_id, device_id, algorithm, key_id, json, used FROM fallback_keys "
+            f"WHERE (user_id, device_id, algorithm) IN (VALUES {marks})",
+            part,
+        ):
+            given.append(GivenKey(row[0], row[1], row[2], row[3], row[4], is_less=not row[5]))
+            if not row[5]:
+                unused.append(row[:3])
+    tx.many("UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ?", unused)
+    return given
 
 
-def _note_given(tx: Tx, user_id: str, device_id: str, name: str, json: str, now_ms: int) -> None:
-    tx.run(
+def _note_given(tx: Tx, given: Sequence[GivenKey], now_ms: int) -> None:
+    tx.many(
         "INSERT INTO client_transactions (user_id, device_id, scope, transaction_id, event_id, at) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, device_id, scope, transaction_id) "
         "DO UPDATE SET event_id = excluded.event_id, at = excluded.at",
-        (user_id, device_id, _GIVEN, name, _digest(json), now_ms),
+        [
+            (key.user_id, key.device_id, _GIVEN, f"{key.algorithm}:{key.key_id}", _digest(key.json), now_ms)
+            for key in given
+        ],
     )
 
 

@@ -7,7 +7,8 @@ part is filled up to the next power of two with its last value again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 #: Values in one statement.
@@ -25,3 +26,9 @@ def parts(values: Iterable[T], mark: str = "?") -> Iterator[tuple[str, list[T]]]
         length = 1 << (len(part) - 1).bit_length()
         part.extend(part[-1:] * (length - len(part)))
         yield ",".join([mark] * length), part
+
+
+def row_parts(rows: Iterable[tuple[Any, ...]], width: int) -> Iterator[tuple[str, list[Any]]]:
+    """The same for rows of `width` values each: the marks are for VALUES."""
+    for marks, part in parts(rows, f"({','.join('?' * width)})"):
+        yield marks, list(chain.from_iterable(part))

@@ -338,6 +338,20 @@ def put_client_event(
     )
 
 
+def note_client_transaction(
+    tx: Tx, user_id: str, device_id: str, scope: str, transaction_id: str, at: int
+) -> bool:
+    """Remember a client's transaction that makes no event; False if it has come before."""
+    return (
+        tx.changed(
+            "INSERT INTO client_transactions (user_id, device_id, scope, transaction_id, event_id, at) "
+            "VALUES (?, ?, ?, ?, '', ?) ON CONFLICT (user_id, device_id, scope, transaction_id) DO NOTHING",
+            (user_id, device_id, scope, transaction_id, at),
+        )
+        > 0
+    )
+
+
 def sent_by(tx: Tx, event_ids: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """event id -> (user, device, transaction id) by which it was sent, where that is remembered."""
     found: dict[str, tuple[str, str, str]] = {}

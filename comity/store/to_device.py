@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +19,19 @@ class DeviceMessage:
     content: str
 
 
-def put(tx: Tx, user_id: str, device_id: str, message: DeviceMessage) -> None:
-    """Queue a message for a device."""
-    tx.run(
+def devices_of(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(user id, device id) of every device of these users."""
+    for marks, part in parts(user_ids):
+        rows = tx.all(f"SELECT user_id, device_id FROM devices WHERE user_id IN ({marks})", part)
+        yield from ((row[0], row[1]) for row in rows)
+
+
+def put(tx: Tx, position: int, sender: str, kind: str, messages: Iterable[tuple[str, str, str]]) -> None:
+    """Queue messages of one type at one position: (user id, device id, content as JSON text) of each."""
+    tx.many(
         "INSERT INTO to_device (user_id, device_id, position, sender, type, content) "
         "VALUES (?, ?, ?, ?, ?, ?)",
-        (user_id, device_id, message.position, message.sender, message.type, message.content),
+        [(user_id, device_id, position, sender, kind, content) for user_id, device_id, content in messages],
     )
 
 

@@ -13,14 +13,14 @@ import orjson
 from comity.bus import DEVICE_LISTS, Bus
 from comity.store import cross_signing, device_keys, personal, shared_rooms, to_device
 from comity.store.cache import Bounded
-from comity.store.database import Database, Tx
+from comity.store.database import Database, StoreFailedError, StoreOverloadedError, Tx, WriteTx
 from comity.store.device_keys import KeyCounts
 from comity.store.to_device import DeviceMessage
 from comity.sync.asked import Asked, SyncRequest
 
 #: Messages in one answer, as the specification advises; the rest come with the next.
 MAX_MESSAGES = 100
-#: Devices that are known to have nothing waiting.
+#: Devices that are known to have nothing waiting, or to have had some of it.
 MAX_DEVICES = 50_000
 
 
@@ -52,6 +52,8 @@ class Devices:
         self._bus = bus
         #: Device -> a position up to which none of its messages is kept.
         self._empty: Bounded[tuple[str, str], int] = Bounded(MAX_DEVICES)
+        #: Device -> the position up to which its messages are being let go of, and no more given to it.
+        self._acknowledged: Bounded[tuple[str, str], int] = Bounded(MAX_DEVICES)
 
     def may_wait(self, request: SyncRequest) -> bool:
         """Whether messages may wait for a device: a look into memory."""
@@ -73,7 +75,8 @@ class Devices:
         request = asked.request
         waiting: list[DeviceMessage] = []
         if self.may_wait(request):
-            first = 0 if request.since is None else request.since.messages
+            known = self._acknowledged.get((request.user_id, request.device_id)) or 0
+            first = known if request.since is None else request.since.messages
             waiting = to_device.since(tx, request.user_id, request.device_id, first, asked.now, limit)
         messages = [
             {"type": item.type, "sender": item.sender, "content": orjson.Fragment(item.content)}
@@ -99,14 +102,30 @@ class Devices:
         return sorted(changed), sorted(shared_rooms.parted(tx, user_id, after, now, i_went=mine))
 
     async def acknowledge(self, request: SyncRequest) -> None:
-        """The device has what came before its token: those messages need not be kept."""
+        """The device has what came before its token: those messages need not be kept.
+
+        Nobody waits until they are gone: no answer has them again.
+        """
         if request.since is None or not self.may_wait(request):
             return
         device, upto, now = (request.user_id, request.device_id), request.since.messages, self._bus.position
-        if await self._database.read(lambda tx: to_device.since(tx, *device, 0, upto, 1)):
-            await self._database.write(lambda tx: to_device.drop(tx, *device, upto))
-        if not await self._database.read(lambda tx: to_device.since(tx, *device, 0, now, 1)):
+        first = await self._database.look_up(lambda tx: to_device.since(tx, *device, 0, now, 1))
+        if not first:
             self._empty.put(device, now)
+        elif first[0].position <= upto:
+            self._acknowledged.put(device, upto)
+            self._drop(device, upto, now)
+
+    def _drop(self, device: tuple[str, str], upto: int, now: int) -> None:
+        def drop(tx: WriteTx) -> None:
+            to_device.drop(tx, *device, upto)
+            if not to_device.since(tx, *device, upto, now, 1):
+                tx.after_commit(lambda: self._empty.put(device, now))
+
+        try:
+            self._database.submit(drop)
+        except (StoreOverloadedError, StoreFailedError):
+            pass  # they go with the next request
 
 
 def add_to(answer: dict[str, Any], part: DevicePart, counts: tuple[dict[str, int], list[str]]) -> None:

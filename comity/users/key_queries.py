@@ -11,13 +11,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+import orjson
+
 from comity.federation.errors import FederationError
 from comity.federation.user_calls import UserCalls
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
 from comity.protocol.identifiers import server_of
 from comity.store import cross_signing
-from comity.store.cross_signing import MASTER, SELF_SIGNING
-from comity.store.database import Database
+from comity.store.cross_signing import MASTER, SELF_SIGNING, UserSignature
+from comity.store.database import Database, Tx
 from comity.users.accounts import Accounts
 from comity.users.key_shapes import (
     MAX_KEY_BYTES,
@@ -81,10 +83,19 @@ class KeyQueries:
     async def _signed(self, requester: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Master keys with the requester's own signatures of them, which nobody else is shown."""
         others = [user_id for user_id in keys if user_id != requester]
-        found = await self._database.look_up(lambda tx: cross_signing.signatures_by(tx, requester, others))
+
+        def read(tx: Tx) -> tuple[list[UserSignature], dict[str, str]]:
+            found = cross_signing.signatures_by(tx, requester, others)
+            held = cross_signing.keys_of_all(tx, [item.target for item in found])
+            return found, {user_id: json for user_id, usage, json in held if usage == MASTER}
+
+        found, held = await self._database.read(read)
         shown = dict(keys)
         for item in found:
             whole = shown[item.target]
+            if isinstance(whole, orjson.Fragment):
+                # The stored text, parsed only where something is added to it.
+                whole = orjson.loads(held.get(item.target, '{"keys":{}}'))
             if item.target_key not in whole["keys"]:
                 continue
             signatures = whole.get("signatures")

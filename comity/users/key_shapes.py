@@ -92,10 +92,13 @@ def checked_keys(keys: object, what: str) -> Iterable[tuple[str, str, str]]:
         yield algorithm, key_id, text.decode()
 
 
-def with_name(json: str, name: str | None) -> dict[str, Any]:
-    """Identity keys as they are shown."""
-    keys: dict[str, Any] = orjson.loads(json)
-    return {**keys, "unsigned": {"device_display_name": name}} if name else keys
+def with_name(json: str, name: str | None) -> orjson.Fragment:
+    """Identity keys as they are shown: the stored text, which has no `unsigned`, with one at its end."""
+    if not name:
+        return orjson.Fragment(json)
+    return orjson.Fragment(
+        f'{json[:-1]},"unsigned":{{"device_display_name":{orjson.dumps(name).decode()}}}}}'
+    )
 
 
 def remote_identity(user_id: str, device_id: str, keys: object) -> str | None:

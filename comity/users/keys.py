@@ -75,14 +75,15 @@ class Keys:
         if identity is not None and device_keys.identity(tx, user_id, device_id) != identity:
             device_keys.put_identity(tx, user_id, device_id, identity)
             self._news.changed(tx, user_id, device_id)
-        for algorithm, key_id, json in one_time:
-            held = device_keys.one_time_key(tx, user_id, device_id, algorithm, key_id)
-            if held is not None and orjson.loads(held) != orjson.loads(json):
+        held = device_keys.one_time_keys(tx, user_id, device_id, [key[:2] for key in one_time])
+        for algorithm, key_id, json in one_time if held else ():
+            known = held.get((algorithm, key_id))
+            if known is not None and orjson.loads(known) != orjson.loads(json):
                 raise invalid_param(f"There is another one-time key {algorithm}:{key_id} already")
         # Of an upload that is repeated, what somebody has by now is not given out again.
         given = device_keys.given_before(tx, user_id, device_id, one_time)
-        new = [key for key in one_time if key[:2] not in given]
-        device_keys.put_one_time_keys(tx, user_id, device_id, new, now)
+        new = [key for key in one_time if key[:2] not in held and key[:2] not in given]
+        device_keys.add_one_time_keys(tx, user_id, device_id, new, now)
         counts = device_keys.one_time_key_counts(tx, user_id, device_id)
         if one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
             raise invalid_param(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys here")
@@ -107,23 +108,19 @@ class Keys:
         answer: dict[str, dict[str, Any]] = {"device_keys": {}, "master_keys": {}, "self_signing_keys": {}}
         if requester is not None:
             answer["user_signing_keys"] = {}
-        for user_id, devices in wanted.items():
-            if not self._accounts.is_local(user_id):
-                continue
-            rows, signing = await self._database.look_up(
-                lambda tx, who=user_id: (device_keys.device_keys(tx, who), cross_signing.keys_of(tx, who))  # type: ignore[misc]
-            )
-            answer["device_keys"][user_id] = {
-                device_id: with_name(json, name)
-                for device_id, json, name in rows
-                if not devices or device_id in devices
-            }
-            for usage, json in signing.items():
-                if usage == cross_signing.MASTER:
-                    # Parsed: signatures may be added to it.
-                    answer["master_keys"][user_id] = orjson.loads(json)
-                elif usage != cross_signing.USER_SIGNING or user_id == requester:
+        local = [user_id for user_id in wanted if self._accounts.is_local(user_id)]
+        answer["device_keys"] = {user_id: {} for user_id in local}
+
+        def read(tx: Tx) -> None:
+            for user_id, device_id, json, name in device_keys.device_keys_of(tx, local):
+                devices = wanted[user_id]
+                if not devices or device_id in devices:
+                    answer["device_keys"][user_id][device_id] = with_name(json, name)
+            for user_id, usage, json in cross_signing.keys_of_all(tx, local):
+                if usage != cross_signing.USER_SIGNING or user_id == requester:
                     answer[f"{usage}_keys"][user_id] = orjson.Fragment(json)
+
+        await self._database.read(read)
         return answer
 
     async def answer_claim(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
@@ -132,20 +129,22 @@ class Keys:
         user id -> device id -> algorithm in, user id -> device id -> key id -> key out.
         """
         local = {user_id: devices for user_id, devices in wanted.items() if self._accounts.is_local(user_id)}
+
         now = self._clock.now_ms()
 
         def store(tx: WriteTx) -> dict[str, dict[str, Any]]:
             claimed: dict[str, dict[str, Any]] = {}
             owners: list[tuple[str, str]] = []
-            for user_id, devices in local.items():
-                for device_id, algorithm in devices.items():
-                    key = device_keys.claim(tx, user_id, device_id, algorithm, now)
-                    if key is not None:
-                        given = {f"{algorithm}:{key[0]}": orjson.Fragment(key[1])}
-                        claimed.setdefault(user_id, {})[device_id] = given
-                        if key[2]:
-                            owners.append((user_id, device_id))
-                            self._counts_change(tx, user_id, device_id)
+            keys = (
+                (user_id, device_id, algorithm)
+                for user_id, devices in local.items()
+                for device_id, algorithm in devices.items()
+            )
+            for key in device_keys.claim(tx, keys, now):
+                given = {f"{key.algorithm}:{key.key_id}": orjson.Fragment(key.json)}
+                claimed.setdefault(key.user_id, {})[key.device_id] = given
+                if key.is_less:
+                    owners.append((key.user_id, key.device_id))
             if owners:
                 self._tell_owners(tx, owners)
             return claimed
@@ -158,6 +157,7 @@ class Keys:
 
         def tell() -> None:
             for user_id, device_id in owners:
+                self.counts.change(user_id, device_id, self._database.commits)
                 self.counts.given(user_id, device_id, position)
             self._bus.publish(position, {user_id for user_id, _ in owners})
 

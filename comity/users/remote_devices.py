@@ -324,7 +324,7 @@ def _shown(devices: list[tuple[str, str, str | None]], signing: Mapping[str, str
     shown: dict[str, Any] = {"devices": {device: with_name(json, name) for device, json, name in devices}}
     for usage in _TOLD:
         if usage in signing:
-            shown[f"{usage}_key"] = orjson.loads(signing[usage])
+            shown[f"{usage}_key"] = orjson.Fragment(signing[usage])
     return shown
 
 

@@ -15,10 +15,8 @@ from comity.federation.sink import EduSink, NoSink
 from comity.ports import Clock, Entropy
 from comity.protocol.errors import bad_json, invalid_param, missing_param
 from comity.protocol.identifiers import is_user_id, server_of
-from comity.store import accounts as stored
 from comity.store import queues, to_device
 from comity.store.database import Database, WriteTx
-from comity.store.to_device import DeviceMessage
 from comity.users.accounts import Accounts
 from comity.users.text import checked_text
 
@@ -74,9 +72,8 @@ class ToDevice:
         scope, now = f"sendToDevice {kind}", self._clock.now_ms()
 
         def store(tx: WriteTx) -> None:
-            if queues.client_event(tx, user_id, device_id, scope, transaction_id) is not None:
+            if not queues.note_client_transaction(tx, user_id, device_id, scope, transaction_id, now):
                 return
-            queues.put_client_event(tx, user_id, device_id, scope, transaction_id, "", now)
             if not messages:
                 return
             position = tx.next_position()
@@ -95,17 +92,17 @@ class ToDevice:
         self, tx: WriteTx, position: int, sender: str, kind: str, messages: Mapping[str, Mapping[str, str]]
     ) -> None:
         """Queue messages for devices of ours: user id -> device id or "*" -> JSON text."""
-        reached = []
-        for receiver, by_device in messages.items():
-            devices = [device.device_id for device in stored.devices(tx, receiver)]
-            for device in devices:
-                content = by_device.get(device, by_device.get(ALL_DEVICES))
-                if content is None:
-                    continue
-                to_device.put(tx, receiver, device, DeviceMessage(position, sender, kind, content))
-                reached.append(receiver)
-                if position % TRIM_EVERY == 0:
-                    to_device.drop_beyond(tx, receiver, device, MAX_WAITING)
+        queued: list[tuple[str, str, str]] = []
+        for receiver, device in to_device.devices_of(tx, messages):
+            by_device = messages[receiver]
+            content = by_device.get(device, by_device.get(ALL_DEVICES))
+            if content is not None:
+                queued.append((receiver, device, content))
+        to_device.put(tx, position, sender, kind, queued)
+        if position % TRIM_EVERY == 0:
+            for receiver, device, _ in queued:
+                to_device.drop_beyond(tx, receiver, device, MAX_WAITING)
+        reached = {receiver for receiver, _, _ in queued}
         tx.after_commit(lambda: self._bus.publish(position, reached))
 
     def _for_servers(
