@@ -281,6 +281,10 @@ enabled = true
 requires = "nothing"
 shared_secret = "{secret}"
 
+[passwords]
+memory_kib = 8
+iterations = 1
+
 [rate_limits]
 enabled = false
 
