@@ -94,12 +94,12 @@ def _split(text: object, sigil: str) -> tuple[str, str] | None:
 
 def split_user_id(text: object) -> tuple[str, str] | None:
     """(localpart, server name) of a user id, historical ones included; None if it is not one."""
-    return _split(text, "@")
+    return _user_id_parts(text) if isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES else None
 
 
 def is_user_id(text: object) -> bool:
     """Whether `text` is a user id that events may carry (historical forms included)."""
-    return isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES and _is_user_id(text)
+    return isinstance(text, str) and len(text) <= MAX_IDENTIFIER_BYTES and _user_id_parts(text) is not None
 
 
 def is_compliant_user_id(text: object) -> bool:
@@ -113,8 +113,8 @@ def is_compliant_user_id(text: object) -> bool:
 
 # A room's power levels name the same users again and again.
 @functools.lru_cache(maxsize=MAX_REMEMBERED_USER_IDS)
-def _is_user_id(text: str) -> bool:
-    return _split(text, "@") is not None
+def _user_id_parts(text: str) -> tuple[str, str] | None:
+    return _split(text, "@")
 
 
 def is_new_localpart(text: str) -> bool:
