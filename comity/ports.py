@@ -301,6 +301,8 @@ class Ports:
     pausing: Pausing
     outbound: Outbound = NOBODY
     mail: Mail = NO_MAIL
+    #: Threads for what takes long, and must keep nobody who needs `offload` waiting; None: those do.
+    patient: Offload | None = None
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import gc
 import logging
+import os
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -38,6 +39,10 @@ COLLECTOR_THRESHOLDS = (100_000, 20, 100)
 MAX_OPEN_FILES = 32_768
 #: Seconds that requests are given to finish after SIGTERM.
 GRACE_SECONDS = 10.0
+#: Threads for hashes of passwords: what fills a small machine, and the memory of four at most.
+PATIENT_THREADS = min(4, os.cpu_count() or 1)
+#: They give way to the event loop: of a processor that both want, they get about a tenth.
+NICENESS = 10
 #: How this server introduces itself to others.
 USER_AGENT = f"comity/{__version__}"
 
@@ -79,6 +84,8 @@ async def _doors(config: Config, entropy: Entropy, stack: AsyncExitStack) -> Por
     """Every door open; `stack` closes them. Raises CannotRun."""
     offload, transport, outbound = ThreadOffload(), _transport(config), _outbound(config)
     stack.push_async_callback(offload.close)
+    patient = ThreadOffload(PATIENT_THREADS, niceness=NICENESS)
+    stack.push_async_callback(patient.close)
     with _explained(f"{_certificate_files(config)} cannot be used"):
         await transport.open()
     stack.push_async_callback(transport.close)
@@ -91,7 +98,8 @@ async def _doors(config: Config, entropy: Entropy, stack: AsyncExitStack) -> Por
         await smtp.open()
         stack.push_async_callback(smtp.close)
     return Ports(
-        SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound, mail
+        SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound, mail,
+        patient,
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import os
 import random
 import secrets
 import string
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,10 +80,15 @@ class ThreadOffload:
     to its end, and its result is thrown away.
     """
 
-    def __init__(self, threads: int = DEFAULT_OFFLOAD_THREADS) -> None:
+    def __init__(self, threads: int = DEFAULT_OFFLOAD_THREADS, *, niceness: int = 0) -> None:
+        """`niceness` is added to the process's own: such threads yield the processor to the others."""
         if threads < 1:
             raise ValueError("an offload needs at least one thread")
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="comity-offload")
+        self._executor = ThreadPoolExecutor(
+            threads,
+            thread_name_prefix="comity-offload",
+            initializer=functools.partial(_be_nicer, niceness) if niceness else None,
+        )
         self._places = asyncio.Semaphore(MAX_QUEUED_JOBS)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
@@ -92,3 +99,10 @@ class ThreadOffload:
     async def close(self) -> None:
         """Drop the jobs that have not begun and wait for those that have."""
         await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+
+
+def _be_nicer(niceness: int) -> None:
+    """Lower the priority of the calling thread alone, where the system has priorities of threads."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

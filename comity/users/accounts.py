@@ -139,6 +139,10 @@ class Accounts:
 
         await self._database.write(store)
 
+    def check_room_for_passwords(self) -> None:
+        """Raise 429 M_LIMIT_EXCEEDED if too many passwords wait to be checked."""
+        self._passwords.check_room()
+
     async def check_password(self, user_id: str | None, password: str) -> User:
         """The account that this password opens, with the hash that says so.
 

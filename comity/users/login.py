@@ -77,8 +77,10 @@ class Login:
         if kind != PASSWORD:
             raise MatrixError(400, "M_UNKNOWN", "This login type is not one of the flows")
         password = _text(body, "password")
-        user_id = await self.identified(body)
+        # In a storm of logins, those that are turned away cost next to nothing.
         self._limits.check(LOGIN_BY_ADDRESS, address)
+        self._accounts.check_room_for_passwords()
+        user_id = await self.identified(body)
         self._limits.check(LOGIN_BY_ACCOUNT, user_id or "")
         for _ in range(ATTEMPTS_AT_A_MOVING_HASH):
             account = await self.check_password(user_id, password, address)

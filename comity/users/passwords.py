@@ -7,6 +7,7 @@ It knows no account: whose password it is and what follows from a right one is t
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,7 +29,7 @@ MAX_CONCURRENT_HASHES = 4
 #: Hashes that wait for their turn: some seconds of work. Beyond that, people are asked to come again,
 #: and the rest of the server goes on.
 MAX_WAITING_HASHES = 100
-#: What is then told as the time to wait.
+#: What is then told as the time to wait: from this on to twice as long, lest all come again at once.
 BUSY_MS = 5_000
 SALT_BYTES = 16
 
@@ -60,6 +61,7 @@ class Passwords:
         )
         self._places = asyncio.Semaphore(MAX_CONCURRENT_HASHES)
         self._waiting = 0
+        self._cost = cost
         self._nobodys: str | None = None
 
     async def hash(self, password: str) -> str:
@@ -80,20 +82,34 @@ class Passwords:
         whether there is an account. Raises 429 M_LIMIT_EXCEEDED if too many wait.
         """
         data = _encoded(password)[: MAX_PASSWORD_BYTES + 1]
-        if self._nobodys is None:
-            self._nobodys = await self.hash(self._entropy.token(32))
-        against = stored if stored is not None else self._nobodys
+        against = stored if stored is not None else self._hash_of_nobody()
         right = await self._in_turn(lambda: self._verify(against, data))
         return right and stored is not None
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
+    def _hash_of_nobody(self) -> str:
+        """What no password is the hash of, at the cost of any other: chance, which took no work to make."""
+        if self._nobodys is None:
+            cost = self._cost
+            salt, digest = (
+                base64.b64encode(self._entropy.bytes(length)).decode().rstrip("=")
+                for length in (SALT_BYTES, argon2.DEFAULT_HASH_LENGTH)
+            )
+            price = f"m={cost.memory_kib},t={cost.passes},p={cost.lanes}"
+            self._nobodys = f"$argon2id$v=19${price}${salt}${digest}"
+        return self._nobodys
+
+    def check_room(self) -> None:
+        """Raise 429 M_LIMIT_EXCEEDED if too many wait: before anything is done for one more."""
         if self._waiting >= MAX_WAITING_HASHES:
             raise MatrixError(
                 429,
                 "M_LIMIT_EXCEEDED",
                 "Too many people log in at once: try again in a moment",
-                extra={"retry_after_ms": BUSY_MS},
+                extra={"retry_after_ms": BUSY_MS + int(BUSY_MS * self._entropy.random())},
             )
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        self.check_room()
         self._waiting += 1
         try:
             await self._places.acquire()

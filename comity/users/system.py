@@ -78,9 +78,8 @@ class UserSystem:
     ) -> None:
         clock, entropy, name = ports.clock, ports.entropy, config.server_name
         self.limits = RateLimits(clock, config.rate_limits)
-        self.accounts = Accounts(
-            database, Passwords(ports.offload, entropy, cost_of(config.passwords)), clock, entropy, name
-        )
+        passwords = Passwords(ports.patient or ports.offload, entropy, cost_of(config.passwords))
+        self.accounts = Accounts(database, passwords, clock, entropy, name)
         self.sessions = Sessions(database, clock, entropy, config.sessions)
         self.interactive = interactive = Interactive(clock, entropy)
         proof = self._build_login(config, ports, database)

@@ -18,6 +18,7 @@ from comity.config import loads, signing_key
 from comity.ports import (
     NO_HEADERS,
     Endpoint,
+    Offload,
     Outbound,
     Ports,
     Request,
@@ -285,15 +286,16 @@ async def place(
     settings: str = "",
     changes: Mapping[str, str] | None = None,
     outbound: Outbound | None = None,
+    patient: Offload | None = None,
 ) -> AsyncIterator[Place]:
     """A running server, alone, whose data is in `directory`; opened again there, it goes on.
 
     `settings` is more configuration text; `changes` are made in the usual one (old text to new);
-    `outbound` is how it asks places by URLs.
+    `outbound` is how it asks places by URLs; `patient` works out its hashes.
     """
     async with _opened(
         directory, seed, SERVER, Network(), federation=False, settings=settings, changes=changes,
-        outbound=outbound,
+        outbound=outbound, patient=patient,
     ) as opened:  # fmt: skip
         yield opened
 
@@ -327,14 +329,17 @@ async def _opened(
     settings: str = "",
     changes: Mapping[str, str] | None = None,
     outbound: Outbound | None = None,
+    patient: Offload | None = None,
 ) -> AsyncIterator[Place]:
     key = directory / "signing.key"
     if not key.exists():
         key.write_text(signing_key.render("a1", SeededEntropy(seed).bytes(32)))
     clock = TurnedClock()
+    offload = InlineOffload()
     ports = Ports(
-        clock, SeededEntropy(seed), network, NoResolver(), InlineOffload(), Pauses(), outbound or network
-    )
+        clock, SeededEntropy(seed), network, NoResolver(), offload, Pauses(), outbound or network,
+        patient=patient,
+    )  # fmt: skip
     text = CONFIGURATION.format(name=name, url=url_of(directory), federation=str(federation).lower())
     for old, new in (changes or {}).items():
         assert old in text

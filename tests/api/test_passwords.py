@@ -14,14 +14,18 @@ from comity.protocol.errors import MatrixError
 from comity.store import accounts as stored
 from comity.users.accounts import Accounts
 from comity.users.login import Login
-from comity.users.passwords import MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES, Passwords, cost_of
+from comity.users.passwords import BUSY_MS, MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES, Passwords, cost_of
 from comity.users.rate_limits import RateLimits
+from tests.api.support_rooms import LIMITED, place
 from tests.api.support_users import CHEAP, PASSWORD, SERVER, SeededEntropy, UserServer, user_server
 from tests.engines import quiet
 
 T = TypeVar("T")
 ALICE = f"@alice:{SERVER}"
 LOGIN = {"type": "m.login.password", "user": "alice", "password": PASSWORD}
+#: The password that `Place.client` gives.
+LOGIN_AS_ALICE = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
+STORM = 200
 PROOF = {"type": "m.login.password", "password": PASSWORD}
 
 
@@ -86,11 +90,7 @@ async def test_a_login_that_overlaps_opens_nothing_behind_a_new_password(
     token = await server.user("alice")
     offload = HeldOffload()
     login = slow_login(server, offload)
-    # The hash for accounts that are not there is made first.
     logging_in = asyncio.create_task(login.log_in(LOGIN, "192.0.2.1"))
-    await offload.until_held()
-    offload.let_go()
-    await quiet(5)
     # The old password is being compared with the old hash, and meanwhile it is replaced.
     await offload.until_held()
     body = {"new_password": "another one", "auth": PROOF}
@@ -133,6 +133,63 @@ async def test_logins_wait_for_their_turn_and_not_without_end() -> None:
     assert offload.most == MAX_CONCURRENT_HASHES
     again = asyncio.create_task(passwords.hash("secret"))
     assert (await finished(offload, again)).startswith("$argon2id$")
+
+
+@pytest.mark.parametrize(
+    ("changes", "let_in"),
+    [({}, MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES), (LIMITED, 10)],
+    ids=["without limits", "by default"],
+)
+async def test_a_storm_of_logins_holds_up_nobody_else(
+    tmp_path: Path, changes: dict[str, str], let_in: int
+) -> None:
+    offload = HeldOffload()
+    settings = "[passwords]\nmemory_kib = 8\niterations = 1\n"
+    async with place(tmp_path, settings=settings, changes=changes, patient=offload) as server:
+        alice = await finished(offload, asyncio.create_task(server.client("alice")))
+        room = await alice.create()
+        storm = [asyncio.create_task(alice.ask("POST", "/login", LOGIN_AS_ALICE)) for _ in range(STORM)]
+        await offload.until_held()
+        # No hash ends, and who is logged in is answered all the same.
+        for number in range(20):
+            (await alice.ask("GET", "/_matrix/client/versions")).ok()
+            assert await alice.say(room, f"{number}")
+        refused = [task.result() for task in storm if task.done()]
+        assert len(refused) == STORM - let_in
+        for answer in refused:
+            told = answer.failed(429, "M_LIMIT_EXCEEDED")["retry_after_ms"]
+            assert answer.headers["Retry-After"] == str(-(-told // 1000))
+        answers = [await finished(offload, task) for task in storm]
+        assert sum(answer.status == 200 for answer in answers) == let_in
+        assert offload.most == MAX_CONCURRENT_HASHES
+
+
+async def test_who_is_turned_away_is_not_told_to_come_again_at_the_same_time() -> None:
+    offload = HeldOffload()
+    passwords = Passwords(offload, SeededEntropy(), CHEAP)
+    hashing = [asyncio.create_task(passwords.hash("secret")) for _ in range(MAX_WAITING_HASHES * 2)]
+    await offload.until_held(MAX_CONCURRENT_HASHES)
+    await quiet(5)
+    refused = [task.exception() for task in hashing if task.done()]
+    waits = {error.extra["retry_after_ms"] for error in refused if isinstance(error, MatrixError)}
+    assert len(waits) > len(refused) / 2
+    assert all(BUSY_MS <= int(str(wait)) < 2 * BUSY_MS for wait in waits)
+    for task in hashing:
+        if not task.done():
+            await finished(offload, task)
+
+
+async def test_no_account_costs_the_same_work_and_no_more() -> None:
+    offload = HeldOffload()
+    passwords = Passwords(offload, SeededEntropy(), CHEAP)
+    hashed = await finished(offload, asyncio.create_task(passwords.hash("secret")))
+    for held, right in ((hashed, True), (None, False)):
+        matching = asyncio.create_task(passwords.matches(held, "secret"))
+        await offload.until_held(1)
+        offload.let_go()
+        await quiet(5)
+        assert matching.done()
+        assert matching.result() is right
 
 
 async def test_hashes_cost_what_is_configured() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 
@@ -102,6 +104,21 @@ async def test_work_that_has_not_begun_is_dropped_with_its_caller() -> None:
     assert await first
     await offload.close()
     assert ran == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no priorities of threads")
+async def test_patient_threads_give_way_to_all_others() -> None:
+    offload, patient = ThreadOffload(1), ThreadOffload(1, niceness=3)
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = niceness()
+    assert await patient.run(niceness) == own + 3
+    assert await offload.run(niceness) == own
+    assert niceness() == own
+    await offload.close()
+    await patient.close()
 
 
 def test_an_offload_without_threads_is_an_error() -> None:
