@@ -232,7 +232,8 @@ def build(config: Config, ports: Ports) -> App:
     )  # fmt: skip
 
     router = Router()
-    guard, anybody = user_guard(users.sessions), optional_user_guard(users.sessions)
+    guard = user_guard(users.sessions, users.limits)
+    anybody = optional_user_guard(users.sessions, users.limits)
     health.routes(router, database.check)
     client_routes.add(router, guard, anybody, config, users, rooms, sync)
     web.add(router, config, users)

@@ -3,9 +3,10 @@
     .venv/bin/python -m pip install pyyaml            (once: only this step reads YAML)
     .venv/bin/python docs/distil_spec.py [FOLDER]     (the specification; ../shared/spec if not named)
 
-Writes tests/data/operations.json (the operations of the client-server and server-server APIs: names and
-paths) and tests/data/response_schemas.json.zst (what an answer to each must look like: JSON Schema
-2020-12 with every reference resolved, and nothing in it that does not constrain).
+Writes tests/data/operations.json (the operations of the client-server and server-server APIs: names,
+paths, whether they are to be rate-limited) and tests/data/response_schemas.json.zst (what an answer to
+each must look like: JSON Schema 2020-12 with every reference resolved, and nothing in it that does not
+constrain).
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def operations(spec: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
                         "path": f"{base}{place}".strip(),
                         "id": operation["operationId"],
                         "deprecated": bool(operation.get("deprecated")),
+                        "limited": "429" in operation["responses"],
                     }
                     yield told, answers(operation, path)
 

@@ -106,6 +106,8 @@ class Operation(NamedTuple):
     path: str
     id: str
     deprecated: bool
+    #: Whether 429 is among its answers: "This request was rate-limited."
+    limited: bool
 
     @property
     def name(self) -> str:

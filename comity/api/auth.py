@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from comity.api import limited
 from comity.api.address import client_address
 from comity.api.guests import may_ask_as_guest
 from comity.api.router import Call, Guard, Requester, path_behind_version
 from comity.api.suspended import may_ask_while_suspended
 from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden, user_suspended
+from comity.users.rate_limits import RateLimits
 from comity.users.sessions import Session, Sessions, user_locked
 
 #: What users may ask whose account is locked (client-server §Account locking).
@@ -36,8 +38,10 @@ def token_of(call: Call) -> str | None:
     return call.query("access_token")
 
 
-def user_guard(sessions: Sessions) -> Guard:
-    """Only users: sets `call.requester`. Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED.
+def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
+    """Only users, as often as they may ask: sets `call.requester`.
+
+    Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED, 429 M_LIMIT_EXCEEDED.
 
     Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists; those who are
     suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists; sessions of OAuth 2.0,
@@ -51,12 +55,15 @@ def user_guard(sessions: Sessions) -> Guard:
         if session.suspended and not may_ask_while_suspended(call):
             raise user_suspended()
         call.user = _requester(session)
+        limited.check(limits, call)
 
     return guard
 
 
-def optional_user_guard(sessions: Sessions) -> Guard:
-    """Anybody: sets `call.user` if there is a token. Raises 401 M_UNKNOWN_TOKEN for a bad one.
+def optional_user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
+    """Anybody: sets `call.user` if there is a token.
+
+    Raises 401 M_UNKNOWN_TOKEN for a bad one, 429 M_LIMIT_EXCEEDED.
 
     A guest is nobody in particular here: what needs no account is theirs too, and no more.
     """
@@ -65,6 +72,10 @@ def optional_user_guard(sessions: Sessions) -> Guard:
         if token_of(call):
             session = await _session(sessions, call)
             call.user = None if session.guest else _requester(session)
+        if call.user is not None:
+            limited.check(limits, call)
+        else:
+            limited.check_visitor(limits, call)
 
     return guard
 
@@ -79,7 +90,7 @@ async def _session(sessions: Sessions, call: Call) -> Session:
         session = await sessions.authenticate(token, client_address(call.request), program)
     if session is None:
         raise MatrixError(401, "M_UNKNOWN_TOKEN", "The access token is not, or no longer, valid")
-    if session.locked and (call.request.method, path_behind_version(call)) not in OPEN_TO_LOCKED:
+    if session.locked and (call.request.method, path_behind_version(call.template)) not in OPEN_TO_LOCKED:
         raise user_locked()
     # Also where a token is optional: a password may be set by who has none, but not by such an app.
     if session.by_oauth and (call.request.method, path_behind_version(call)) in CLOSED_TO_OAUTH:

@@ -42,6 +42,7 @@ from comity.api.client.rooms import RoomsApi
 from comity.api.client.rooms_by_time import ByTimeApi
 from comity.api.client.search import SearchApi
 from comity.api.client.spaces import SpacesApi
+from comity.api.limited import visitor_guard
 from comity.api.router import Guard, Router
 from comity.config import Config
 from comity.rooms.read.tokens import SyncToken
@@ -64,17 +65,19 @@ def add(
     sync: SyncSystem,
 ) -> None:
     """Add all of them."""
+    visitors = visitor_guard(users.limits)
     versions.routes(router, config)
     capabilities.routes(router, guard, config)
-    login.routes(router, guard, config, users.login, users.refreshing, users.login_tokens)
+    login.routes(router, guard, visitors, config, users.login, users.refreshing, users.login_tokens)
     register.routes(router, config, users.registration)
     admin_register.routes(router, config, users.shared_secret)
     moderation.routes(router, guard, users.moderation)
     account.routes(router, guard, users.sessions, users.management)
     third_party_ids.routes(router, guard, users.third_party_ids)
     third_party_ids.validation_routes(
-        router, anybody, users.registration, users.third_party_ids, users.password_resets, users.validations
-    )
+        router, anybody, visitors, users.registration, users.third_party_ids, users.password_resets,
+        users.validations,
+    )  # fmt: skip
     profile.routes(router, guard, anybody, users.profiles)
     devices.routes(router, guard, users.devices)
     account_data.routes(router, guard, users.account_data)
@@ -105,7 +108,7 @@ def add(
     DirectoryApi(
         rooms.directory, rooms.public_rooms, users.limits,
         publish_without_account=config.rooms.publish_without_account,
-    ).routes(router, guard, anybody)  # fmt: skip
+    ).routes(router, guard, anybody, visitors)  # fmt: skip
     ByTimeApi(rooms.timestamps, users.limits).routes(router, guard)
     SpacesApi(rooms.hierarchies, rooms.directory, users.limits).routes(router, guard)
     upgrades.routes(router, guard, rooms.upgrader, users.limits)

@@ -66,5 +66,5 @@ GUEST_ENDPOINTS: Mapping[tuple[str, str], Condition] = {
 def may_ask_as_guest(call: Call) -> bool:
     """Whether a guest may make that request at all."""
     method = "GET" if call.request.method == "HEAD" else call.request.method
-    condition = GUEST_ENDPOINTS.get((method, path_behind_version(call)))
+    condition = GUEST_ENDPOINTS.get((method, path_behind_version(call.template)))
     return condition is not None and condition(call)

@@ -21,6 +21,8 @@ from comity.protocol import canonical_json
 from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
 
 _log = logging.getLogger(__name__)
+#: Templates that are remembered without what stands before them: more than there are routes.
+MAX_REMEMBERED_TEMPLATES = 1_024
 #: A path with more segments than this is nobody's.
 MAX_SEGMENTS = 16
 #: Query parameters that one request may carry.
@@ -225,9 +227,10 @@ def always(_: Call) -> bool:
     return True
 
 
-def path_behind_version(call: Call) -> str:
+@lru_cache(MAX_REMEMBERED_TEMPLATES)
+def path_behind_version(template: str) -> str:
     """The template of a route of the client-server API, from behind its version on."""
-    return "/" + "/".join(call.template.split("/")[_PREFIX_SEGMENTS:])
+    return "/" + "/".join(template.split("/")[_PREFIX_SEGMENTS:])
 
 
 Handler = Callable[[Call], Awaitable[Response]]

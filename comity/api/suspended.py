@@ -75,5 +75,5 @@ def may_ask_while_suspended(call: Call) -> bool:
     """Whether somebody who is suspended may make that request at all."""
     if call.request.method in ("GET", "HEAD"):
         return True
-    condition = OPEN_TO_SUSPENDED.get((call.request.method, path_behind_version(call)))
+    condition = OPEN_TO_SUSPENDED.get((call.request.method, path_behind_version(call.template)))
     return condition is not None and condition(call)

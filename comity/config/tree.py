@@ -257,6 +257,16 @@ class RateLimits:
         2, 50, "Questions of one user for the rooms shared with others: an app asks for each person shown."
     )
     reports: Rate = _limit(0.1, 20, "Reports of one user: each is for a person to read.")
+    keys: Rate = _limit(20, 500, "Requests of one user for devices' and people's keys, thousands in each.")
+    to_device: Rate = _limit(20, 1000, "Requests of one user that send messages to devices, many in each.")
+    key_backup: Rate = _limit(50, 3000, "Requests of one user for backups of keys: some apps take one each.")
+    account: Rate = _limit(10, 300, "What one user asks and changes of devices and account.")
+    account_data: Rate = _limit(10, 500, "What one user keeps here: account data, tags, filters, push rules.")
+    ephemeral: Rate = _limit(
+        20, 1000, "Receipts, typing and presence of one user: bots read all that is said."
+    )
+    reading: Rate = _limit(50, 2000, "What else one user reads: pages of history, states, members, profiles.")
+    visitors: Rate = _limit(20, 1000, "What is asked from one address without an account: how to log in.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

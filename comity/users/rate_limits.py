@@ -60,6 +60,14 @@ SEARCHES = "searches"
 PEOPLE_SEARCHES = "people_searches"
 MUTUAL_ROOMS = "mutual_rooms"
 REPORTS = "reports"
+KEYS = "keys"
+TO_DEVICE = "to_device"
+KEY_BACKUP = "key_backup"
+ACCOUNT = "account"
+ACCOUNT_DATA = "account_data"
+EPHEMERAL = "ephemeral"
+READING = "reading"
+VISITORS = "visitors"
 
 
 class RateLimits:

@@ -43,6 +43,7 @@ from comity.api.client import (
     typing,
     versions,
 )
+from comity.api.limited import visitor_guard
 from comity.api.router import Guard, Router
 from comity.bus import Bus
 from comity.config import Config, loads
@@ -384,9 +385,9 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
         remote_profiles=remote_profiles,
     )  # fmt: skip
-    guard, anybody = user_guard(sessions), optional_user_guard(sessions)
+    guard, anybody = user_guard(sessions, limits), optional_user_guard(sessions, limits)
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
-    login.routes(router, guard, config, logging_in, refreshing, login_tokens)
+    login.routes(router, guard, visitor_guard(limits), config, logging_in, refreshing, login_tokens)
     moderation.routes(router, guard, Moderation(database, accounts, sessions))
     register.routes(router, config, registration)
     admin_register.routes(router, config, secret)

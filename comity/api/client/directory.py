@@ -28,13 +28,13 @@ class DirectoryApi:
         self._rate_limits = rate_limits
         self._publish_without_account = publish_without_account
 
-    def routes(self, router: Router, guard: Guard, anybody: Guard) -> None:
-        """Add the routes; `anybody` is the guard of those that need no account."""
+    def routes(self, router: Router, guard: Guard, anybody: Guard, visitors: Guard) -> None:
+        """Add the routes; `anybody` and `visitors` are the guards of those that need no account."""
         add_classic(router, "GET", "/publicRooms", self.public_rooms, guard=anybody)
         add_classic(router, "POST", "/publicRooms", self.search, guard=guard)
-        add_classic(router, "GET", "/directory/list/room/{roomId}", self.visibility, guard=None)
+        add_classic(router, "GET", "/directory/list/room/{roomId}", self.visibility, guard=visitors)
         add_classic(router, "PUT", "/directory/list/room/{roomId}", self.set_visibility, guard=guard)
-        add_classic(router, "GET", "/directory/room/{roomAlias}", self.get, guard=None)
+        add_classic(router, "GET", "/directory/room/{roomAlias}", self.get, guard=visitors)
         add_classic(router, "PUT", "/directory/room/{roomAlias}", self.put, guard=guard)
         add_classic(router, "DELETE", "/directory/room/{roomAlias}", self.delete, guard=guard)
         add_classic(router, "GET", "/rooms/{roomId}/aliases", self.aliases, guard=guard)

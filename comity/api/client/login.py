@@ -30,12 +30,13 @@ def login_answer(config: Config, opened: Opened) -> dict[str, object]:
 def routes(
     router: Router,
     guard: Guard,
+    visitors: Guard,
     config: Config,
     login: Login,
     refreshing: Refreshing,
     login_tokens: LoginTokens,
 ) -> None:
-    """Add the routes of this family."""
+    """Add the routes; `visitors` is the guard of what is asked before there is an account."""
 
     async def flows(call: Call) -> Response:
         return json_response({"flows": login.flows()})
@@ -50,7 +51,7 @@ def routes(
     async def get_token(call: Call) -> Response:
         return json_response(await login_tokens.give(call.requester.user_id, call.json_or_empty()))
 
-    add_classic(router, "GET", "/login", flows, None)
+    add_classic(router, "GET", "/login", flows, visitors)
     add_classic(router, "POST", "/login", log_in, None)
     # Neither is older than v3 and v1.
     router.add("POST", "/_matrix/client/v3/refresh", refresh, guard=None)

@@ -52,6 +52,7 @@ def routes(router: Router, guard: Guard, third_party_ids: ThirdPartyIds) -> None
 def validation_routes(
     router: Router,
     anybody: Guard,
+    visitors: Guard,
     registration: Registration,
     third_party_ids: ThirdPartyIds,
     resets: PasswordResets,
@@ -79,9 +80,9 @@ def validation_routes(
         await validations.submit(sid, token, secret, client_address(call.request))
         return json_response({"success": True})
 
-    add_classic(router, "POST", "/register/email/requestToken", to_register, None)
+    add_classic(router, "POST", "/register/email/requestToken", to_register, visitors)
     add_classic(router, "POST", "/account/3pid/email/requestToken", to_add, anybody)
-    add_classic(router, "POST", "/account/password/email/requestToken", to_reset, None)
+    add_classic(router, "POST", "/account/password/email/requestToken", to_reset, visitors)
     for path in ("/register", "/account/3pid", "/account/password"):
-        add_classic(router, "POST", f"{path}/msisdn/requestToken", by_phone, None)
-    router.add("POST", SUBMIT_PATH, submit, guard=None)
+        add_classic(router, "POST", f"{path}/msisdn/requestToken", by_phone, visitors)
+    router.add("POST", SUBMIT_PATH, submit, guard=visitors)
