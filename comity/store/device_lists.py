@@ -5,10 +5,11 @@ server-server §Device Management. Plain functions over an open transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from comity.store.database import Tx
+from comity.store.lists import parts
 
 # -- who is to be told
 
@@ -31,6 +32,20 @@ def users_sharing(tx: Tx, user_id: str, server: str, limit: int) -> list[str]:
         (user_id, server, limit),
     )
     return [row[0] for row in rows]
+
+
+def sharing_with(tx: Tx, server: str, user_ids: Iterable[str]) -> set[str]:
+    """Those of these users who are joined to a room that a user of a server is joined to."""
+    found: set[str] = set()
+    for marks, part in parts(user_ids):
+        rows = tx.all(
+            f"SELECT DISTINCT a.user_id FROM memberships a WHERE a.user_id IN ({marks}) "
+            "AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE "
+            "b.room_num = a.room_num AND b.server = ? AND b.membership = 'join')",
+            [*part, server],
+        )
+        found.update(row[0] for row in rows)
+    return found
 
 
 # -- our devices
@@ -70,6 +85,19 @@ def remote_list(tx: Tx, user_id: str) -> RemoteList | None:
     return RemoteList(row[0], bool(row[1]), row[2]) if row else None
 
 
+def remote_lists(tx: Tx, user_ids: Iterable[str]) -> dict[str, RemoteList]:
+    """What is known of the lists of these users, where they are followed."""
+    found: dict[str, RemoteList] = {}
+    for marks, part in parts(user_ids):
+        rows = tx.all(
+            "SELECT user_id, stream_id, stale, fetched_at FROM remote_device_lists "
+            f"WHERE user_id IN ({marks})",
+            part,
+        )
+        found.update((row[0], RemoteList(row[1], bool(row[2]), row[3])) for row in rows)
+    return found
+
+
 def put_remote_list(tx: Tx, user_id: str, known: RemoteList) -> None:
     """Set how far a list is known."""
     tx.run(
@@ -93,12 +121,18 @@ def stale_lists(tx: Tx, limit: int) -> list[str]:
 
 def remote_devices(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
     """(device id, JSON text, display name) of every device that has identity keys."""
-    rows = tx.all(
-        "SELECT device_id, json, display_name FROM remote_devices WHERE user_id = ? AND json IS NOT NULL "
-        "ORDER BY device_id",
-        (user_id,),
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [row[1:] for row in sorted(remote_devices_of(tx, (user_id,)))]
+
+
+def remote_devices_of(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
+    """(user id, device id, JSON text, display name) of every device of these users that has identity keys."""
+    for marks, part in parts(user_ids):
+        rows = tx.all(
+            "SELECT user_id, device_id, json, display_name FROM remote_devices "
+            f"WHERE user_id IN ({marks}) AND json IS NOT NULL",
+            part,
+        )
+        yield from ((row[0], row[1], row[2], row[3]) for row in rows)
 
 
 def count_remote_devices(tx: Tx, user_id: str) -> int:

@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -157,20 +158,27 @@ class RemoteDevices(Worker):
         now, found = self._clock.now_ms(), dict[str, Known]()
         for start in range(0, len(user_ids), MAX_IN_ONE_READ):
             some = user_ids[start : start + MAX_IN_ONE_READ]
-            found |= await self._database.read(
-                lambda tx, some=some: {user_id: self._known(tx, user_id, now) for user_id in some}  # type: ignore[misc]
-            )
+            found |= await self._database.read(partial(self._known, user_ids=some, now=now))
         return found
 
-    def _known(self, tx: Tx, user_id: str, now: int) -> Known:
-        if not self._shares(tx, user_id):
-            return Known()
-        known = device_lists.remote_list(tx, user_id)
-        if known is None or not known.fetched_at:
-            return Known(followed=True)
-        is_fresh = not known.stale and 0 <= now - known.fetched_at < MAX_AGE_MS
-        shown = _shown(device_lists.remote_devices(tx, user_id), cross_signing.keys_of(tx, user_id))
-        return Known(followed=True, is_fresh=is_fresh, shown=shown)
+    def _known(self, tx: Tx, *, user_ids: Sequence[str], now: int) -> dict[str, Known]:
+        followed = device_lists.sharing_with(tx, self._server_name, user_ids)
+        lists = {
+            user_id: known
+            for user_id, known in device_lists.remote_lists(tx, followed).items()
+            if known.fetched_at
+        }
+        devices: dict[str, list[tuple[str, str, str | None]]] = {user_id: [] for user_id in lists}
+        signing: dict[str, dict[str, str]] = {user_id: {} for user_id in lists}
+        for user_id, device_id, json, name in device_lists.remote_devices_of(tx, lists):
+            devices[user_id].append((device_id, json, name))
+        for user_id, usage, json in cross_signing.keys_of_all(tx, lists):
+            signing[user_id][usage] = json
+        found = {user_id: Known(followed=user_id in followed) for user_id in user_ids}
+        for user_id, known in lists.items():
+            is_fresh = not known.stale and 0 <= now - known.fetched_at < MAX_AGE_MS
+            found[user_id] = Known(True, is_fresh, _shown(devices[user_id], signing[user_id]))
+        return found
 
     async def whole(self, user_id: str) -> dict[str, Any]:
         """Ask for a user's list and keep it: {"devices": device id -> keys, "master_key": …, …}.

@@ -128,8 +128,8 @@ async def test_a_client_that_does_much_is_not_held_up(tmp_path: Path) -> None:
             (await alice.ask("POST", "/keys/upload", {"one_time_keys": keys})).ok()
         for number in range(200):
             (await alice.ask("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).ok()
-            messages = {alice.user_id: {"*": {}}}
-            (await alice.ask("PUT", f"/sendToDevice/a.b/t{number}", {"messages": messages})).ok()
+            body: dict[str, object] = {"messages": {alice.user_id: {"*": {}}}}
+            (await alice.ask("PUT", f"/sendToDevice/a.b/t{number}", body)).ok()
         backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {}}
         version = (await alice.ask("POST", "/room_keys/version", backup)).ok()["version"]
         session = {
