@@ -30,6 +30,8 @@ MAX_GATHERING = 32
 CROWD_PATIENCE = 6
 #: Writes that may wait for the writer; past it the server is overloaded and says so.
 MAX_QUEUED_WRITES = 20_000
+#: Writes that go along with others, and seconds until they are written by themselves if none come.
+MAX_ALONG, ALONG_SECONDS = 1_000, 1.0
 #: Seconds that the end of the process waits for what is queued.
 CLOSE_SECONDS = 20.0
 #: What clients are told to wait when the store cannot take what they send.
@@ -249,6 +251,8 @@ class Database:
         #: (the group's number, what to call when every open snapshot shows it)
         self._unseen: collections.deque[tuple[int, Callable[[], None]]] = collections.deque()
         driver.on_snapshot_closed = self._tell_seen
+        self._along: list[Callable[[WriteTx], object]] = []
+        self._along_timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         #: How many writes the last group had.
         self._last_group = 0
@@ -299,9 +303,33 @@ class Database:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.append((function, future))
+        if self._along:
+            self._take_along()
         if self._writer is None:
             self._writer = loop.create_task(self._write_groups())
         return future
+
+    def submit_along(self, function: Callable[[WriteTx], object]) -> None:
+        """Have a write done along with the next one, or soon: nobody waits for it, and nobody misses it."""
+        if self._closed:
+            return
+        self._along.append(function)
+        if len(self._along) >= MAX_ALONG or self._writer is not None:
+            self._take_along()
+        elif self._along_timer is None:
+            loop = asyncio.get_running_loop()
+            self._along_timer = loop.call_later(ALONG_SECONDS, self._take_along)
+
+    def _take_along(self) -> None:
+        if self._along_timer is not None:
+            self._along_timer.cancel()
+            self._along_timer = None
+        functions, self._along = self._along, []
+        for function in functions:
+            try:
+                self.submit(function)
+            except (StoreFailedError, StoreOverloadedError):
+                return
 
     async def write(self, function: Callable[[WriteTx], T]) -> T:
         """Queue a write and wait until it is on disk. The wait may be cancelled; the write not."""
@@ -309,6 +337,7 @@ class Database:
 
     async def close(self) -> None:
         """Finish what is queued, then close the engine. One that does not answer is not waited for long."""
+        self._take_along()
         self._closed = True
         writer = self._writer
         if writer is not None:

@@ -13,7 +13,7 @@ import orjson
 from comity.bus import DEVICE_LISTS, Bus
 from comity.store import cross_signing, device_keys, personal, shared_rooms, to_device
 from comity.store.cache import Bounded
-from comity.store.database import Database, StoreFailedError, StoreOverloadedError, Tx, WriteTx
+from comity.store.database import Database, Tx, WriteTx
 from comity.store.device_keys import KeyCounts
 from comity.store.to_device import DeviceMessage
 from comity.sync.asked import Asked, SyncRequest
@@ -109,6 +109,8 @@ class Devices:
         if request.since is None or not self.may_wait(request):
             return
         device, upto, now = (request.user_id, request.device_id), request.since.messages, self._bus.position
+        if self._acknowledged.get(device) == upto:
+            return
         first = await self._database.look_up(lambda tx: to_device.since(tx, *device, 0, now, 1))
         if not first:
             self._empty.put(device, now)
@@ -122,10 +124,7 @@ class Devices:
             if not to_device.since(tx, *device, upto, now, 1):
                 tx.after_commit(lambda: self._empty.put(device, now))
 
-        try:
-            self._database.submit(drop)
-        except (StoreOverloadedError, StoreFailedError):
-            pass  # they go with the next request
+        self._database.submit_along(drop)
 
 
 def add_to(answer: dict[str, Any], part: DevicePart, counts: tuple[dict[str, int], list[str]]) -> None:

@@ -53,6 +53,55 @@ async def test_many_writes_are_one_commit(tmp_path: Path) -> None:
         assert rows(database) == list(range(MAX_GROUP))
 
 
+async def test_what_goes_along_is_written_with_the_next_write(tmp_path: Path) -> None:
+    offload = Counted()
+    async with a_database(tmp_path, offload) as (database, _):
+        database.submit_along(insert(1))
+        database.submit_along(_refused)
+        await asyncio.sleep(0)
+        assert rows(database) == []
+        await database.submit(insert(2))
+        assert rows(database) == [1, 2]
+        assert offload.commits == 1
+
+
+async def test_what_goes_along_is_written_by_itself_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_database(tmp_path) as (database, _):
+        database.submit_along(insert(1))
+        await database.close()
+    async with a_database(tmp_path) as (database, _):
+        assert rows(database) == [1]
+        monkeypatch.setattr(store_database, "ALONG_SECONDS", 0.0)
+        done = asyncio.Event()
+
+        def store(tx: WriteTx) -> None:
+            insert(2)(tx)
+            tx.after_commit(done.set)
+
+        database.submit_along(store)
+        async with asyncio.timeout(5):
+            await done.wait()
+        assert rows(database) == [1, 2]
+
+
+async def test_only_so_many_wait_to_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_database, "MAX_ALONG", 2)
+    done = asyncio.Event()
+    async with a_database(tmp_path) as (database, _):
+        database.submit_along(insert(1))
+        database.submit_along(lambda tx: tx.after_commit(done.set))
+        async with asyncio.timeout(5):
+            await done.wait()
+        assert rows(database) == [1]
+
+
+def _refused(tx: WriteTx) -> None:
+    insert(9)(tx)
+    raise Unlucky
+
+
 async def test_a_group_is_bounded(tmp_path: Path) -> None:
     offload = Counted()
     async with a_database(tmp_path, offload) as (database, _):
