@@ -5,8 +5,9 @@ Signatures by users of ours of other users' keys, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from comity.store.database import Tx
 from comity.store.lists import parts
@@ -21,15 +22,19 @@ def keys_of(tx: Tx, user_id: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def keys_of_all(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """(user id, usage, JSON text) of these users' keys."""
+def told_keys(tx: Tx, user_ids: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(user id, usage, JSON text) of these users' keys that others are told of: not for signing users."""
+    found: list[tuple[str, str, str]] = []
     for marks, part in parts(user_ids):
-        yield from (
-            (row[0], row[1], row[2])
-            for row in tx.all(
-                f"SELECT user_id, usage, json FROM cross_signing_keys WHERE user_id IN ({marks})", part
-            )
+        found += cast(
+            list[tuple[str, str, str]],
+            tx.all(
+                "SELECT user_id, usage, json FROM cross_signing_keys "
+                f"WHERE user_id IN ({marks}) AND usage <> '{USER_SIGNING}'",
+                part,
+            ),
         )
+    return found
 
 
 def put(tx: Tx, user_id: str, usage: str, json: str, position: int) -> None:

@@ -6,8 +6,9 @@ Plain functions over an open transaction; keys are JSON text as their device sig
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 
@@ -65,15 +66,17 @@ def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:
     return [row[1:] for row in sorted(device_keys_of(tx, (user_id,)))]
 
 
-def device_keys_of(tx: Tx, user_ids: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
+def device_keys_of(tx: Tx, user_ids: Iterable[str]) -> list[tuple[str, str, str, str | None]]:
     """(user id, device id, JSON text, display name) of every device of these users that has identity keys."""
+    found: list[tuple[str, str, str, str | None]] = []
     for marks, part in parts(user_ids):
         rows = tx.all(
             "SELECT k.user_id, k.device_id, k.json, d.display_name FROM device_keys k LEFT JOIN devices d "
             f"ON d.user_id = k.user_id AND d.device_id = k.device_id WHERE k.user_id IN ({marks})",
             part,
         )
-        yield from ((row[0], row[1], row[2], row[3]) for row in rows)
+        found += cast(list[tuple[str, str, str, str | None]], rows)
+    return found
 
 
 def identity(tx: Tx, user_id: str, device_id: str) -> str | None:

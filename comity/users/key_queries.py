@@ -86,7 +86,7 @@ class KeyQueries:
 
         def read(tx: Tx) -> tuple[list[UserSignature], dict[str, str]]:
             found = cross_signing.signatures_by(tx, requester, others)
-            held = cross_signing.keys_of_all(tx, [item.target for item in found])
+            held = cross_signing.told_keys(tx, [item.target for item in found])
             return found, {user_id: json for user_id, usage, json in held if usage == MASTER}
 
         found, held = await self._database.read(read)

@@ -112,13 +112,17 @@ class Keys:
         answer["device_keys"] = {user_id: {} for user_id in local}
 
         def read(tx: Tx) -> None:
+            shown = answer["device_keys"]
             for user_id, device_id, json, name in device_keys.device_keys_of(tx, local):
                 devices = wanted[user_id]
                 if not devices or device_id in devices:
-                    answer["device_keys"][user_id][device_id] = with_name(json, name)
-            for user_id, usage, json in cross_signing.keys_of_all(tx, local):
-                if usage != cross_signing.USER_SIGNING or user_id == requester:
-                    answer[f"{usage}_keys"][user_id] = orjson.Fragment(json)
+                    shown[user_id][device_id] = with_name(json, name)
+            for user_id, usage, json in cross_signing.told_keys(tx, local):
+                answer[f"{usage}_keys"][user_id] = orjson.Fragment(json)
+            if requester is not None and requester in local:
+                own = cross_signing.keys_of(tx, requester).get(cross_signing.USER_SIGNING)
+                if own is not None:
+                    answer["user_signing_keys"][requester] = orjson.Fragment(own)
 
         await self._database.read(read)
         return answer
