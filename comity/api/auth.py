@@ -93,7 +93,7 @@ async def _session(sessions: Sessions, call: Call) -> Session:
     if session.locked and (call.request.method, path_behind_version(call.template)) not in OPEN_TO_LOCKED:
         raise user_locked()
     # Also where a token is optional: a password may be set by who has none, but not by such an app.
-    if session.by_oauth and (call.request.method, path_behind_version(call)) in CLOSED_TO_OAUTH:
+    if session.by_oauth and (call.request.method, path_behind_version(call.template)) in CLOSED_TO_OAUTH:
         raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
     return session
 
