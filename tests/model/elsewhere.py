@@ -112,7 +112,7 @@ class Elsewhere(Network):
             state = self.before.get(query["event_id"][0])
             if state is None:
                 return None
-            chain = _auth_chain(graph, [event.event_id for event in state.values()])
+            chain = _auth_chain(graph, list(state.values()))
             if what == "state_ids":
                 ids = [event.event_id for event in state.values()]
                 return {"pdu_ids": ids, "auth_chain_ids": [event.event_id for event in chain]}
@@ -137,12 +137,13 @@ def _walk(graph: Graph, start: list[str], stop: set[str], limit: int) -> list[Ev
     return list(found.values())
 
 
-def _auth_chain(graph: Graph, ids: list[str]) -> list[Event]:
+def _auth_chain(graph: Graph, events: list[Event]) -> list[Event]:
+    """What a server tells that has not been given all of it (an event may be on its way still)."""
     found: dict[str, Event] = {}
-    waiting = list(ids)
+    waiting = list(events)
     while waiting:
-        for auth_id in graph.events[waiting.pop()].auth_event_ids:
+        for auth_id in waiting.pop().auth_event_ids:
             if auth_id not in found and auth_id in graph.events:
                 found[auth_id] = graph.events[auth_id]
-                waiting.append(auth_id)
+                waiting.append(found[auth_id])
     return list(found.values())

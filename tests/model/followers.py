@@ -185,11 +185,20 @@ class SyncFollower(Follower):
         room = self.rooms.get(room_id)
         # After a whole stay that it was not told of, what it has was seen with the eyes of a stranger: where
         # that began, more may be theirs to see now.
-        is_other = room is not None and room.membership == "leave" and part["timeline"]["limited"]
+        timeline = part["timeline"]
+        is_other = (
+            room is not None
+            and room.membership == "leave"
+            and timeline["limited"]
+            and any(self._is_own_join(event) for event in timeline["events"])
+        )
         if room is None or is_other or room.membership not in ("join", "leave"):
             room = self.rooms[room_id] = HeldRoom("leave")
         room.membership = "leave"
         self._take(room, part)
+
+    def _is_own_join(self, event: Told) -> bool:
+        return event.get("state_key") == self.client.user_id and event["content"].get("membership") == "join"
 
 
 class SlidingFollower(Follower):
