@@ -76,6 +76,7 @@ class OtherRooms:
             return None
         before = [item for item in history if item.position <= asked.after]
         was_joined = bool(before) and before[-1].membership == "join"
+        was_told = any(item.membership in _TOLD for item in before)
         # What was forgotten is not told again when another membership comes of it, such as a ban.
         left_at = end_of_last_stay([item for item in history if history[-1].at_once or not item.forgotten])
         view = self._reader.visibility.view(tx, asked.user_id, entry.room_num, is_leaving=True)
@@ -84,7 +85,11 @@ class OtherRooms:
             if asked.is_initial:
                 return None
             shown, delta = self._only(tx, entry), Delta(EMPTY, EMPTY)
-            if asked.request.use_state_after and entry.event_num:
+            is_old = left_at is not None and was_told and shown.before < live_line(left_at)
+            if is_old:
+                # State resolution chose a membership from further back: the timeline ends where it did.
+                shown = Stretch([], False, shown.before)
+            if (asked.request.use_state_after or is_old) and entry.event_num:
                 # The timeline is no state then; and the room's own state may not be held here.
                 delta.entries[NO_SLOT] = entry.event_num
         else:
@@ -93,7 +98,7 @@ class OtherRooms:
                 tx, self._reader, asked, view, room_id, None,
                 after=live_line(after), upto=live_line(entry.position),
             )  # fmt: skip
-            if not after and any(item.membership in _TOLD for item in before):
+            if not after and was_told:
                 # Told from the room's beginning: it does not go on where what the client has ended.
                 shown = Stretch(shown.events, True, shown.before, shown.hidden)
             known = heads.at(tx, entry.room_num, after) if after else EMPTY
