@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 #: Bytes that a head may take in all, those of its request line included.
 MAX_HEAD_BYTES = 128 * 1024
 
+#: Requests that a client may send ahead while one is answered; browsers and proxies send none.
+MAX_SENT_AHEAD = 100
+
 #: Seconds we read and drop what a client still sends after its answer (a body that was too
 #: large), so that it sees the answer and not a reset connection.
 LINGER_SECONDS = 5.0
@@ -87,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._incoming: Incoming | None = None
         #: Bytes of the present head, and when it was whole.
         self._head_bytes, self._body_began = 0, 0.0
+        #: Bytes that came just now and belong to bodies, and to heads that are whole.
+        self._spent = 0
         self._refusal: Refused | None = None
         #: Requests that are whole and wait for those before them.
         self._waiting: deque[Incoming | Refused] = deque()
@@ -154,6 +159,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             return  # whatever comes now is dropped
+        self._spent = 0
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -168,6 +174,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
+        if len(self._waiting) >= MAX_SENT_AHEAD:
+            self._refuse(Refused(400, f"More than {MAX_SENT_AHEAD} requests were sent ahead"))
         self._incoming = Incoming(self.terms.budget, self.terms.limits)
 
     def on_url(self, part: bytes) -> None:
@@ -185,6 +193,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser, incoming = self._parser, self._being_read()
         assert parser is not None
+        self._spent += incoming.head_size
         try:
             incoming.end_head(
                 parser.get_method(),
@@ -200,6 +209,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         incoming = self._being_read()
+        self._spent += len(chunk)
         try:
             incoming.add_body(chunk)
         except Refused as refusal:
@@ -248,7 +258,7 @@ class Connection(asyncio.Protocol):
                 self._body_began = self._loop.time()
                 self._body_timer = self._loop.call_later(incoming.allowed_seconds(), self._look_for_slowness)
             return
-        self._head_bytes += received
+        self._head_bytes += received - self._spent
         if self._head_bytes > MAX_HEAD_BYTES:
             self._stop_reading()
 

@@ -99,6 +99,7 @@ class Incoming:
         "_target",
         "body_too_large",
         "has_head",
+        "head_size",
         "keep_alive",
         "method",
         "old",
@@ -112,7 +113,8 @@ class Incoming:
         self._headers: dict[str, str] = {}
         self._chunks: list[bytes] = []
         self._declared = 0
-        #: Bytes of the body so far.
+        #: Bytes of the head so far, but for what stands between its parts; and of the body.
+        self.head_size = 0
         self.size = 0
         self.method = ""
         #: Whether it speaks HTTP/1.0, and whether the connection may go on behind it.
@@ -126,6 +128,7 @@ class Incoming:
     def add_target(self, part: bytes) -> None:
         """More of the request line's target. Raises Refused."""
         self._target += part
+        self.head_size += len(part)
         if len(self._target) > MAX_LINE_BYTES:
             raise Refused(400, NO_HTTP)
 
@@ -135,6 +138,7 @@ class Incoming:
         if len(name) + len(value) > MAX_HEADER_BYTES or self._declared >= MAX_HEADERS:
             raise Refused(400, NO_HTTP)
         self._declared += 1
+        self.head_size += len(name) + len(value)
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
         if key in headers:
             text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from comity.net.http_protocol import MAX_SENT_AHEAD
 from comity.net.http_server import server_ssl_context
 from comity.ports import Request, Response
 from tests.net.authority import Authority
@@ -268,6 +269,29 @@ async def test_what_is_sent_ahead_waits_for_what_was_sent_before(serve: Serve) -
         assert begun == ["/0"]
         go_on.set()
         assert [(await wire.reply()).body for _ in range(20)] == [b"/%d" % number for number in range(20)]
+
+
+async def test_a_head_that_comes_behind_a_large_body_is_no_large_head(serve: Serve) -> None:
+    served = await serve(Recorder(), max_body_bytes=1_000_000)
+    async with await Wire.to(served.address) as wire:
+        for _ in range(5):
+            wire.send(put(bytes(250_000)) + get("/next")[:20])
+            assert (await wire.reply()).status == 200
+            assert (await wire.ask(get("/next")[20:])).status == 200
+
+
+async def test_requests_sent_ahead_are_bounded(serve: Serve) -> None:
+    handle = Recorder()
+    served = await serve(handle)
+    async with await Wire.to(served.address) as wire:
+        wire.send(get() * 1_000)
+        replies = [await wire.reply()]
+        while replies[-1].status == 200:
+            replies.append(await wire.reply())
+        assert replies[-1].status == 400
+        assert b"sent ahead" in replies[-1].body
+        assert await wire.ended() == b""
+    assert MAX_SENT_AHEAD <= len(handle.requests) < 1_000
 
 
 async def test_a_broken_request_is_refused_after_those_before_it_are_answered(serve: Serve) -> None:
