@@ -76,7 +76,7 @@ from comity.users.mutual_rooms import MutualRooms
 from comity.users.openid import OpenId
 from comity.users.password_resets import PasswordResets
 from comity.users.passwords import Cost, Passwords
-from comity.users.profile import Profiles
+from comity.users.profile import Follow, Profiles
 from comity.users.push import PushRules
 from comity.users.rate_limits import RateLimits
 from comity.users.receipts import Receipts
@@ -326,6 +326,36 @@ def _add_what_stands_alone(server: UserServer, guard: Guard, data: AccountData, 
     services.routes(router, guard)
 
 
+def _reachable(
+    config: Config,
+    database: Database,
+    clock: TurnedClock,
+    entropy: SeededEntropy,
+    limits: RateLimits,
+    accounts: Accounts,
+    sessions: Sessions,
+    interactive: Interactive,
+    proof: PasswordProof,
+    ephemeral: Ephemeral,
+    follow: Follow,
+) -> tuple[Registration, ThirdPartyIds, Management]:
+    """Who comes, who is reached where, and who goes."""
+    validations = Validations(
+        config.email, database, clock, entropy, NO_MAIL, limits, SERVER, f"https://{SERVER}"
+    )
+    welcome = Welcome(config.registration, config.terms, database, clock, limits, validations)
+    registration = Registration(config.registration, accounts, sessions, interactive, limits, welcome)
+    identity = IdentityServers(NOBODY, SERVER, SigningKey("1", bytes(32)))
+    addresses = ThirdPartyIds(database, clock, limits, validations, proof, identity)
+    resets = PasswordResets(database, accounts, sessions, interactive, validations, limits, clock)
+    management = Management(
+        database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
+        erasures=Erasures(), presences=ephemeral.presences, follow=follow,
+        third_party_ids=addresses, resets=resets,
+    )  # fmt: skip
+    return registration, addresses, management
+
+
 @asynccontextmanager
 async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServer]:
     """A server of users in `directory`; `text` is its configuration beside the usual."""
@@ -368,19 +398,9 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
             server.left.append(user_id)
 
     profiles = Profiles(database, accounts, limits, follow, calls, clock, ephemeral.presences)
-    validations = Validations(
-        config.email, database, clock, entropy, NO_MAIL, limits, SERVER, f"https://{SERVER}"
+    registration, addresses, management = _reachable(
+        config, database, clock, entropy, limits, accounts, sessions, interactive, proof, ephemeral, follow
     )
-    welcome = Welcome(config.registration, config.terms, database, clock, limits, validations)
-    registration = Registration(config.registration, accounts, sessions, interactive, limits, welcome)
-    identity = IdentityServers(NOBODY, SERVER, SigningKey("1", bytes(32)))
-    addresses = ThirdPartyIds(database, clock, limits, validations, proof, identity)
-    resets = PasswordResets(database, accounts, sessions, interactive, validations, limits, clock)
-    management = Management(
-        database=database, clock=clock, accounts=accounts, sessions=sessions, proof=proof,
-        erasures=Erasures(), presences=ephemeral.presences, follow=follow,
-        third_party_ids=addresses, resets=resets,
-    )  # fmt: skip
     server = UserServer(
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
         remote_profiles=remote_profiles,
