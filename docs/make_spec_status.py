@@ -40,6 +40,8 @@ data_dir = "."
 shared_secret = "of this page alone"
 [policy]
 enabled = true
+[oauth]
+enabled = true
 """
 #: The tables of the page, and which files of the client-server API's description go into each.
 FAMILIES = {

@@ -36,6 +36,7 @@ USER, PEER_USER = f"@alice:{SERVER}", f"@bob:{PEER}"
 PEER_KEY = SigningKey("peer", b"\x02" * 32)
 #: So that addresses can be proven.
 EMAIL = '[email]\nsmtp_url = "smtp://localhost"\nfrom = "noreply@example.org"\n'
+OAUTH = "[oauth]\nenabled = true\n"
 #: One room of each kind of format.
 VERSIONS = ("2", "5", "10", "12")
 FEDERATION = "/_matrix/federation/v1"
@@ -177,7 +178,7 @@ class World:
             self.clock, SeededEntropy(), self.network, NoResolver(), InlineOffload(), GreenletPausing(),
             mail=Letterbox(),
         )  # fmt: skip
-        text = CONFIGURATION.format(name=SERVER, url="sqlite:comity.db", federation="true") + EMAIL
+        text = CONFIGURATION.format(name=SERVER, url="sqlite:comity.db", federation="true") + EMAIL + OAUTH
         app = build(loads(text, folder), ports)
         await app.start()
         return app

@@ -174,10 +174,12 @@ class Sessions:
 class OAuth:
     """Logging in by OAuth 2.0, on this server's own pages."""
 
-    enabled: bool = key(
+    enabled: bool | None = key(
         values.flag,
-        True,
-        "Whether apps may log people in by OAuth 2.0. Its pages are at /_comity/ of public.client_base_url.",
+        None,
+        "Whether apps may log people in by OAuth 2.0. Its pages are at /_comity/ of public.client_base_url; "
+        "where nothing stands here, it is on once that is set: apps are sent there.",
+        example=True,
     )
 
 
@@ -440,6 +442,13 @@ class Config:
     def client_base_url(self) -> str:
         """Where apps and browsers reach this server: as configured, or by its name."""
         return self.public.client_base_url or f"https://{self.server_name}"
+
+    @property
+    def has_oauth(self) -> bool:
+        """Whether apps may log people in by OAuth 2.0: by default, if it is known where browsers get to."""
+        return (
+            self.oauth.enabled if self.oauth.enabled is not None else self.public.client_base_url is not None
+        )
 
     @property
     def signing_key_file(self) -> Path:

@@ -39,7 +39,7 @@ class OAuthEndpoints:
         # The second is COMPAT: where clients look that were written before v1.15 (MSC2965).
         for path in ("/_matrix/client/v1", "/_matrix/client/unstable/org.matrix.msc2965"):
             router.add("GET", f"{path}/auth_metadata", self._metadata, guard=None)
-        if not self._config.oauth.enabled:
+        if not self._config.has_oauth:
             return
         router.add("POST", endpoints.REGISTER, told_as_oauth(self._register), guard=None)
         router.add("POST", endpoints.TOKEN, told_as_oauth(self._token), guard=None)
@@ -48,7 +48,7 @@ class OAuthEndpoints:
 
     async def _metadata(self, call: Call) -> Response:
         """`GET /auth_metadata`; 404 M_UNRECOGNIZED where OAuth 2.0 is off (§Authentication API discovery)."""
-        if not self._config.oauth.enabled:
+        if not self._config.has_oauth:
             raise MatrixError(404, "M_UNRECOGNIZED", "This server has no OAuth 2.0: log in as ever")
         told = endpoints.metadata(self._oauth.base_url, registration_open=self._config.registration.enabled)
         response = json_response(told)

@@ -45,7 +45,7 @@ def add(router: Router, config: Config, users: UserSystem) -> Pages:
         users.browsers, users.profiles, users.devices, users.management, oauth, proofs
     ).routes(pages)  # fmt: skip
     OAuthEndpoints(config, oauth, pages).routes(router)
-    if config.oauth.enabled:
+    if config.has_oauth:
         AuthorizePage(
             oauth.authorizations, pages, issuer(oauth.base_url), registration_open=registration_open
         ).routes()

@@ -344,6 +344,8 @@ async def _opened(
     for old, new in (changes or {}).items():
         assert old in text
         text = text.replace(old, new)
+    if "[oauth]" not in settings:
+        settings += "[oauth]\nenabled = true\n"
     config = loads(text + settings, directory)
     app = build(config, ports)
     await app.start()

@@ -281,6 +281,9 @@ enabled = true
 requires = "nothing"
 shared_secret = "{secret}"
 
+[oauth]
+enabled = true
+
 [passwords]
 memory_kib = 8
 iterations = 1

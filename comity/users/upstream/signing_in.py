@@ -417,7 +417,7 @@ def sso_flow(config: Config) -> Mapping[str, object] | None:
             }
         )
     flow: dict[str, object] = {"identity_providers": told} if told else {}
-    if config.oauth.enabled:
+    if config.has_oauth:
         # §OAuth 2.0 aware clients: those that know the older API alone send people to our own pages too.
         flow["oauth_aware_preferred"] = True
     return flow or None
