@@ -345,7 +345,7 @@ async def _opened(
         assert old in text
         text = text.replace(old, new)
     if "[oauth]" not in settings:
-        settings += "[oauth]\nenabled = true\n"
+        settings += "\n[oauth]\nenabled = true\n"
     config = loads(text + settings, directory)
     app = build(config, ports)
     await app.start()
