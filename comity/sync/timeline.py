@@ -62,7 +62,8 @@ def stretch(
         tx, reader.events, view.room_num, after=after, upto=upto, limit=limit, keep=chooser.keep
     )
     before = window.stop
-    if window.exhausted and window.events:
+    if window.events:
+        # Right below the oldest: what may not be seen there now may be once they are in the room (again).
         before = (window.events[-1].line or 1) - 1
     return Stretch(window.events[::-1], not window.exhausted, before, chooser.hidden)
 

@@ -190,15 +190,22 @@ class SyncFollower(Follower):
             room is not None
             and room.membership == "leave"
             and timeline["limited"]
-            and any(self._is_own_join(event) for event in timeline["events"])
+            and self._tells_another_stay(room, timeline["events"])
         )
         if room is None or is_other or room.membership not in ("join", "leave"):
             room = self.rooms[room_id] = HeldRoom("leave")
         room.membership = "leave"
         self._take(room, part)
 
-    def _is_own_join(self, event: Told) -> bool:
-        return event.get("state_key") == self.client.user_id and event["content"].get("membership") == "join"
+    def _tells_another_stay(self, room: HeldRoom, events: list[Told]) -> bool:
+        """Whether a stay begins in a timeline, or ended in it that the client does not know of."""
+        own = [event for event in events if event.get("state_key") == self.client.user_id]
+        if not own:
+            return False
+        known = {*room.state.values(), *(event_id for piece in room.pieces for event_id in piece.ids())}
+        replaced = own[0]["unsigned"].get("replaces_state")
+        joins = any(event["content"].get("membership") == "join" for event in own)
+        return joins or (replaced is not None and replaced not in known)
 
 
 class SlidingFollower(Follower):

@@ -15,7 +15,7 @@ from tests.model.play import play
 #: Seeds of this many histories: about half a second each.
 HISTORIES = 60
 #: Seeds that showed a fault once.
-FOUND = (817, 1094, 2942, 3380, 7178, 7240, 20315)
+FOUND = (817, 1094, 2942, 3380, 7178, 7240, 8818, 20315)
 
 
 @pytest.mark.parametrize("seed", [*range(HISTORIES), *FOUND])
