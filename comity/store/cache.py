@@ -50,6 +50,44 @@ class Bounded(Generic[K, V]):
         return len(self._entries)
 
 
+class Weighed(Generic[K, V]):
+    """As many entries as weigh `limit` together, least recently used first out."""
+
+    __slots__ = ("_entries", "_limit", "_weight")
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is the sum of all weights, in the units of `put`."""
+        self._limit = limit
+        self._weight = 0
+        self._entries: dict[K, tuple[V, int]] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value, now the most recently used, or None."""
+        try:
+            entry = self._entries.pop(key)
+        except KeyError:
+            return None
+        self._entries[key] = entry
+        return entry[0]
+
+    def put(self, key: K, value: V, weight: int) -> None:
+        """Set a value; the oldest go until all fit, this one too if it is too heavy by itself."""
+        self.drop(key)
+        self._entries[key] = (value, weight)
+        self._weight += weight
+        while self._weight > self._limit:
+            self.drop(next(iter(self._entries)))
+
+    def drop(self, key: K) -> None:
+        """Forget a value, if it is there."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._weight -= entry[1]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 class Followed(Bounded[K, V]):
     """Values that were read from the database and that commits may change.
 

@@ -25,6 +25,8 @@ class Erasures:
         #: Under None: user id -> position, of all; empty if they are too many.
         self._all: Followed[None, Mapping[str, int]] = Followed(1)
         self._are_too_many = False
+        #: How often somebody was added: who remembers what follows from it remembers this with it.
+        self.changes = 0
 
     def position(self, tx: Tx, user_id: str) -> int:
         """The position of the log at which a user's content was erased; NEVER if it was not."""
@@ -49,4 +51,9 @@ class Erasures:
             "INSERT INTO erased_users (user_id, position) VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING",
             (user_id, database.last_position),
         )
-        tx.after_commit(lambda: self._all.change(None, database.commits))
+
+        def committed() -> None:
+            self.changes += 1
+            self._all.change(None, database.commits)
+
+        tx.after_commit(committed)

@@ -169,6 +169,17 @@ def receipts_since(tx: Tx, room_num: int, position: int, upto: int, user_id: str
     return _receipt_content(rows)
 
 
+def public_receipts(tx: Tx, room_num: int, upto: int) -> tuple[bytes | None, frozenset[str]]:
+    """(the `content` of an `m.receipt` event with all that is for everybody, who has private ones beside)."""
+    rows = tx.all(
+        "SELECT event_id, receipt_type, user_id, ts, thread_id FROM receipts "
+        "WHERE room_num = ? AND position <= ? ORDER BY position",
+        (room_num, upto),
+    )
+    private = frozenset(row[2] for row in rows if row[1] == PRIVATE_RECEIPT)
+    return _receipt_content([row for row in rows if row[1] != PRIVATE_RECEIPT]), private
+
+
 def receipts_on(
     tx: Tx, room_num: int, event_ids: Sequence[str], after: int, upto: int, user_id: str
 ) -> bytes | None:

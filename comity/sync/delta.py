@@ -6,7 +6,7 @@ change; what state resolution or soft-failed events brought counts like anything
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from comity.store.database import Tx
@@ -29,6 +29,8 @@ class Delta:
     entries: dict[int, int] = field(default_factory=dict)
     #: Whether a member, the name or the alias changed.
     renames: bool = False
+    #: The slots that the timeline sets, if the state is told as it was before it.
+    in_timeline: Collection[int] = ()
 
 
 class Deltas:
@@ -55,8 +57,8 @@ class Deltas:
         after applying it, and then the timeline, the client has `current`; for state that the
         timeline sets, what stood before it. `only_members`: leave out the members of other users.
         """
-        delta = Delta(known, current)
         in_timeline = {} if at_end else self._slots_of(tx, stretch)
+        delta = Delta(known, current, in_timeline=in_timeline)
         if known == EMPTY and only_members is None:
             # Everything, whatever it is: no need to ask what each slot is of.
             delta.renames = True

@@ -27,6 +27,7 @@ from comity.store.state import EMPTY
 from comity.sync.asked import Asked, Stretch
 from comity.sync.delta import MEMBER, Delta, Deltas
 from comity.sync.lazy import SentMembers
+from comity.sync.openings import Opening, Openings
 from comity.sync.shared import SharedParts
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
@@ -105,18 +106,23 @@ class JoinedRooms:
         self._ephemeral = ephemeral
         self._sent = SentMembers()
         self._shared = SharedParts(reader)
+        self._openings = Openings(reader, deltas)
 
     def part(
         self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
     ) -> dict[str, Any] | None:
         """The room's part, or None if there is no news. `account_data`: what changed of it here."""
         reader, room_num = self._reader, entry.room_num
-        is_new, was_in = self._stay(tx, asked, entry)
-        after = 0 if is_new else asked.after
         tail = reader.tails.get(tx, room_num, room_id, asked.now)
         view = reader.visibility.view(tx, asked.user_id, room_num, is_joined=True)
-        is_whole = is_new or asked.request.full_state
         current = reader.tails.head(tx, room_num, tail, asked.now)
+        if asked.is_initial and not asked.ignored:
+            opening = self._openings.get(tx, asked, view, room_id, tail, current)
+            if opening is not None:
+                return self._opened(tx, asked, room_id, entry, account_data, opening, tail, view, current)
+        is_new, was_in = self._stay(tx, asked, entry)
+        after = 0 if is_new else asked.after
+        is_whole = is_new or asked.request.full_state
         is_steady = self._shared.is_steady(asked, entry)
         shared = self._shared.get(room_num, asked) if is_steady else None
         if shared is not None:
@@ -160,6 +166,41 @@ class JoinedRooms:
         part["ephemeral"] = {"events": ephemeral}
         part["account_data"] = {"events": told}
         self._add_unread(tx, asked, view, entry, room_id, tail, current, part)
+        return part
+
+    def _opened(
+        self,
+        tx: Tx,
+        asked: Asked,
+        room_id: str,
+        entry: LocalMembership,
+        account_data: AccountData,
+        opening: Opening,
+        tail: Tail,
+        view: RoomView,
+        current: bytes,
+    ) -> dict[str, Any]:
+        """The part of who knows nothing yet, by the room's opening and what is theirs."""
+        user_id, room_num = asked.user_id, entry.room_num
+        summary, heroes = self._summaries.summary(tx, room_num, current, user_id, is_named=opening.is_named)
+        others: list[orjson.Fragment] = []
+        if asked.wanted.room.state.lazy_load_members:
+            device = (user_id, asked.request.device_id)
+            users = (user_id, *heroes)
+            others, told = self._openings.others(tx, opening, room_id, room_num, current, users)
+            self._sent.forget(device, room_num)
+            for member, number in (*opening.members, *told):
+                self._sent.note(device, room_num, member, number, asked.now)
+        part = self._openings.lists(opening, asked, others)
+        part["summary"] = summary
+        receipts = self._openings.receipts(tx, asked, opening, room_num, tail.receipts)
+        part["ephemeral"] = {"events": self._ephemeral_of(asked, room_id, 0, receipts)}
+        wanted = asked.wanted.room.account_data
+        part["account_data"] = {"events": account_data_events(wanted, room_id, account_data)}
+        counts = self._unread.from_memory(asked, room_id, entry, tail)
+        if counts is None:
+            counts = self._unread.count(tx, view, tail, current, asked, room_id, entry)
+        _tell_unread(asked, counts, part)
         return part
 
     def from_memory(self, asked: Asked, room_id: str, entry: LocalMembership) -> dict[str, Any] | None:
@@ -310,6 +351,16 @@ class JoinedRooms:
         self, tx: Tx, asked: Asked, room_num: int, room_id: str, tail: Tail, after: int
     ) -> tuple[list[dict[str, Any]], bool]:
         """Typing and receipts since `after`; and whether the user's own receipt moved."""
+        receipts = None
+        if tail.receipts > after:
+            receipts = personal.receipts_since(tx, room_num, after, asked.now, asked.user_id)
+        fragment = None if receipts is None else orjson.Fragment(receipts)
+        is_own = receipts is not None and encode(asked.user_id) in receipts
+        return self._ephemeral_of(asked, room_id, after, fragment), is_own
+
+    def _ephemeral_of(
+        self, asked: Asked, room_id: str, after: int, receipts: orjson.Fragment | None
+    ) -> list[dict[str, Any]]:
         wanted = asked.wanted.room.ephemeral
         events: list[dict[str, Any]] = []
         serial, typing = self._ephemeral.typing(room_id)
@@ -319,14 +370,9 @@ class JoinedRooms:
             content: Mapping[str, Any] = {"user_ids": users}
             if wanted.matches("m.typing", None, room_id, content):
                 events.append({"type": "m.typing", "content": content})
-        if tail.receipts <= after:
-            return events, False
-        receipts = personal.receipts_since(tx, room_num, after, asked.now, asked.user_id)
-        if receipts is None:
-            return events, False
-        if wanted.matches("m.receipt", None, room_id, {}):
-            events.append({"type": "m.receipt", "content": orjson.Fragment(receipts)})
-        return events, encode(asked.user_id) in receipts
+        if receipts is not None and wanted.matches("m.receipt", None, room_id, {}):
+            events.append({"type": "m.receipt", "content": receipts})
+        return events
 
     def _add_unread(
         self,

@@ -69,6 +69,7 @@ class Reader:
         self.format = ClientFormat(states, events)
         self.tails = Tails(events, bus)
         self.aggregations = Aggregations(events)
+        self.erasures = erasures
         #: event number -> (user, device, transaction id) by which it was sent.
         self._senders: Bounded[int, tuple[str, str, str]] = Bounded(MAX_SENDERS)
         self._bus = bus
@@ -132,6 +133,10 @@ class Reader:
                 found = sent if sender_device == device_id else delayed
                 found[stored.event.event_id] = transaction_id
         return sent, delayed
+
+    def sent_from(self, tx: Tx, user_id: str, device_id: str, own: Sequence[StoredEvent]) -> bool:
+        """Whether a user is told how they sent one of these events, which are theirs, from this device."""
+        return any(self._transactions(tx, user_id, device_id, own))
 
     def _access(self, tx: Tx, user_id: str, room_id: str) -> Access:
         return access(tx, self.states, self.events, user_id, room_id, self._bus.position)

@@ -49,6 +49,8 @@ class Tail:
     redaction: int = 0
     #: Changes whenever the room's past does, so that what was counted of it may be true no more.
     past: int = 0
+    #: The same as long as timeline, state and gaps are; None: this is a part of a tail.
+    mark: object | None = field(default_factory=object)
 
 
 class Tails:
@@ -144,6 +146,8 @@ class Tails:
         if not set(known.gap_lines) <= set(tail.gap_lines):
             # History has come into a gap: it lies among what was known.
             return self._load(tx, room_num, room_id, now)
+        if not listed and tail.head_positions == known.head_positions and tail.gap_lines == known.gap_lines:
+            tail.mark = known.mark
         return tail
 
     @staticmethod
@@ -191,4 +195,5 @@ def _cut(tail: Tail, now: int) -> Tail:
         [item for item in tail.mentions if item.line <= live_line(now)],
         tail.redaction,
         tail.past,
+        None,
     )

@@ -44,10 +44,11 @@ class RoomView:
         "_gone_before",
         "_horizon",
         "_last_line",
+        "_member_slot",
         "_memberships",
         "_newest",
         "_policies",
-        "_slots",
+        "_policy_slot",
         "_states",
         "_tx",
         "room_num",
@@ -75,10 +76,9 @@ class RoomView:
         #: The room's horizon, and the line of its newest event; found when they are first asked for.
         self._gone_before: int | None = None
         self._newest: int | None = None
-        self._slots = (
-            states.slot(tx, room_num, ("m.room.member", user_id)),
-            states.slot(tx, room_num, ("m.room.history_visibility", "")),
-        )
+        #: Where in a state the user's membership is, and the history visibility; found when asked for.
+        self._member_slot: int | None = None
+        self._policy_slot: int | None = None
         #: By the name of a state: the user's membership, the history visibility's event.
         self._memberships: dict[bytes, str | None] = {}
         self._policies: dict[bytes, Event | None] = {}
@@ -96,7 +96,10 @@ class RoomView:
         try:
             return self._memberships[root]
         except KeyError:
-            event = self._entry(root, self._slots[0])
+            if self._member_slot is None:
+                key = ("m.room.member", self.user_id)
+                self._member_slot = self._states.slot(self._tx, self.room_num, key)
+            event = self._entry(root, self._member_slot)
             membership = self._memberships[root] = event.membership if event is not None else None
             return membership
 
@@ -105,7 +108,10 @@ class RoomView:
         try:
             return self._policies[root]
         except KeyError:
-            policy = self._policies[root] = self._entry(root, self._slots[1])
+            if self._policy_slot is None:
+                key = ("m.room.history_visibility", "")
+                self._policy_slot = self._states.slot(self._tx, self.room_num, key)
+            policy = self._policies[root] = self._entry(root, self._policy_slot)
             return policy
 
     def membership_at(self, stored: StoredEvent) -> str | None:
@@ -145,14 +151,22 @@ class RoomView:
 
         Not so the room's newest event, from which others go on, nor any state.
         """
-        if self._gone_before is None:
-            horizon = self._horizon(self._tx, self.room_num)
-            self._gone_before = NEVER if horizon is None else horizon
-        if stored.event.origin_server_ts >= self._gone_before:
+        if stored.event.origin_server_ts >= self._end_of_lifetimes():
             return False
         if self._newest is None:
             self._newest = self._events.last_line(self._tx, self.room_num)
         return stored.line != self._newest
+
+    def _end_of_lifetimes(self) -> int:
+        if self._gone_before is None:
+            horizon = self._horizon(self._tx, self.room_num)
+            self._gone_before = NEVER if horizon is None else horizon
+        return self._gone_before
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing of the room is gone, or will be, as long as its state is this."""
+        return self._end_of_lifetimes() == NEVER
 
     def may_see(self, stored: StoredEvent) -> bool:
         """Whether the user may see an event (client-server §Room History Visibility)."""
