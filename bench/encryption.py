@@ -168,7 +168,7 @@ async def queries(server: Homeserver, asker: Client, few: Crowd, single: Crowd) 
         def ask(number: int, body: bytes = body) -> tuple[str, str, bytes]:
             return "POST", f"/_matrix/client/v3/keys/query?n={number}", body
 
-        figures = await timed(what, server, asker, ask)
+        figures = await timed(what, server, [asker], ask)
         answer = await asker.call("POST", "keys", "query", body=json.loads(body))
         if sum(map(len, answer["device_keys"].values())) != devices:
             raise RuntimeError("not all devices were told")

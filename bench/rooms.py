@@ -26,7 +26,7 @@ import uvloop
 
 from bench import load, machine
 from tests.interop.authority import create_authority
-from tests.interop.client import Client, register
+from tests.interop.client import Client, login, register
 from tests.interop.servers import Homeserver, make_server, missing
 
 #: Users made, and joins, at a time.
@@ -39,6 +39,8 @@ SLOWEST, LAST_WITHIN = 3, 45.0
 POLL_MS = 20_000
 #: Requests of each kind that are timed at least, and for how long (s).
 TIMED_SECONDS = 5.0
+#: Devices of one account that ask beside each other: a server that many use is never quite at rest.
+DEVICES = 8
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 _numbers = itertools.count(1)
 _NEXT = re.compile(rb'"next_batch":\s?"([^"]+)"')
@@ -82,21 +84,31 @@ async def many(count: int, make: Callable[[int], Awaitable[object]], what: str) 
 
 
 async def timed(
-    what: str, server: Homeserver, client: Client, make: Callable[[int], tuple[str, str, bytes]]
+    what: str, server: Homeserver, clients: Sequence[Client], make: Callable[[int], tuple[str, str, bytes]]
 ) -> Figures:
-    """Requests of one client one after the other; each must be answered with 200."""
+    """Requests of each client one after the other, the clients beside each other; each must be answered."""
     port = server.plain_port
 
-    def raw(number: int) -> bytes:
-        method, path, body = make(number)
-        return load.request_bytes(method, path, port, headers(client), body)
+    def good(status: int, _: bytes) -> bool:
+        return status == 200
 
-    await load.run(port, (raw(-n) for n in range(1, 3)), 1, lambda status, _: status == 200)
+    def requests(client: Client) -> Callable[[int], bytes]:
+        def raw(number: int) -> bytes:
+            method, path, body = make(number)
+            return load.request_bytes(method, path, port, headers(client), body)
+
+        return raw
+
+    for client in clients:
+        await load.run(port, (requests(client)(-n) for n in range(1, 3)), 1, good)
     before = machine.cpu_seconds(server.process.pid)
-    timing = await load.run_for(port, raw, 1, TIMED_SECONDS, lambda status, _: status == 200)
+    timings = await asyncio.gather(
+        *(load.run_for(port, requests(client), 1, TIMED_SECONDS, good) for client in clients)
+    )
     cpu = machine.cpu_seconds(server.process.pid) - before
-    note = f"{timing.count} requests"
-    return Figures(what, server.software, 1000 * cpu / timing.count, timing.latencies, note)
+    latencies = [seconds for timing in timings for seconds in timing.latencies]
+    note = f"{len(latencies)} requests"
+    return Figures(what, server.software, 1000 * cpu / len(latencies), latencies, note)
 
 
 async def reading(
@@ -116,15 +128,21 @@ async def reading(
     made = [str(room) for room in await many(rooms, one, "rooms")]
     for number in range(messages):
         await other.send(made[0], f"message {number} of many")
+    devices = [await login(http, server, client.user_id) for _ in range(DEVICES)]
+    for device in devices:
+        await device.sync()
     since = quote(str((await client.sync())["next_batch"]), safe="")
     page = f"/_matrix/client/v3/rooms/{quote(made[0], safe='')}/messages?dir=b&limit={messages}"
     return [
         # Never the same request twice: an answer may be remembered.
-        await timed(f"initial sync, {rooms} rooms", server, client,
+        await timed(f"initial sync, {rooms} rooms", server, [client],
                     lambda n: ("GET", f"/_matrix/client/v3/sync?timeout={next(_numbers)}", b"")),
-        await timed(f"idle sync, {rooms} rooms", server, client,
+        await timed(f"idle sync, {rooms} rooms", server, [client],
                     lambda n: ("GET", f"/_matrix/client/v3/sync?timeout=0&since={since}&n={n}", b"")),
-        await timed(f"/messages, {messages} events", server, client, lambda n: ("GET", f"{page}&n={n}", b"")),
+        await timed(f"idle sync, {rooms} rooms, {DEVICES} devices at once", server, devices,
+                    lambda n: ("GET", f"/_matrix/client/v3/sync?timeout=0&since={since}&n={n}", b"")),
+        await timed(f"/messages, {messages} events", server, [client],
+                    lambda n: ("GET", f"{page}&n={n}", b"")),
     ]  # fmt: skip
 
 
@@ -246,7 +264,7 @@ async def sliding(server: Homeserver, http: aiohttp.ClientSession, rooms: int) -
             "extensions": {name: {"enabled": True} for name in ("to_device", "account_data", "receipts")},
         }
     ).encode()  # fmt: skip
-    first = await timed(f"sliding sync, first answer, {rooms} rooms", server, client,
+    first = await timed(f"sliding sync, first answer, {rooms} rooms", server, [client],
                         lambda n: ("POST", f"{SLIDING}?n={n}", body))  # fmt: skip
     connection = await load.connect(server.plain_port)
     raw = load.request_bytes("POST", SLIDING, server.plain_port, headers(client), body)
@@ -306,7 +324,7 @@ async def measure(
     if "sending" in parts or "delivery" in parts:
         room, clients = await crowd(server, http, options.members)
         if "sending" in parts:
-            yield await timed(f"a send in a room of {options.members}", server, clients[0], sending(room))
+            yield await timed(f"a send in a room of {options.members}", server, clients[:1], sending(room))
         if "delivery" in parts:
             for receivers in map(int, options.receivers.split(",")):
                 yield await delivery(server, room, clients, receivers)
