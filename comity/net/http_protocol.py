@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,14 @@ MAX_SENT_AHEAD = 100
 #: Seconds we read and drop what a client still sends after its answer (a body that was too
 #: large), so that it sees the answer and not a reset connection.
 LINGER_SECONDS = 5.0
+
+#: Bytes of headers that are remembered of a connection, beside what they came to.
+MAX_KNOWN_BYTES = 4 * 1024
+
+#: The request line of what may be a repetition of the last request but for its target; what has other
+#: characters in its target is the parser's.
+_LINE = re.compile(rb"GET (/[\w\-.~:/?@!$&'()*+,;=%]{0,4000}) HTTP/1\.1\r\n", re.ASCII)
+_HEAD_END = b"\r\n\r\n"
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -93,6 +102,10 @@ class Connection(asyncio.Protocol):
         #: Bytes that came just now and belong to bodies, and to heads that are whole.
         self._spent = 0
         self._refusal: Refused | None = None
+        #: The last request that became whole.
+        self._whole: Incoming | None = None
+        #: The raw headers of an earlier request, and what they are: most clients send the same with each.
+        self._known: tuple[bytes, dict[str, str]] | None = None
         #: Requests that are whole and wait for those before them.
         self._waiting: deque[Incoming | Refused] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -159,7 +172,10 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             return  # whatever comes now is dropped
+        if self._known is not None and self._repeats(data, *self._known):
+            return
         self._spent = 0
+        is_begun = self._incoming is not None
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -168,7 +184,31 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._stop_reading()
         else:
-            self._watch_incoming(len(data))
+            if self._incoming is not None:
+                self._watch_incoming(self._incoming, len(data))
+            elif self._whole is not None and not is_begun:
+                self._remember(data, self._whole)
+
+    def _repeats(self, data: bytes, raw: bytes, headers: dict[str, str]) -> bool:
+        """Take a request that is the last one again but for its target: its headers need not be parsed."""
+        if self._incoming is not None or len(self._waiting) >= MAX_SENT_AHEAD or not data.endswith(raw):
+            return False
+        line = _LINE.fullmatch(data, 0, len(data) - len(raw))
+        if line is None:
+            return False
+        self._enqueue(Incoming(self.terms.budget, self.terms.limits).known(line[1], headers))
+        return True
+
+    def _remember(self, data: bytes, incoming: Incoming) -> None:
+        """Remember the headers of a request that came by itself in `data`, if its like may come again."""
+        line = _LINE.match(data)
+        if (
+            line is not None
+            and incoming.is_simple
+            and len(data) - line.end() <= MAX_KNOWN_BYTES
+            and data.find(_HEAD_END) == len(data) - len(_HEAD_END)
+        ):
+            self._known = (data[line.end() :], incoming.headers)
 
     # -- the parser's
 
@@ -220,6 +260,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         incoming, self._incoming = self._being_read(), None
         self._end_body_timer()
+        self._whole = incoming
         self._enqueue(incoming)
 
     def _being_read(self) -> Incoming:
@@ -248,11 +289,8 @@ class Connection(asyncio.Protocol):
         broken = Refused(400, "The body of the request is broken" if has_head else NO_HTTP)
         self._enqueue(self._refusal or broken)
 
-    def _watch_incoming(self, received: int) -> None:
+    def _watch_incoming(self, incoming: Incoming, received: int) -> None:
         """A request that is not whole yet must come in time, and its head within bounds."""
-        incoming = self._incoming
-        if incoming is None:
-            return
         if incoming.has_head:
             if self._body_timer is None:
                 self._body_began = self._loop.time()
@@ -352,6 +390,11 @@ class Connection(asyncio.Protocol):
         self._loop.call_later(LINGER_SECONDS, transport.close)
 
     # -- for who serves
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What answers the present request."""
+        return self._task
 
     @property
     def is_lost(self) -> bool:

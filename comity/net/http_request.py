@@ -123,6 +123,12 @@ class Incoming:
         self.has_head = False
         self.body_too_large = False
 
+    def known(self, target: bytes, headers: dict[str, str]) -> Incoming:
+        """A GET without a body, whole, with headers that were taken before; returned for chaining."""
+        self._target, self._headers = target, headers
+        self.method, self.keep_alive, self.has_head = "GET", True, True
+        return self
+
     # -- while it comes
 
     def add_target(self, part: bytes) -> None:
@@ -158,6 +164,24 @@ class Incoming:
             if not (declared.isascii() and declared.isdigit()):
                 raise Refused(400, "The Content-Length of the request is no number")
             self.body_too_large = int(declared) > self._limits.max_bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers so far; not to be changed."""
+        return self._headers
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it is a GET of HTTP/1.1 that has no body and keeps the connection."""
+        headers = self._headers
+        return (
+            self.method == "GET"
+            and self.keep_alive
+            and not self.old
+            and headers.get("content-length", "0") == "0"
+            and "transfer-encoding" not in headers
+            and "expect" not in headers
+        )
 
     @property
     def asks_first(self) -> bool:

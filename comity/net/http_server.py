@@ -12,6 +12,7 @@ import itertools
 import logging
 import secrets
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -135,11 +136,10 @@ class HttpServer:
         request_id.set(
             next(self._request_ids)
         )  # each request runs in a task, and so in a context, of its own
-        task = asyncio.current_task()
+        task = connection.task
         assert task is not None
         self._in_flight.add(task)
-        loop = asyncio.get_running_loop()
-        began = loop.time() if logger.isEnabledFor(logging.DEBUG) else None
+        began = time.monotonic() if logger.isEnabledFor(logging.DEBUG) else None
         status = _CLIENT_GONE
         message = None if isinstance(item, Refused) else item
         try:
@@ -161,7 +161,7 @@ class HttpServer:
             if not self._in_flight:
                 self._idle.set()
             if began is not None:
-                _log_access(message, status, loop.time() - began)
+                _log_access(message, status, time.monotonic() - began)
 
     async def _answer(self, connection: Connection, item: Incoming | Refused) -> tuple[Response, bool]:
         """The answer, and whether the connection must end with it."""
