@@ -38,6 +38,11 @@ class Erasures:
         row = tx.one("SELECT position FROM erased_users WHERE user_id = ?", (user_id,))
         return int(row[0]) if row else NEVER
 
+    def are_any(self, tx: Tx) -> bool:
+        """Whether anybody was erased."""
+        held = self._all.get(None)
+        return bool(self._load(tx) if held is None else held) or self._are_too_many
+
     def _load(self, tx: Tx) -> Mapping[str, int]:
         rows = tx.all("SELECT user_id, position FROM erased_users LIMIT ?", (MAX_HELD + 1,))
         self._are_too_many = len(rows) > MAX_HELD

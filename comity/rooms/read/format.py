@@ -7,7 +7,7 @@ see an event is decided in `comity.rooms.read.visible`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -94,6 +94,8 @@ class Reading:
     membership: Callable[[StoredEvent], str | None] = lambda _: None
     may_see: Callable[[StoredEvent], bool] = lambda _: False
     is_erased: Callable[[StoredEvent], bool] = lambda _: False
+    #: Whether that may be so of any event.
+    may_be_erased: bool = False
     #: Of a /sync filter: `event_fields` and `event_format`.
     fields: tuple[tuple[str, ...], ...] | None = None
     federation_format: bool = False
@@ -154,6 +156,35 @@ class ClientFormat:
     def events(self, tx: Tx, listed: list[StoredEvent], reading: Reading) -> list[orjson.Fragment]:
         """Many events."""
         return [orjson.Fragment(self._bytes(tx, stored, reading)) for stored in listed]
+
+    def array(self, tx: Tx, listed: Sequence[StoredEvent], reading: Reading) -> orjson.Fragment:
+        """Many events as one JSON array: for pages of history, where each costs next to nothing."""
+        if reading.fields is not None or reading.federation_format or reading.may_be_erased:
+            return orjson.Fragment(b"[%b]" % b",".join([self._bytes(tx, item, reading) for item in listed]))
+        now_ms, in_context, bundles = reading.now_ms, reading.in_context, reading.bundles
+        own = {*reading.transactions, *reading.delays}
+        #: Messages that follow each other mostly have one state around them.
+        root, membership, room_id, room = b"", b"", "", b""
+        written = []
+        for stored in listed:
+            event = stored.event
+            if (
+                (event.state_key is not None and in_context)
+                or stored.redacted_by is not None
+                or stored.number in bundles
+                or event.event_id in own
+            ):
+                written.append(self._bytes(tx, stored, reading))
+                continue
+            if in_context and (stored.state_after != root or not membership):
+                root, membership = stored.state_after or b"", membership_part(reading.membership(stored))
+            if event.room_id != room_id:
+                room_id, room = event.room_id, reading.room_part(event.room_id)
+            age = now_ms - event.origin_server_ts
+            written.append(
+                b'%b%b,"unsigned":{"age":%d%b}}' % (stored.body or _body(stored), room, age, membership)
+            )
+        return orjson.Fragment(b"[%b]" % b",".join(written))
 
     def state(
         self, tx: Tx, listed: list[StoredEvent], reading: Reading, timeline: list[StoredEvent]

@@ -7,7 +7,7 @@ through `fill_gap`, and what they cannot give is read across.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comity.protocol.errors import not_found
@@ -137,10 +137,22 @@ class Paging:
     async def messages(self, walk: Walk) -> dict[str, Any]:
         """GET /rooms/{roomId}/messages. Raises 403 M_FORBIDDEN, 400 M_INVALID_PARAM."""
         now = self._position()
-        progress, start = await self._database.read(lambda tx: self._begin(tx, walk, now))
+
+        def first(tx: Tx) -> dict[str, Any] | tuple[_Progress, int, Window]:
+            allowed = access(tx, self._states, self._events, walk.user_id, walk.room_id, now)
+            progress, start = self._begin(walk, allowed)
+            window = self._step(tx, walk, progress, allowed.room.room_num)
+            if window.gap is None:
+                # What most pages are: one look.
+                return self._page(tx, walk, progress, start, allowed.room.room_num)
+            return progress, start, window
+
+        found = await self._database.read(first)
+        if isinstance(found, dict):
+            return found
+        progress, start, window = found
         fills = 0
         for _ in range(MAX_ROUNDS):
-            window = await self._database.read(lambda tx: self._step(tx, walk, progress))
             if window.gap is None:
                 break
             more = False
@@ -149,10 +161,14 @@ class Paging:
                 more = await self._fill_gap(walk.room_id, window.gap.line, max(walk.limit, MIN_FILL))
             if not more:
                 progress.passed.add(window.gap.line)
-        return await self._database.read(lambda tx: self._page(tx, walk, progress, start))
+            window = await self._database.read(
+                lambda tx: self._step(tx, walk, progress, self._room_num(tx, walk))
+            )
+        return await self._database.read(
+            lambda tx: self._page(tx, walk, self._fresh(tx, progress), start, self._room_num(tx, walk))
+        )
 
-    def _begin(self, tx: Tx, walk: Walk, now: int) -> tuple[_Progress, int]:
-        allowed = access(tx, self._states, self._events, walk.user_id, walk.room_id, now)
+    def _begin(self, walk: Walk, allowed: Access) -> tuple[_Progress, int]:
         start = parse_line(walk.start) if walk.start is not None else None
         end = parse_line(walk.end) if walk.end is not None else None
         if walk.backwards:
@@ -161,8 +177,7 @@ class Paging:
         last = allowed.line if end is None else min(end, allowed.line)
         return _Progress(start or 0, last), start or 0
 
-    def _step(self, tx: Tx, walk: Walk, progress: _Progress) -> Window:
-        room_num = self._room_num(tx, walk)
+    def _step(self, tx: Tx, walk: Walk, progress: _Progress, room_num: int) -> Window:
         view = self._visibility.view(tx, walk.user_id, room_num)
         keep = wanted_events(tx, self._events, view, walk.user_id, walk.room_id, walk.wanted)
         limit = walk.limit - len(progress.found)
@@ -187,15 +202,18 @@ class Paging:
         now = self._position()
         return access(tx, self._states, self._events, walk.user_id, walk.room_id, now).room.room_num
 
-    def _page(self, tx: Tx, walk: Walk, progress: _Progress, start: int) -> dict[str, Any]:
-        view = self._visibility.view(tx, walk.user_id, self._room_num(tx, walk))
-        # A redaction may have come while a gap was filled: read what is true now.
+    def _fresh(self, tx: Tx, progress: _Progress) -> _Progress:
+        """A redaction may have come while a gap was filled: read what is true now."""
         fresh = self._events.load(tx, [stored.number for stored in progress.found])
-        chunk = [fresh[stored.number] for stored in progress.found if stored.number in fresh]
+        found = [fresh[stored.number] for stored in progress.found if stored.number in fresh]
+        return replace(progress, found=found)
+
+    def _page(self, tx: Tx, walk: Walk, progress: _Progress, start: int, room_num: int) -> dict[str, Any]:
+        view, chunk = self._visibility.view(tx, walk.user_id, room_num), progress.found
         reading = self._make_reading(tx, walk.user_id, walk.device_id, chunk, view)
         answer: dict[str, Any] = {
             "start": walk.start if walk.start is not None else line_token(start),
-            "chunk": self._format.events(tx, chunk, reading),
+            "chunk": self._format.array(tx, chunk, reading),
         }
         if walk.wanted.lazy_load_members and chunk:
             root = chunk[0].state_after if walk.backwards else chunk[0].state_before

@@ -106,6 +106,7 @@ class Reader:
             membership=view.membership_at,
             may_see=view.may_see,
             is_erased=view.is_erased,
+            may_be_erased=self.erasures.are_any(tx),
             bundles=bundles,
         )
 

@@ -44,7 +44,9 @@ class RoomView:
         "_gone_before",
         "_horizon",
         "_last_line",
+        "_member_root",
         "_member_slot",
+        "_member_upto",
         "_memberships",
         "_newest",
         "_policies",
@@ -83,6 +85,9 @@ class RoomView:
         self._memberships: dict[bytes, str | None] = {}
         self._policies: dict[bytes, Event | None] = {}
         self._last_line = last_line
+        #: A state in which the user is joined, and the line up to which that lets them see events on it.
+        self._member_root: bytes | None = None
+        self._member_upto = 0
         #: The position at which the user first came to the room.
         self._came_at: int | None = None
 
@@ -151,7 +156,10 @@ class RoomView:
 
         Not so the room's newest event, from which others go on, nor any state.
         """
-        if stored.event.origin_server_ts >= self._end_of_lifetimes():
+        gone_before = self._gone_before
+        if stored.event.origin_server_ts >= (
+            self._end_of_lifetimes() if gone_before is None else gone_before
+        ):
             return False
         if self._newest is None:
             self._newest = self._events.last_line(self._tx, self.room_num)
@@ -173,6 +181,13 @@ class RoomView:
         event = stored.event
         if event.state_key is None and (event.type == HIDDEN_TYPE or self.is_gone(stored)):
             return False
+        if (
+            stored.state_before == self._member_root
+            and 0 < (stored.line or 0) <= self._member_upto
+            and stored.verdict == ACCEPTED
+        ):
+            # Of messages that follow each other, what holds of the first.
+            return True
         line, before, membership, in_time = stored.line, stored.state_before, None, False
         placed = stored.verdict == ACCEPTED and before is not None and line is not None
         if placed:
@@ -182,6 +197,7 @@ class RoomView:
             if in_time:
                 membership = self._memberships.get(before) or self.membership_in(before)
             if membership == "join":
+                self._member_root, self._member_upto = before, self.last_line
                 return True
         own = event.type == "m.room.member" and event.state_key == self.user_id
         if not placed:
