@@ -8,12 +8,37 @@ up to which it has already looked; comparing positions means that no wake-up can
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 #: The key of all changes of anybody's devices: no user id and no room id.
 DEVICE_LISTS = "device lists"
 #: Keys whose last position is remembered. Forgetting one costs a waiter a spurious look.
 MAX_REMEMBERED_KEYS = 100_000
+#: Subscriptions that are kept, some 100 bytes a key: more than there are connections (`net.http_server`).
+MAX_SUBSCRIPTIONS = 25_000
+#: Seconds by which the end of a long wait may come later than was asked for, and of a short one.
+GRAIN_SECONDS, SHORT_GRAIN_SECONDS = 0.5, 0.01
+
+
+class Subscription:
+    """What concerns somebody who waits again and again: keys, held by the bus from one wait to the next.
+
+    A long poll of somebody in a thousand rooms need not be entered under a thousand keys each time.
+    """
+
+    __slots__ = ("keys", "of", "waiters")
+
+    def __init__(self, of: object, keys: frozenset[str]) -> None:
+        """`of` is what the keys were made from."""
+        self.of = of
+        self.keys = keys
+        self.waiters: set[asyncio.Future[bool]] = set()
+
+    def wake(self) -> None:
+        """Let everybody look who waits by it."""
+        for waiter in self.waiters:
+            _set(waiter, True)
 
 
 class Bus:
@@ -25,7 +50,12 @@ class Bus:
         self._floor = position
         self._last: dict[str, int] = {}
         self._waiters: dict[str, set[asyncio.Future[bool]]] = {}
+        self._subscriptions: dict[object, Subscription] = {}
+        #: By key, those that hold it; in the order in which they came.
+        self._subscribed: dict[str, dict[Subscription, None]] = {}
         self._closed = False
+        #: By when their time ends (of the loop's clock), those who wait by a subscription.
+        self._endings: dict[float, set[asyncio.Future[bool]]] = {}
 
     @property
     def position(self) -> int:
@@ -56,6 +86,13 @@ class Bus:
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.pop(key, ()):
             _set(waiter, True)
+        for subscription in self._subscribed.get(key, ()):
+            if subscription.waiters:
+                subscription.wake()
+
+    def key_changed(self, key: str, after: int) -> bool:
+        """Whether anything may have been published for that key after that position."""
+        return after < self._floor or self._last.get(key, 0) > after
 
     def changed(self, keys: Iterable[str], after: int) -> bool:
         """Whether anything may have been published for one of `keys` after that position."""
@@ -78,6 +115,65 @@ class Bus:
                 break
             found.append(key)
         return found
+
+    def subscription(self, name: object, of: object, keys: Callable[[], Iterable[str]]) -> Subscription:
+        """The subscription of that name, which holds `keys()`: asked for if it was not made of `of`."""
+        held = self._subscriptions.pop(name, None)
+        if held is None or held.of is not of:
+            if held is not None:
+                self._end(held)
+            held = Subscription(of, frozenset(keys()))
+            for key in held.keys:
+                self._subscribed.setdefault(key, {})[held] = None
+        self._subscriptions[name] = held
+        if len(self._subscriptions) > MAX_SUBSCRIPTIONS:
+            self._end(self._subscriptions.pop(next(iter(self._subscriptions))))
+        return held
+
+    def _end(self, subscription: Subscription) -> None:
+        for key in subscription.keys:
+            holding = self._subscribed[key]
+            del holding[subscription]
+            if not holding:
+                del self._subscribed[key]
+        # Whoever waits by it looks again, and subscribes anew.
+        subscription.wake()
+
+    async def wait_by(self, subscription: Subscription, after: int, timeout: float) -> bool:
+        """Wait until one of a subscription's keys passes `after`; False after `timeout` seconds or on close.
+
+        May return early: for a subscription that ended, or a change that is not known to be older.
+        """
+        if after < self._position:
+            news = self.keys_after(after)
+            if news is None or any(key in subscription.keys for key in news):
+                return True
+        if timeout <= 0 or self._closed:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        ending = self._ending(loop, timeout)
+        ending.add(waiter)
+        subscription.waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            ending.discard(waiter)
+            subscription.waiters.discard(waiter)
+
+    def _ending(self, loop: asyncio.AbstractEventLoop, timeout: float) -> set[asyncio.Future[bool]]:
+        """Those whose time ends with that of who waits `timeout` seconds from now: no timer for each."""
+        now, grain = loop.time(), GRAIN_SECONDS if timeout >= 2 * GRAIN_SECONDS else SHORT_GRAIN_SECONDS
+        moment = math.ceil((now + timeout) / grain) * grain
+        ending = self._endings.get(moment)
+        if ending is None:
+            ending = self._endings[moment] = set()
+            loop.call_at(moment, self._end_time, moment)
+        return ending
+
+    def _end_time(self, moment: float) -> None:
+        for waiter in self._endings.pop(moment):
+            _set(waiter, False)
 
     async def wait(self, keys: Iterable[str], after: int, timeout: float) -> bool:
         """Wait until one of `keys` passes `after`; False after `timeout` seconds or on close."""
@@ -110,6 +206,9 @@ class Bus:
             for waiter in waiters:
                 _set(waiter, False)
         self._waiters.clear()
+        for subscription in self._subscriptions.values():
+            for waiter in subscription.waiters:
+                _set(waiter, False)
 
 
 def _set(waiter: asyncio.Future[bool], news: bool) -> None:

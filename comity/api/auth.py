@@ -5,7 +5,7 @@ from __future__ import annotations
 from comity.api import limited
 from comity.api.address import client_address
 from comity.api.guests import may_ask_as_guest
-from comity.api.router import Call, Guard, Requester, path_behind_version
+from comity.api.router import Call, Guard, path_behind_version
 from comity.api.suspended import may_ask_while_suspended
 from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden, user_suspended
 from comity.users.rate_limits import RateLimits
@@ -25,6 +25,8 @@ CLOSED_TO_OAUTH = frozenset(
         ("POST", "/login/get_token"),
     }
 )
+#: Seconds for which a guard that is asked again for one request holds by its answer, if no session has ended.
+MOMENT_SECONDS = 1.0
 
 
 def token_of(call: Call) -> str | None:
@@ -49,15 +51,27 @@ def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
     """
 
     async def guard(call: Call) -> None:
-        session = await _session(sessions, call)
+        began = sessions.changes, sessions.clock.monotonic()
+        if call.admitted is not None and _is_same_moment(call.admitted, began):
+            return
+        token = token_of(call)
+        session = sessions.remembered(token) if token else None
+        if session is None or session.locked or session.by_oauth:
+            session = await _session(sessions, call, token)
         if session.guest and not may_ask_as_guest(call):
             raise guest_access_forbidden("This is not for guests: it needs an account")
         if session.suspended and not may_ask_while_suspended(call):
             raise user_suspended()
-        call.user = _requester(session)
+        call.user = session
         limited.check(limits, call)
+        call.admitted = began
 
     return guard
+
+
+def _is_same_moment(admitted: tuple[int, float], now: tuple[int, float]) -> bool:
+    """Whether who was let in a moment ago need not be asked again: nobody's tokens have changed since."""
+    return admitted[0] == now[0] and now[1] - admitted[1] < MOMENT_SECONDS
 
 
 def optional_user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
@@ -70,8 +84,8 @@ def optional_user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
 
     async def guard(call: Call) -> None:
         if token_of(call):
-            session = await _session(sessions, call)
-            call.user = None if session.guest else _requester(session)
+            session = await _session(sessions, call, token_of(call))
+            call.user = None if session.guest else session
         if call.user is not None:
             limited.check(limits, call)
         else:
@@ -80,8 +94,7 @@ def optional_user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
     return guard
 
 
-async def _session(sessions: Sessions, call: Call) -> Session:
-    token = token_of(call)
+async def _session(sessions: Sessions, call: Call, token: str | None) -> Session:
     if not token:
         raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
     session = sessions.remembered(token)
@@ -96,12 +109,6 @@ async def _session(sessions: Sessions, call: Call) -> Session:
     if session.by_oauth and (call.request.method, path_behind_version(call.template)) in CLOSED_TO_OAUTH:
         raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
     return session
-
-
-def _requester(session: Session) -> Requester:
-    return Requester(
-        session.user_id, session.device_id, session.admin, session.guest, session.suspended, session.by_oauth
-    )
 
 
 def must_be_self(call: Call, name: str = "userId") -> str:

@@ -19,6 +19,7 @@ import orjson
 from comity.ports import Request, Response
 from comity.protocol import canonical_json
 from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
+from comity.users.sessions import Session
 
 _log = logging.getLogger(__name__)
 #: Templates that are remembered without what stands before them: more than there are routes.
@@ -89,19 +90,6 @@ def _remembered(text: str) -> str:
     return unquote_plus(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Requester:
-    """Who asks: a user by one of their devices."""
-
-    user_id: str
-    device_id: str
-    admin: bool = False
-    guest: bool = False
-    suspended: bool = False
-    #: Whether the session was opened by OAuth 2.0.
-    by_oauth: bool = False
-
-
 @dataclass(slots=True)
 class Call:
     """One request on its way to a handler.
@@ -114,15 +102,17 @@ class Call:
     parameters: Mapping[str, str]
     #: The route's, as it was added.
     template: str = ""
-    user: Requester | None = None
+    user: Session | None = None
     server: str = ""
     #: Called once the request is answered, well or not: what the guard began ends with it.
     at_end: Callable[[], None] | None = None
+    #: What the guard saw when it let the request through, so that it need not look again a moment later.
+    admitted: tuple[int, float] | None = None
     _query: Mapping[str, list[str]] | None = None
     _json: object = field(default=None)
 
     @property
-    def requester(self) -> Requester:
+    def requester(self) -> Session:
         """The authenticated user; only on routes with a user guard."""
         if self.user is None:
             raise RuntimeError("This route has no user guard")
@@ -137,14 +127,18 @@ class Call:
 
     def query_all(self, name: str) -> list[str]:
         """Every value of a query parameter."""
-        if self._query is None:
-            self._query = _query_of(self.request.query)
-        return self._query.get(name, [])
+        query = self._query
+        if query is None:
+            query = self._query = _query_of(self.request.query)
+        return query.get(name, [])
 
     def query(self, name: str, default: str | None = None) -> str | None:
         """The first value of a query parameter."""
-        values = self.query_all(name)
-        return values[0] if values else default
+        query = self._query
+        if query is None:
+            query = self._query = _query_of(self.request.query)
+        values = query.get(name)
+        return default if values is None else values[0]
 
     def query_required(self, name: str) -> str:
         """The value of a parameter that must be there. Raises 400 M_MISSING_PARAM."""
@@ -218,6 +212,7 @@ class Call:
 
 #: What must hold of a request, where an endpoint is not open for all that it does.
 Condition = Callable[[Call], bool]
+_NO_PARAMETERS: Mapping[str, str] = {}
 #: What stands before a path of the client-server API: nothing, `_matrix`, `client`, the version.
 _PREFIX_SEGMENTS = 4
 
@@ -231,6 +226,14 @@ def always(_: Call) -> bool:
 def path_behind_version(template: str) -> str:
     """The template of a route of the client-server API, from behind its version on."""
     return "/" + "/".join(template.split("/")[_PREFIX_SEGMENTS:])
+
+
+def _named(names: tuple[str, ...], values: list[str]) -> dict[str, str]:
+    try:
+        decoded = [unquote(value, errors="strict") if "%" in value else value for value in values]
+    except UnicodeDecodeError:
+        raise invalid_param("The path is not valid UTF-8") from None
+    return dict(zip(names, decoded, strict=True))
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -249,6 +252,8 @@ class Router:
 
     def __init__(self) -> None:
         self._root = _Node()
+        #: The nodes of paths without variables, by the path.
+        self._literal: dict[str, _Node] = {}
 
     def add(
         self, method: str, template: str, handler: Handler, *, guard: Guard | None, serves: str = "client"
@@ -270,6 +275,8 @@ class Router:
         if method in node.routes:
             raise ValueError(f"{method} {template} is routed twice")
         node.routes[method] = (handler, guard, tuple(names), serves, template)
+        if not names:
+            self._literal[template] = node
 
     def templates(self) -> list[tuple[str, str]]:
         """(method, template) of every route."""
@@ -335,11 +342,14 @@ class Router:
         return response
 
     async def _dispatch(self, request: Request) -> Response:
-        segments = request.path.strip("/").split("/")
-        found = self._find(segments) if len(segments) <= MAX_SEGMENTS else None
-        if found is None:
-            raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint")
-        node, values = found
+        literal, values = self._literal.get(request.path), list[str]()
+        if literal is None:
+            segments = request.path.strip("/").split("/")
+            found = self._find(segments) if len(segments) <= MAX_SEGMENTS else None
+            if found is None:
+                raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint")
+            literal, values = found
+        node = literal
         if request.method == "OPTIONS":
             return json_response({})
         method = "GET" if request.method == "HEAD" and "HEAD" not in node.routes else request.method
@@ -349,11 +359,7 @@ class Router:
         handler, guard, names, serves, template = route
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
-        try:
-            decoded = [unquote(value, errors="strict") if "%" in value else value for value in values]
-        except UnicodeDecodeError:
-            raise invalid_param("The path is not valid UTF-8") from None
-        call = Call(request, dict(zip(names, decoded, strict=True)), template)
+        call = Call(request, _named(names, values) if values else _NO_PARAMETERS, template)
         try:
             if guard is not None:
                 await guard(call)

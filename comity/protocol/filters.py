@@ -7,7 +7,7 @@ Parses and bounds the filter of /sync (`parse_filter`) and of /messages, /contex
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comity.protocol import canonical_json, identifiers
@@ -53,6 +53,14 @@ class EventFilter:
     def is_open(self) -> bool:
         """Whether everything matches, so that nothing need be compared."""
         return self.types is None and not self.not_types and self.senders is None and not self.not_senders
+
+    def may_match(self, event_type: str) -> bool:
+        """Whether any event of that type is wanted."""
+        return (
+            (self.types is None or event_type in self.types)
+            and (self.not_types is None or event_type not in self.not_types)
+            and (self.senders is None or bool(self.senders))
+        )
 
     def matches(self, event_type: str, sender: str | None) -> bool:
         """Whether an event of that type and sender (None: it has none) is wanted."""
@@ -134,6 +142,11 @@ class Filter:
     presence: EventFilter = EventFilter()
     account_data: EventFilter = EventFilter()
     room: RoomFilter = RoomFilter()
+    #: Whether any presence is wanted: asked at every step of a long poll.
+    wants_presence: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wants_presence", self.presence.may_match("m.presence"))
 
 
 #: What applies when no filter is given.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -11,12 +12,14 @@ V = TypeVar("V")
 class Bounded(Generic[K, V]):
     """At most `limit` entries, least recently used first out."""
 
-    __slots__ = ("_entries", "_limit")
+    __slots__ = ("_entries", "_limit", "peek")
 
     def __init__(self, limit: int) -> None:
         """`limit` is a count of entries, at least 1."""
         self._limit = limit
         self._entries: dict[K, V] = {}
+        #: As `get`, but the value is no more recently used for it: for what is asked at every turn.
+        self.peek: Callable[[K], V | None] = self._entries.get
 
     def get(self, key: K) -> V | None:
         """The value, now the most recently used, or None."""

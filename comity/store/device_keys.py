@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import orjson
@@ -22,28 +22,47 @@ MAX_COUNTED = 20_000
 _GIVEN = "one-time key"
 
 
+@dataclass(frozen=True, slots=True)
+class KeysLeft:
+    """One-time keys of a device by algorithm, and the algorithms with an unused fallback key.
+
+    `told` are both as a sync tells them, as JSON members.
+    """
+
+    one_time: dict[str, int]
+    fallbacks: list[str]
+    told: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        told = b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (
+            orjson.dumps(self.one_time),
+            orjson.dumps(self.fallbacks),
+        )
+        object.__setattr__(self, "told", told)
+
+
 class KeyCounts:
     """How many keys of devices are left to be given out, remembered: every sync tells it."""
 
     def __init__(self) -> None:
-        self._known: Followed[tuple[str, str], tuple[dict[str, int], list[str]]] = Followed(MAX_COUNTED)
+        self._known: Followed[tuple[str, str], KeysLeft] = Followed(MAX_COUNTED)
         #: Device -> the position at which keys of it were last given out.
         self._given: Bounded[tuple[str, str], int] = Bounded(MAX_COUNTED)
 
-    def get(self, tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
-        """(one-time keys by algorithm, algorithms with an unused fallback key)."""
+    def get(self, tx: Tx, user_id: str, device_id: str) -> KeysLeft:
+        """What is left of a device's keys."""
         known = self._known.get((user_id, device_id))
         if known is None:
-            known = (
+            known = KeysLeft(
                 one_time_key_counts(tx, user_id, device_id),
                 unused_fallback_algorithms(tx, user_id, device_id),
             )
             self._known.keep((user_id, device_id), known, tx.as_of)
         return known
 
-    def known(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]] | None:
+    def known(self, user_id: str, device_id: str) -> KeysLeft | None:
         """The same as `get`, if it is remembered."""
-        return self._known.get((user_id, device_id))
+        return self._known.peek((user_id, device_id))
 
     def change(self, user_id: str, device_id: str, commits: int) -> None:
         """Keys of a device came or went, as is on disk; `commits` is the database's."""
@@ -58,7 +77,7 @@ class KeyCounts:
 
         In memory alone: whoever missed it for a restart is told with whatever comes next.
         """
-        return self._given.get((user_id, device_id)) or 0
+        return self._given.peek((user_id, device_id)) or 0
 
 
 def device_keys(tx: Tx, user_id: str) -> list[tuple[str, str, str | None]]:

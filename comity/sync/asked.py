@@ -9,9 +9,12 @@ from comity.rooms.read.tokens import SyncToken
 from comity.store.events import StoredEvent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SyncRequest:
-    """A client's wish (client-server, GET /sync). `timeout` is in seconds."""
+    """A client's wish (client-server, GET /sync). `timeout` is in seconds.
+
+    Never changed; but what is made for every request is not frozen, which takes three times as long.
+    """
 
     user_id: str
     device_id: str
@@ -22,12 +25,9 @@ class SyncRequest:
     use_state_after: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """One look at the log for a request: what happened at `after < position <= now`.
-
-    `after` is 0 for a client that knows nothing yet.
-    """
+    """One look at the log for a request: what happened at `after < position <= now`. Never changed."""
 
     request: SyncRequest
     now: int
@@ -35,26 +35,18 @@ class Asked:
     ignored: frozenset[str] = frozenset()
     #: Whether they want no invites (client-server §Invite permission).
     blocks_invites: bool = False
+    #: Who asks, and with which filter.
+    user_id: str = field(init=False)
+    wanted: Filter = field(init=False)
+    #: Whether the client knows nothing yet, and the position up to which it knows everything: 0 if so.
+    is_initial: bool = field(init=False)
+    after: int = field(init=False)
 
-    @property
-    def user_id(self) -> str:
-        """Who asks."""
-        return self.request.user_id
-
-    @property
-    def wanted(self) -> Filter:
-        """The filter."""
-        return self.request.wanted
-
-    @property
-    def is_initial(self) -> bool:
-        """Whether the client knows nothing yet."""
-        return self.request.since is None
-
-    @property
-    def after(self) -> int:
-        """The position up to which the client knows everything."""
-        return 0 if self.request.since is None else min(self.request.since.position, self.now)
+    def __post_init__(self) -> None:
+        request = self.request
+        self.user_id, self.wanted = request.user_id, request.wanted
+        self.is_initial = request.since is None
+        self.after = 0 if request.since is None else min(request.since.position, self.now)
 
 
 @dataclass(frozen=True, slots=True)

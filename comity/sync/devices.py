@@ -14,7 +14,7 @@ from comity.bus import DEVICE_LISTS, Bus
 from comity.store import cross_signing, device_keys, personal, shared_rooms, to_device
 from comity.store.cache import Bounded
 from comity.store.database import Database, Tx, WriteTx
-from comity.store.device_keys import KeyCounts
+from comity.store.device_keys import KeyCounts, KeysLeft
 from comity.store.to_device import DeviceMessage
 from comity.sync.asked import Asked, SyncRequest
 
@@ -57,8 +57,8 @@ class Devices:
 
     def may_wait(self, request: SyncRequest) -> bool:
         """Whether messages may wait for a device: a look into memory."""
-        empty = self._empty.get((request.user_id, request.device_id))
-        return empty is None or self._bus.changed((request.user_id,), empty)
+        empty = self._empty.peek((request.user_id, request.device_id))
+        return empty is None or self._bus.key_changed(request.user_id, empty)
 
     def news(self, tx: Tx, asked: Asked) -> DevicePart:
         """Messages that wait for the device, whose devices changed, and whose need not be followed."""
@@ -127,9 +127,10 @@ class Devices:
         self._database.submit_along(drop)
 
 
-def add_to(answer: dict[str, Any], part: DevicePart, counts: tuple[dict[str, int], list[str]]) -> None:
-    """Write a device's part into an answer; `counts` is what is left of its keys."""
+def add_to(answer: dict[str, Any], part: DevicePart, left: KeysLeft) -> None:
+    """Write a device's part into an answer, with what is left of its keys."""
     if part.messages:
         answer["to_device"] = {"events": part.messages}
     answer["device_lists"] = {"changed": part.changed, "left": part.left}
-    answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"] = counts
+    answer["device_one_time_keys_count"] = left.one_time
+    answer["device_unused_fallback_key_types"] = left.fallbacks

@@ -44,10 +44,15 @@ class SentMembers:
         """Whether a device that asks from `after`, and lost no answer, has those (user, event number)."""
         if not members:
             return True
-        room = self._rooms.get((*device, room_num))
+        room = self._rooms.peek((*device, room_num))
         if room is None or room.newest > after:
             return False
-        return all((known := room.sent.get(user_id)) and known[0] == number for user_id, number in members)
+        sent = room.sent.peek
+        for user_id, number in members:
+            known = sent(user_id)
+            if known is None or known[0] != number:
+                return False
+        return True
 
     def note(self, device: tuple[str, str], room_num: int, user_id: str, number: int, now: int) -> None:
         """The answer whose token is at `now` carries that membership event."""

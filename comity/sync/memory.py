@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from comity.bus import DEVICE_LISTS, Bus
 from comity.rooms.read.tokens import SyncToken
 from comity.sync.asked import Asked, SyncRequest
-from comity.sync.devices import DevicePart, Devices, add_to
+from comity.sync.devices import Devices
 from comity.sync.presence import PresenceNews
 from comity.sync.slice import JoinedRooms
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
@@ -21,15 +20,27 @@ from comity.users.ephemeral import Ephemeral
 
 #: Rooms with news that are put together from memory; who has more has been away, and reads.
 MAX_ROOMS = 4
-_NOTHING = DevicePart()
+#: An answer: its parts of rooms, what is left of the device's keys, the token.
+_ANSWER = (
+    b'{"rooms":{"join":{%b},"invite":{},"knock":{},"leave":{}},"device_lists":{"changed":[],"left":[]},'
+    b'%b,"next_batch":"%b"}'
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Looked:
     """What may be new for a device: nothing but of its user's joined rooms that are listed."""
 
     rooms: UserRooms
     changed: list[str]
+
+
+@dataclass(slots=True)
+class Told:
+    """A whole answer as JSON, and whether it has anything to tell."""
+
+    body: bytes
+    has_news: bool
 
 
 class Memory:
@@ -51,32 +62,35 @@ class Memory:
         self._devices = devices
         self._joined = joined
         self._presence = presence
+        #: The last token that was written, and what it says.
+        self._token: tuple[tuple[int, int, int], bytes] = ((-1, 0, 0), b"")
 
     def look(self, request: SyncRequest, now: int) -> Looked | None:
         """What may be new up to `now`, the bus's position; None if memory does not tell it."""
-        since = request.since
+        since, bus = request.since, self._bus
         if since is None or request.full_state or since.device_position is not None:
             return None
+        after = since.position
         rooms = self._rooms.known(request.user_id, now)
-        if rooms is None or self._bus.changed((request.user_id, DEVICE_LISTS), since.position):
+        if rooms is None or bus.key_changed(request.user_id, after) or bus.key_changed(DEVICE_LISTS, after):
             return None
         if self._devices.may_wait(request) or self.typed_since(since.typing, rooms.joined):
             return None
         if self._presence.has_changed(request, rooms, since.presence):
             return None
-        changed = self._changed(rooms.joined, since.position, now)
+        changed = self._changed(rooms.joined, after, now)
         return None if len(changed) > MAX_ROOMS else Looked(rooms, changed)
 
     def _changed(self, joined: Collection[str], after: int, now: int) -> list[str]:
         """The rooms in which something happened; it costs what is fewer, rooms or news."""
         if now == after:
             return []
-        if now - after < len(joined):
+        if now - after < MAX_ROOMS or now - after < len(joined):
             keys = self._bus.keys_after(after)
             if keys is not None:
                 return [key for key in keys if key in joined]
-        changed = self._bus.changed
-        return [room_id for room_id in joined if changed((room_id,), after)]
+        changed = self._bus.key_changed
+        return [room_id for room_id in joined if changed(room_id, after)]
 
     def typed_since(self, serial: int, joined: Collection[str]) -> bool:
         """Whether typing changed in one of the rooms: it has no position, and only wakes who waits."""
@@ -85,7 +99,7 @@ class Memory:
 
     def answer(
         self, request: SyncRequest, looked: Looked, now: int, typing_serial: int, presence_serial: int
-    ) -> dict[str, Any] | None:
+    ) -> Told | None:
         """The answer to what was looked at; None if it has to be read.
 
         The serial numbers are those from before the look.
@@ -93,19 +107,20 @@ class Memory:
         user_id, device_id = request.user_id, request.device_id
         rooms = looked.rooms
         asked = Asked(request, now, typing_serial, rooms.ignored, rooms.blocks_invites)
-        counts = self._devices.counts.known(user_id, device_id)
-        if counts is None or self._devices.counts.last_given(user_id, device_id) > asked.after:
+        left = self._devices.counts.known(user_id, device_id)
+        if left is None or self._devices.counts.last_given(user_id, device_id) > asked.after:
             return None
-        parts: dict[str, Any] = {}
+        parts: list[bytes] = []
         for room_id in looked.changed:
             if not request.wanted.room.wants_room(room_id):
                 continue
             part = self._joined.from_memory(asked, room_id, rooms.joined[room_id])
             if part is None:
                 return None
-            parts[room_id] = part
-        body: dict[str, Any] = {"rooms": {"join": parts, "invite": {}, "knock": {}, "leave": {}}}
-        add_to(body, _NOTHING, counts)
-        serial = presence_serial if self._presence.wants(request.wanted.presence) else 0
-        body["next_batch"] = str(SyncToken(now, typing_serial, None, serial))
-        return body
+            parts.append(part)
+        serial = presence_serial if self._presence.wants(request.wanted) else 0
+        place = (now, typing_serial, serial)
+        if self._token[0] != place:
+            # All who are woken together are given the same.
+            self._token = (place, str(SyncToken(now, typing_serial, None, serial)).encode())
+        return Told(_ANSWER % (b",".join(parts), left.told, self._token[1]), has_news=bool(parts))

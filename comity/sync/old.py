@@ -97,7 +97,7 @@ class OldSync:
         """GET /initialSync: every room with its newest `limit` events, those that were left if `archived`."""
         # Messages to the device are in this answer and are not told: the next /sync has them again,
         # because the token that is given here is none of /sync.
-        beside = await self._sync.sync(SyncRequest(user_id, device_id, wanted=_NO_ROOMS))
+        beside = await self._sync.everything(SyncRequest(user_id, device_id, wanted=_NO_ROOMS))
         now = SyncToken.parse(beside["next_batch"]).position
         memberships = await self._database.read(lambda tx: stored_rooms.local_rooms(tx, user_id, now))
         rooms = []

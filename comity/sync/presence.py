@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from comity.protocol.filters import EventFilter
+from comity.protocol.filters import Filter
 from comity.store import personal
 from comity.store.database import Tx
 from comity.sync.asked import Asked, SyncRequest
@@ -41,18 +41,13 @@ class PresenceNews:
         """The serial number of the last change anywhere."""
         return self._presences.serial
 
-    def wants(self, wanted: EventFilter) -> bool:
+    def wants(self, wanted: Filter) -> bool:
         """Whether a filter lets any presence through."""
-        return (
-            self._presences.enabled
-            and (wanted.types is None or PRESENCE in wanted.types)
-            and (wanted.not_types is None or PRESENCE not in wanted.not_types)
-            and (wanted.senders is None or bool(wanted.senders))
-        )
+        return wanted.wants_presence and self._presences.enabled
 
     def has_changed(self, request: SyncRequest, rooms: UserRooms, serial: int) -> bool:
         """Whether presence that is wanted may have changed after that serial number: a look into memory."""
-        if self._presences.serial <= serial or not self.wants(request.wanted.presence):
+        if self._presences.serial <= serial or not self.wants(request.wanted):
             return False
         return bool(self._presences.changed(request.user_id, _numbers(rooms), serial))
 
@@ -63,7 +58,7 @@ class PresenceNews:
 
         Rooms that the user came into since are seen by their own memberships.
         """
-        if not self.wants(asked.wanted.presence):
+        if not self.wants(asked.wanted):
             return PresencePart()
         presences, user_id = self._presences, asked.user_id
         since = 0 if asked.request.since is None else asked.request.since.presence

@@ -34,7 +34,8 @@ class SharedPart:
     """A room's part of an answer as far as many get it; `lists` are its finished lists of events.
 
     `members` are those whom a client that loads members lazily must have: user id and event number.
-    `is_all`: nothing but counts is added to it for who has those.
+    `whole` is all of the part but for counts and the brace at its end, as JSON, for who has those; empty if
+    others get more of it.
     """
 
     wanted: Filter
@@ -46,7 +47,7 @@ class SharedPart:
     lists: dict[str, Any]
     tail: Tail
     members: tuple[tuple[str, int], ...]
-    is_all: bool
+    whole: bytes
 
 
 class SharedParts:
@@ -70,7 +71,7 @@ class SharedParts:
 
     def get(self, room_num: int, asked: Asked) -> SharedPart | None:
         """What others were given who know as much and ask alike; never to who sent a part of it."""
-        kept = self._kept.get((room_num, asked.after, asked.now))
+        kept = self._kept.peek((room_num, asked.after, asked.now))
         if (
             kept is None
             or kept.wanted is not asked.wanted
@@ -85,6 +86,7 @@ class SharedParts:
         self,
         tx: Tx,
         room_num: int,
+        room_id: str,
         asked: Asked,
         tail: Tail,
         shown: Stretch,
@@ -112,7 +114,7 @@ class SharedParts:
                 finished,
                 tail,
                 members,
-                tail.receipts <= asked.after and not delta.renames,
+                b"" if tail.receipts > asked.after or delta.renames else _whole(room_id, finished),
             ),
         )
 
@@ -131,3 +133,12 @@ class SharedParts:
             if before != stored.state_before:
                 return False
         return True
+
+
+def _whole(room_id: str, lists: dict[str, orjson.Fragment]) -> bytes:
+    nothing_else: dict[str, Any] = {
+        "summary": {},
+        "ephemeral": {"events": []},
+        "account_data": {"events": []},
+    }
+    return orjson.dumps(room_id) + b":" + orjson.dumps({**lists, **nothing_else})[:-1]

@@ -36,10 +36,8 @@ from comity.users.ephemeral import Ephemeral
 
 #: (type, JSON text) of a user's account data.
 AccountData = Sequence[tuple[str, str]]
-#: What a part has beside events and counts when there is none of it.
-_NOTHING_ELSE: Mapping[str, Any] = {
-    "summary": {}, "ephemeral": {"events": []}, "account_data": {"events": []},
-}  # fmt: skip
+#: The counts of who does not want them by thread, behind what their part of a room has beside.
+_WRITTEN = b',"unread_notifications":{"notification_count":%d,"highlight_count":%d}}'
 
 
 def account_data_events(wanted: RoomEventFilter, room_id: str, listed: AccountData) -> list[dict[str, Any]]:
@@ -155,6 +153,7 @@ class JoinedRooms:
                 self._shared.keep(
                     tx,
                     room_num,
+                    room_id,
                     asked,
                     tail,
                     shown,
@@ -203,8 +202,9 @@ class JoinedRooms:
         _tell_unread(asked, counts, part)
         return part
 
-    def from_memory(self, asked: Asked, room_id: str, entry: LocalMembership) -> dict[str, Any] | None:
-        """The same as `part` for who gets nothing but what others got a moment ago, and their own counts.
+    def from_memory(self, asked: Asked, room_id: str, entry: LocalMembership) -> bytes | None:
+        """The same as `part` for who gets nothing but what others got a moment ago, and their own counts:
+        as JSON, behind the room's id.
 
         None if that is not so, or if memory alone cannot tell. For a user without news of typing.
         """
@@ -212,7 +212,7 @@ class JoinedRooms:
             return None
         room_num, wanted = entry.room_num, asked.wanted.room
         shared = self._shared.get(room_num, asked)
-        if shared is None or not shared.is_all:
+        if shared is None or not shared.whole:
             return None
         if wanted.state.lazy_load_members:
             device = (asked.user_id, asked.request.device_id)
@@ -223,9 +223,11 @@ class JoinedRooms:
         counts = self._unread.from_memory(asked, room_id, entry, shared.tail)
         if counts is None:
             return None
-        part = {**shared.lists, **_NOTHING_ELSE}
-        _tell_unread(asked, counts, part)
-        return part
+        if wanted.timeline.unread_thread_notifications:
+            part: dict[str, Any] = {}
+            _tell_unread(asked, counts, part)
+            return b"%b,%b" % (shared.whole, orjson.dumps(part)[1:])
+        return shared.whole + _WRITTEN % counts.total()
 
     def _members(
         self, tx: Tx, asked: Asked, room_num: int, delta: Delta, shown: Stretch

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -50,8 +50,7 @@ PUSH_RULES = "m.push_rules"
 _KINDS = frozenset({"m.read", personal.PRIVATE_RECEIPT})
 
 
-@dataclass(slots=True)
-class Count:
+class Count(NamedTuple):
     """Unread notifications, of one thread or all."""
 
     notifications: int = 0
@@ -60,6 +59,9 @@ class Count:
     def told(self) -> dict[str, int]:
         """As clients get it."""
         return {"notification_count": self.notifications, "highlight_count": self.highlights}
+
+
+NO_COUNT = Count()
 
 
 @dataclass(slots=True)
@@ -84,19 +86,19 @@ class Unread:
 
     def copy(self) -> Unread:
         """The same, to be counted on."""
-        threads = {name: Count(c.notifications, c.highlights) for name, c in self.threads.items()}
-        return Unread(self.line, self.receipts, self.basis, self.read, threads)
+        return Unread(self.line, self.receipts, self.basis, self.read, dict(self.threads))
 
     def add(self, thread: str, line: int, *, highlight: bool) -> None:
         """Count an event that notifies, unless the user has read it."""
-        if line > max(self.read[""], self.read.get(thread, 0)):
-            count = self.threads.setdefault(thread, Count())
-            count.notifications += 1
-            count.highlights += highlight
+        if line > self.read[""] and line > self.read.get(thread, 0):
+            notifications, highlights = self.threads.get(thread, NO_COUNT)
+            self.threads[thread] = Count(notifications + 1, highlights + highlight)
 
     def total(self) -> Count:
         """Over all threads."""
         counts = self.threads.values()
+        if len(counts) <= 1:
+            return next(iter(counts), NO_COUNT)
         return Count(sum(c.notifications for c in counts), sum(c.highlights for c in counts))
 
 
@@ -184,13 +186,13 @@ class UnreadCounts:
     def from_memory(self, asked: Asked, room_id: str, own: LocalMembership, tail: Tail) -> Unread | None:
         """The same as `count`, where that needs no look into the database; else None."""
         user_id, key = asked.user_id, (asked.user_id, own.room_num)
-        rules, kept = self._rules.get(user_id), self._kept.get(key)
+        rules, kept = self._rules.peek(user_id), self._kept.peek(key)
         if (
             rules is None
             or kept is None
             or kept.receipts != tail.receipts
             or kept.basis != (rules.text, asked.ignored, tail.redaction, tail.past, own.position)
-            or self._bus.changed((user_id,), rules.position)
+            or self._bus.key_changed(user_id, rules.position)
         ):
             return None
         upto = live_line(asked.now)
@@ -199,16 +201,15 @@ class UnreadCounts:
         if kept.line < tail.floor or rules.difference.matters_in(room_id):
             return None
         notified, named = _since(tail, user_id, kept.line)
+        # Counted in place, for nobody comes between: so nothing is counted unless all can be.
         if named or any(item.aside for item in notified):
             return None
-        kept = kept.copy()
         for item in notified:
             if item.sender == user_id:
                 kept.spoke(item.thread)
             elif item.sender not in asked.ignored:
                 kept.add(item.thread, item.line, highlight=item.weight == 2)
         kept.line = upto
-        self._kept.put(key, kept)
         return kept
 
     # -- by the predefined rules
@@ -335,13 +336,21 @@ class UnreadCounts:
 
 
 _line_of = attrgetter("line")
+T = TypeVar("T", Notification, Mention)
 
 
 def _since(tail: Tail, user_id: str, after: int) -> tuple[list[Notification], list[Mention]]:
     """What a tail that reaches down to `after` has above it: for all members, and for the user by name."""
-    first = bisect_right(tail.notifications, after, key=_line_of)
-    named: list[Mention] = []
+    notified, named = _above(tail.notifications, after), list[Mention]()
     if tail.mentions and tail.mentions[-1].line > after:
-        start = bisect_right(tail.mentions, after, key=_line_of)
-        named = [item for item in tail.mentions[start:] if item.user_id == user_id]
-    return tail.notifications[first:], named
+        named = [item for item in _above(tail.mentions, after) if item.user_id == user_id]
+    return notified, named
+
+
+def _above(listed: list[T], after: int) -> list[T]:
+    """Those of a list in the order of their lines that are above a line: mostly the last, if any."""
+    if not listed or listed[-1].line <= after:
+        return []
+    if len(listed) == 1 or listed[-2].line <= after:
+        return listed[-1:]
+    return listed[bisect_right(listed, after, key=_line_of) :]

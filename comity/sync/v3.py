@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from comity.bus import Bus
+from comity.bus import Bus, Subscription
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read import Reader
 from comity.rooms.read.tokens import SyncToken
@@ -83,7 +83,7 @@ class Sync:
             presence=presence,
         )
 
-    async def sync(self, request: SyncRequest) -> dict[str, Any]:
+    async def sync(self, request: SyncRequest) -> dict[str, Any] | orjson.Fragment:
         """What is new for a device; empty after `request.timeout` seconds without news."""
         clock = self._reader.clock
         deadline = clock.monotonic() + min(request.timeout, MAX_TIMEOUT)
@@ -91,7 +91,8 @@ class Sync:
             # The database is an older one than gave the token. What the client knows then, nobody knows;
             # it is told everything, and acknowledges nothing.
             request = replace(request, since=None)
-        await self._devices.acknowledge(request)
+        if request.since is not None and self._devices.may_wait(request):
+            await self._devices.acknowledge(request)
         while True:
             # What comes from here on has a later position, which the wait compares.
             serial, now = self._ephemeral.typing_serial, self._bus.position
@@ -100,11 +101,12 @@ class Sync:
             looked = self._memory.look(request, now)
             if looked is not None and (looked.changed or remaining <= 0):
                 told = self._memory.answer(request, looked, now, serial, presence)
-                if told is not None and (told["rooms"]["join"] or remaining <= 0):
-                    return told
+                if told is not None and (told.has_news or remaining <= 0):
+                    return orjson.Fragment(told.body)
             elif looked is not None:
                 # Nothing is new, as far as memory tells: nothing need be read to wait for it.
-                if not await self._bus.wait(self._keys(request, looked.rooms.joined), now, remaining):
+                subscription = self._subscription(request, looked.rooms.joined)
+                if not await self._bus.wait_by(subscription, now, remaining):
                     deadline = clock.monotonic()
                 continue
             answer = await self._database.read(self._look(request))
@@ -115,15 +117,23 @@ class Sync:
                 continue
             if self._presence.has_changed(request, answer.rooms, presence):
                 continue
-            if not await self._bus.wait(self._keys(request, answer.joined), answer.now, remaining):
+            subscription = self._subscription(request, answer.joined)
+            if not await self._bus.wait_by(subscription, answer.now, remaining):
                 return answer.body
 
-    def _keys(self, request: SyncRequest, joined: Collection[str]) -> list[str]:
+    async def everything(self, request: SyncRequest) -> dict[str, Any]:
+        """What a device is told that knows nothing yet."""
+        return (await self._database.read(self._look(request))).body
+
+    def _subscription(self, request: SyncRequest, joined: Collection[str]) -> Subscription:
         """What wakes who waits for news; presence only those who ask for it."""
-        keys = [request.user_id, *joined]
-        if self._presence.wants(request.wanted.presence):
-            keys += [wake_key(key) for key in keys]
-        return keys
+        with_presence = self._presence.wants(request.wanted)
+
+        def keys() -> list[str]:
+            keys = [request.user_id, *joined]
+            return [*keys, *map(wake_key, keys)] if with_presence else keys
+
+        return self._bus.subscription((request.user_id, with_presence), joined, keys)
 
     def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial

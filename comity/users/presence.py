@@ -140,7 +140,7 @@ class Presences:
         known.active_ms = self._clock.now_ms()
         is_news, known.status = known.status != status, status
         is_due = known.active_ms - known.told_ms >= SAME_AGAIN_MS
-        await self._settle(user_id, known, is_news=is_news or is_due)
+        await self.settle(user_id, known, is_news=is_news or is_due)
 
     async def rename(self, user_id: str, profile: Mapping[str, str]) -> None:
         """A user of ours is called otherwise (client-server §Profiles, Events on Change of Profile
@@ -169,8 +169,8 @@ class Presences:
         """
         return Following(self, user_id, device_id, wish)
 
-    async def begin(self, user_id: str, device_id: str, wish: str | None) -> _Device | None:
-        """A device's /sync begins; None if it does not count."""
+    def begin(self, user_id: str, device_id: str, wish: str | None) -> tuple[_Known, _Device] | None:
+        """A device's /sync begins, and what is to be settled by it; None if it does not count."""
         if not self.enabled:
             return None
         known = self._known.get(user_id)
@@ -190,8 +190,7 @@ class Presences:
                 # client-server §Last active ago: becoming online is an activity.
                 known.active_ms = self._clock.now_ms()
             device.state, device.is_set = ONLINE, False
-        await self._settle(user_id, known)
-        return device
+        return known, device
 
     def end(self, device: _Device) -> None:
         """And ends."""
@@ -210,7 +209,7 @@ class Presences:
         known.active_ms = self._clock.now_ms()
         if device.state == UNAVAILABLE:
             device.state, device.is_set = ONLINE, False
-        await self._settle(user_id, known)
+        await self.settle(user_id, known)
 
     def _of(self, user_id: str) -> _Known:
         known = self._known.get(user_id)
@@ -233,17 +232,22 @@ class Presences:
 
     def _state_now(self, known: _Known) -> str:
         """What a user of ours is, by their devices and their last activity."""
-        now = self._clock.monotonic()
-        states = {
-            device.state
-            for device in known.devices.values()
-            if device.running > 0 or now - device.seen < GONE_SECONDS
-        }
-        if ONLINE in states:
-            return UNAVAILABLE if self._clock.now_ms() - known.active_ms >= IDLE_MS else ONLINE
-        return UNAVAILABLE if UNAVAILABLE in states else OFFLINE
+        now, state = self._clock.monotonic(), OFFLINE
+        for device in known.devices.values():
+            if device.state == OFFLINE or (device.running <= 0 and now - device.seen >= GONE_SECONDS):
+                continue
+            if device.state == ONLINE:
+                return UNAVAILABLE if self._clock.now_ms() - known.active_ms >= IDLE_MS else ONLINE
+            state = UNAVAILABLE
+        return state
 
-    async def _settle(self, user_id: str, known: _Known, *, is_news: bool = False) -> None:
+    def is_settled(self, user_id: str, known: _Known) -> bool:
+        """Whether a user of ours is what was told of them, where it was to be told."""
+        return self._state_now(known) == known.state and not (
+            known.serial and self._bus.changed((user_id,), known.rooms_at)
+        )
+
+    async def settle(self, user_id: str, known: _Known, *, is_news: bool = False) -> None:
         """Tell of a user of ours if they are not what was told of them."""
         state = self._state_now(known)
         if state == known.state and not is_news:
@@ -394,7 +398,7 @@ class Presences:
             now = self._clock.now_ms()
             for user_id, known in list(self._live.items()):
                 if known.devices:
-                    await self._settle(user_id, known)
+                    await self.settle(user_id, known)
                     if known.state != OFFLINE and now - known.told_ms >= AGAIN_MS:
                         known.told_ms = now
                         await self._tell_servers(user_id)
@@ -426,7 +430,15 @@ class Following:
         self._device: _Device | None = None
 
     async def __aenter__(self) -> None:
-        self._device = await self._presences.begin(*self._wish)
+        begun = self._presences.begin(*self._wish)
+        if begun is not None:
+            known, self._device = begun
+            try:
+                if not self._presences.is_settled(self._wish[0], known):
+                    await self._presences.settle(self._wish[0], known)
+            except BaseException:
+                self._presences.end(self._device)
+                raise
 
     async def __aexit__(self, *_: object) -> None:
         if self._device is not None:

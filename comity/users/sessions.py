@@ -52,11 +52,11 @@ MAX_DEVICE_NAME_BYTES = 255
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Whom a valid access token stands for."""
+    """Whom a valid access token stands for: a user by one of their devices."""
 
     user_id: str
     device_id: str
-    admin: bool
+    admin: bool = False
     guest: bool = False
     suspended: bool = False
     locked: bool = False
@@ -121,9 +121,11 @@ class Sessions:
         """`lifetimes` are for sessions that can be refreshed; without, their tokens have no end."""
         self._database = database
         self._lifetimes = lifetimes
-        self._clock = clock
+        self.clock = clock
         self._entropy = entropy
         self._cache: Followed[bytes, _Cached] = Followed(MAX_CACHED_SESSIONS)
+        #: How often anybody's tokens were forgotten: as long as it is the same, who was let in still is.
+        self.changes = 0
         #: Called with (tx, user id, device id) in the transaction that deletes a device.
         self._on_device_gone: list[Callable[[WriteTx, str, str], None]] = []
         #: The same, in the transaction that makes one.
@@ -147,9 +149,9 @@ class Sessions:
         cached = self._cache.get(hash_of(token))
         if cached is None or cached.refresh_hash is not None:
             return None
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         if (
-            cached.believed_until <= self._clock.monotonic()
+            cached.believed_until <= self.clock.monotonic()
             or (cached.expires_at is not None and cached.expires_at <= now)
             or not 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS
         ):
@@ -165,11 +167,11 @@ class Sessions:
             return None
         token_hash = hash_of(token)
         cached = self._cache.get(token_hash)
-        if cached is None or cached.believed_until <= self._clock.monotonic():
+        if cached is None or cached.believed_until <= self.clock.monotonic():
             cached = await self._database.look_up(lambda tx: self._load(tx, token_hash))
             if cached is None:
                 return None
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         session = cached.session
         if cached.expires_at is not None and cached.expires_at <= now:
             raise soft_logged_out("The access token has ended: refresh it, or log in again")
@@ -205,7 +207,7 @@ class Sessions:
             before.last_seen_ms if before is not None else 0,
             owner.expires_at,
             owner.refresh_hash,
-            self._clock.monotonic() + BELIEVED_SECONDS,
+            self.clock.monotonic() + BELIEVED_SECONDS,
         )
         # Not if a session was closed since: it could be this one.
         self._cache.keep(token_hash, cached, tx.as_of)
@@ -248,7 +250,7 @@ class Sessions:
         if refreshing is not None and not isinstance(refreshing, bool):
             raise bad_json("refresh_token is not a boolean")
         opened = self.new_tokens(user_id, device, refreshing=bool(refreshing))
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
 
         def store(tx: WriteTx) -> None:
             if not self.add_device_in(tx, user_id, device, name, now):
@@ -305,7 +307,7 @@ class Sessions:
         found = stored.refresh(tx, refresh_hash)
         if found is None or found.parent is None:
             return  # another request was faster
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         stored.confirm_refresh(tx, refresh_hash, user_id, device_id)
         ended = stored.end_tokens(tx, user_id, device_id, now, but=refresh_hash)
         changed = stored.confirm_access(tx, refresh_hash, user_id, device_id)
@@ -320,7 +322,7 @@ class Sessions:
     def log_out_softly_in(self, tx: WriteTx, user_id: str, device_id: str) -> None:
         """End a device's tokens, and keep the device: its user logs in to it again (§Soft logout)."""
         stored.revoke_refresh(tx, user_id, device_id)
-        self._forget_after(tx, stored.end_tokens(tx, user_id, device_id, self._clock.now_ms()))
+        self._forget_after(tx, stored.end_tokens(tx, user_id, device_id, self.clock.now_ms()))
 
     # -- closing
 
@@ -370,6 +372,7 @@ class Sessions:
 
     def _forget_after(self, tx: WriteTx, token_hashes: Iterable[bytes]) -> None:
         def forget() -> None:
+            self.changes += 1
             for token_hash in token_hashes:
                 self._cache.change(token_hash, self._database.commits)
 

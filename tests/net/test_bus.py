@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+import pytest
+
 from comity.bus import MAX_REMEMBERED_KEYS, Bus
 
 
@@ -54,3 +56,65 @@ async def test_a_wait_is_over_when_one_of_its_keys_passes_the_position() -> None
     bus.publish(7, ["b"])
     assert await waiting
     assert await bus.wait(["b"], 5, 60)
+
+
+async def test_a_subscription_wakes_all_who_wait_by_it() -> None:
+    bus, of = Bus(5), object()
+    subscription = bus.subscription("ann", of, lambda: ["a", "b"])
+    assert bus.subscription("ann", of, lambda: ["never asked for"]) is subscription
+    first, second = (asyncio.create_task(bus.wait_by(subscription, 5, 60)) for _ in range(2))
+    other = asyncio.create_task(bus.wait_by(bus.subscription("ben", of, lambda: ["c"]), 5, 60))
+    await asyncio.sleep(0)
+    bus.publish(6, ["b"])
+    assert await first and await second
+    assert not other.done()
+    # What was published while nobody waited is seen by the position.
+    assert await bus.wait_by(subscription, 5, 60)
+    assert not await bus.wait_by(subscription, 6, 0)
+    bus.publish(7, ["c"])
+    assert await other
+    assert not await bus.wait_by(subscription, 6, 0)
+
+
+async def test_a_subscription_that_is_made_anew_lets_those_look_who_wait_by_the_old_one() -> None:
+    bus = Bus(5)
+    old = bus.subscription("ann", 1, lambda: ["a"])
+    waiting = asyncio.create_task(bus.wait_by(old, 5, 60))
+    await asyncio.sleep(0)
+    new = bus.subscription("ann", 2, lambda: ["b"])
+    assert await waiting
+    bus.publish(6, ["a"])
+    assert not await bus.wait_by(new, 5, 0)
+    bus.publish(7, ["b"])
+    assert await bus.wait_by(new, 5, 0)
+
+
+async def test_subscriptions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comity.bus.MAX_SUBSCRIPTIONS", 2)
+    bus = Bus(5)
+    first = bus.subscription("one", 0, lambda: ["a", "b"])
+    waiting = asyncio.create_task(bus.wait_by(first, 5, 60))
+    await asyncio.sleep(0)
+    for name in ("two", "three"):
+        bus.subscription(name, 0, lambda: ["b"])
+    # It looks again, and would subscribe anew.
+    assert await waiting
+    assert bus.subscription("one", 0, lambda: ["a"]) is not first
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.03, 0.3, 1.1])
+async def test_a_wait_by_a_subscription_lasts_as_long_as_it_was_to(seconds: float) -> None:
+    bus = Bus(5)
+    began = asyncio.get_running_loop().time()
+    assert not await bus.wait_by(bus.subscription("ann", 0, lambda: ["a"]), 5, seconds)
+    assert asyncio.get_running_loop().time() - began >= seconds
+
+
+async def test_closing_ends_all_waits() -> None:
+    bus = Bus(5)
+    by = bus.subscription("ann", 0, lambda: ["a"])
+    waits = [asyncio.create_task(bus.wait_by(by, 5, 60)), asyncio.create_task(bus.wait(["a"], 5, 60))]
+    await asyncio.sleep(0)
+    bus.close()
+    assert await asyncio.gather(*waits) == [False, False]
+    assert not await bus.wait_by(by, 5, 60)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from comity.net.pausing import GreenletPausing
 from comity.ports import Turn
 from comity.store import events as stored_events
-from comity.store.cache import Bounded, Followed
+from comity.store.cache import Bounded, Followed, Weighed
 from comity.store.database import Database, Tx, WriteTx
 from comity.store.events import ACCEPTED, Events, NewEvent, StoredEvent
 from tests.engines import quiet
@@ -27,6 +27,32 @@ PATIENCE = 10.0
 Way = Callable[[Callable[[Tx], str]], Coroutine[Any, Any, str]]
 
 # -- the map
+
+
+def test_what_weighs_too_much_together_is_not_all_kept() -> None:
+    held: Weighed[str, str] = Weighed(10)
+    held.put("a", "A", 4)
+    held.put("b", "B", 4)
+    assert held.get("a") == "A"
+    held.put("c", "C", 4)
+    assert (held.get("a"), held.get("b"), held.get("c")) == ("A", None, "C")
+    # Another weight counts instead of the one before, and what is too heavy by itself is not kept.
+    held.put("a", "A", 6)
+    assert (held.get("a"), held.get("c"), len(held)) == ("A", "C", 2)
+    held.drop("a")
+    held.put("d", "D", 6)
+    held.put("heavy", "H", 11)
+    assert [held.get(key) for key in ("c", "d", "heavy")] == [None] * 3
+    assert len(held) == 0
+
+
+def test_a_look_does_not_count_as_use() -> None:
+    held: Bounded[str, int] = Bounded(2)
+    held.put("a", 1)
+    held.put("b", 2)
+    assert held.peek("a") == 1
+    held.put("c", 3)
+    assert (held.peek("a"), held.peek("b"), held.peek("c")) == (None, 2, 3)
 
 
 def test_what_was_not_used_for_longest_goes_first() -> None:

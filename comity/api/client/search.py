@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comity.api.client.prefixes import add_classic
-from comity.api.router import Call, Guard, Requester, Router, json_response
+from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import bad_json, invalid_param, missing_param
 from comity.protocol.filters import parse_room_event_filter
@@ -14,6 +14,7 @@ from comity.protocol.words import KEYS, MAX_TERM_CHARACTERS, parse_term
 from comity.rooms.read.search import DEFAULT_CONTEXT, GROUP_KEYS, MAX_CONTEXT, Around, Question, Search
 from comity.rooms.read.search_walk import Aim
 from comity.users.rate_limits import SEARCHES, RateLimits
+from comity.users.sessions import Session
 
 #: Entries of any list of a search: there are three keys and two groupings.
 MAX_LISTED = 10
@@ -42,7 +43,7 @@ class SearchApi:
         return json_response({"search_categories": {"room_events": found}})
 
 
-def _question(asked: Mapping[str, Any], requester: Requester) -> Question:
+def _question(asked: Mapping[str, Any], requester: Session) -> Question:
     """What is asked, checked. Raises 400 M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM."""
     term = asked.get("search_term")
     if term is None:

@@ -133,11 +133,11 @@ class Extensions:
             left: list[str] = []
             if position:
                 changed, left = self._devices.lists(tx, user_id, position, asked.now)
-            counts, unused = self._devices.counts.get(tx, user_id, device_id)
-            keys = (tuple(sorted(counts.items())), tuple(sorted(unused)))
+            kept = self._devices.counts.get(tx, user_id, device_id)
+            keys = (tuple(sorted(kept.one_time.items())), tuple(sorted(kept.fallbacks)))
             told["e2ee"] = {
-                "device_one_time_keys_count": counts,
-                "device_unused_fallback_key_types": unused,
+                "device_one_time_keys_count": kept.one_time,
+                "device_unused_fallback_key_types": kept.fallbacks,
             }
             if changed or left:
                 told["e2ee"]["device_lists"] = {"changed": changed, "left": left}
