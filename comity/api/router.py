@@ -325,8 +325,12 @@ class Router:
 
     async def handle(self, request: Request) -> Response:
         """Answer a request. Never raises but for cancellation."""
+        call: Call | None = None
         try:
-            response = await self._dispatch(request)
+            handler, guard, call = self._route(request)
+            if guard is not None:
+                await guard(call)
+            response = await handler(call)
         except MatrixError as error:
             if error.status >= 500:
                 _log.warning("%s %s: %s", request.method, request.path, error)
@@ -336,12 +340,16 @@ class Router:
         except Exception:  # noqa: BLE001 - whatever it was: an answer, and the trace in the log
             _log.exception("unexpected error in %s %s", request.method, request.path)
             response = error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
+        finally:
+            if call is not None and call.at_end is not None:
+                call.at_end()
         # A page is not for the scripts of other sites to read: what has a policy of its own is a page.
         if "client" in request.serves and "Content-Security-Policy" not in response.headers:
             response.headers.update(CORS_HEADERS)
         return response
 
-    async def _dispatch(self, request: Request) -> Response:
+    def _route(self, request: Request) -> tuple[Handler, Guard | None, Call]:
+        """Who answers a request, and whom to ask before. Raises 404 or 405 M_UNRECOGNIZED, 400."""
         literal, values = self._literal.get(request.path), list[str]()
         if literal is None:
             segments = request.path.strip("/").split("/")
@@ -351,7 +359,7 @@ class Router:
             literal, values = found
         node = literal
         if request.method == "OPTIONS":
-            return json_response({})
+            return _preflight, None, Call(request, _NO_PARAMETERS)
         method = "GET" if request.method == "HEAD" and "HEAD" not in node.routes else request.method
         route = node.routes.get(method)
         if route is None:
@@ -359,11 +367,9 @@ class Router:
         handler, guard, names, serves, template = route
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
-        call = Call(request, _named(names, values) if values else _NO_PARAMETERS, template)
-        try:
-            if guard is not None:
-                await guard(call)
-            return await handler(call)
-        finally:
-            if call.at_end is not None:
-                call.at_end()
+        return handler, guard, Call(request, _named(names, values) if values else _NO_PARAMETERS, template)
+
+
+async def _preflight(_: Call) -> Response:
+    """client-server §Web Browser Clients."""
+    return json_response({})

@@ -66,6 +66,12 @@ class Filters:
             raise not_found("There is no such filter")
         return definition.encode()
 
+    def remembered(self, user_id: str, text: str) -> Filter | None:
+        """The same as `parsed`, where nothing need be read or parsed for it."""
+        if not text:
+            return NO_FILTER
+        return self._parsed.peek(text if text.startswith("{") else f"{user_id} {text}")
+
     async def parsed(self, user_id: str, text: str) -> Filter:
         """The filter that a /sync names (client-server §Filtering): JSON in braces, else an id.
 

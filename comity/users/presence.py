@@ -160,19 +160,18 @@ class Presences:
         self._known.pop(user_id, None)
         self._live.pop(user_id, None)
 
-    def following(self, user_id: str, device_id: str, wish: str | None) -> Following:
+    def following(self, user_id: str, device_id: str, wish: str | None) -> Following | NotFollowed:
         """While a device waits in a /sync; `wish` is its `set_presence`, None if it did not say.
 
         client-server, GET /sync: whoever does not say is online. A device that has set itself
         unavailable stays so until it says otherwise or is active; one that says `offline` is not
         marked by its syncing, and keeps what it has set.
         """
-        return Following(self, user_id, device_id, wish)
+        begun = self._begin(user_id, device_id, wish) if self.enabled else None
+        return NOT_FOLLOWED if begun is None else Following(self, user_id, *begun)
 
-    def begin(self, user_id: str, device_id: str, wish: str | None) -> tuple[_Known, _Device] | None:
+    def _begin(self, user_id: str, device_id: str, wish: str | None) -> tuple[_Known, _Device] | None:
         """A device's /sync begins, and what is to be settled by it; None if it does not count."""
-        if not self.enabled:
-            return None
         known = self._known.get(user_id)
         if wish == OFFLINE:
             held = known.devices.get(device_id) if known is not None else None
@@ -420,26 +419,40 @@ def _may_see(tx: Tx, requester: str, user_id: str) -> bool:
 
 
 class Following:
-    """`async with`: the time of one /sync. A class, for every long poll comes through here."""
+    """The time of one /sync: `begin` it if `is_begun` does not say so, and `end` it whatever comes."""
 
-    __slots__ = ("_device", "_presences", "_wish")
+    __slots__ = ("_device", "_known", "_presences", "_user_id")
 
-    def __init__(self, presences: Presences, user_id: str, device_id: str, wish: str | None) -> None:
+    def __init__(self, presences: Presences, user_id: str, known: _Known, device: _Device) -> None:
         self._presences = presences
-        self._wish = (user_id, device_id, wish)
-        self._device: _Device | None = None
+        self._user_id = user_id
+        self._known = known
+        self._device = device
 
-    async def __aenter__(self) -> None:
-        begun = self._presences.begin(*self._wish)
-        if begun is not None:
-            known, self._device = begun
-            try:
-                if not self._presences.is_settled(self._wish[0], known):
-                    await self._presences.settle(self._wish[0], known)
-            except BaseException:
-                self._presences.end(self._device)
-                raise
+    @property
+    def is_begun(self) -> bool:
+        """Whether nobody need be told that it begins."""
+        return self._presences.is_settled(self._user_id, self._known)
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._device is not None:
-            self._presences.end(self._device)
+    async def begin(self) -> None:
+        """Tell who is to be told that the user is there."""
+        await self._presences.settle(self._user_id, self._known)
+
+    def end(self) -> None:
+        """The device waits no more."""
+        self._presences.end(self._device)
+
+
+class NotFollowed:
+    """What a /sync is that says nothing of its user's presence."""
+
+    is_begun = True
+
+    async def begin(self) -> None:
+        """Nobody is told."""
+
+    def end(self) -> None:
+        """Nobody was."""
+
+
+NOT_FOLLOWED = NotFollowed()

@@ -45,8 +45,13 @@ class SlidingApi:
         wish = parse(body, requester.user_id)
         user_id, device_id = requester.user_id, requester.device_id
         seconds = min(timeout, MAX_TIMEOUT_MS) / 1000
-        async with self._presences.following(user_id, device_id, presence):
+        following = self._presences.following(user_id, device_id, presence)
+        try:
+            if not following.is_begun:
+                await following.begin()
             answer = await self._sliding.sync(user_id, device_id, wish, pos, seconds)
+        finally:
+            following.end()
         # Whoever was logged out while they waited is told nothing more.
         await self._guard(call)
         return json_response(answer)

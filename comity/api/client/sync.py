@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from comity.api.client.prefixes import add_classic
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
@@ -16,6 +18,8 @@ from comity.users.presence import Presences
 PRESENCES = ("offline", "online", "unavailable")
 #: Milliseconds: what `timeout` is cut to before it is anything else's affair.
 MAX_TIMEOUT_MS = 3_600_000
+#: Queries that are remembered as they were understood, and the longest of them in characters.
+MAX_REMEMBERED, MAX_REMEMBERED_QUERY = 1_000, 2_000
 
 
 def routes(router: Router, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
@@ -39,24 +43,59 @@ class SyncApi:
         self._sync = sync
         self._filters = filters
         self._presences = presences
+        #: By the query: all who are woken by one event ask for the next in the same words.
+        self._wishes: dict[str, _Wish] = {}
 
     async def sync(self, call: Call) -> Response:
         """GET /sync."""
-        requester = call.requester
-        since = call.query("since")
-        wish = presence_wish(call)
+        user_id, device_id = call.requester.user_id, call.requester.device_id
+        query = call.request.query
+        wish = self._wishes.get(query)
+        if wish is None:
+            wish = _wish(call)
+            if len(query) <= MAX_REMEMBERED_QUERY and "access_token" not in query:
+                if len(self._wishes) >= MAX_REMEMBERED:
+                    self._wishes.clear()
+                self._wishes[query] = wish
+        wanted = self._filters.remembered(user_id, wish.filter)
+        if wanted is None:
+            wanted = await self._filters.parsed(user_id, wish.filter)
         request = SyncRequest(
-            user_id=requester.user_id,
-            device_id=requester.device_id,
-            # COMPAT: some clients send an empty `since` for none.
-            since=SyncToken.parse(since) if since else None,
-            wanted=await self._filters.parsed(requester.user_id, call.query("filter") or ""),
-            timeout=call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
-            full_state=call.query_bool("full_state"),
-            use_state_after=call.query_bool("use_state_after"),
+            user_id, device_id, wish.since, wanted, wish.timeout, wish.full_state, wish.use_state_after
         )
-        async with self._presences.following(requester.user_id, requester.device_id, wish):
+        following = self._presences.following(user_id, device_id, wish.presence)
+        try:
+            if not following.is_begun:
+                await following.begin()
             answer = await self._sync.sync(request)
+        finally:
+            following.end()
         # Whoever was logged out while they waited is told nothing more.
         await self._guard(call)
         return json_response(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A query of /sync."""
+
+    since: SyncToken | None
+    filter: str
+    timeout: float
+    full_state: bool
+    use_state_after: bool
+    presence: str | None
+
+
+def _wish(call: Call) -> _Wish:
+    """What the query asks for. Raises 400 M_INVALID_PARAM."""
+    since = call.query("since")
+    return _Wish(
+        # COMPAT: some clients send an empty `since` for none.
+        SyncToken.parse(since) if since else None,
+        call.query("filter") or "",
+        call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
+        call.query_bool("full_state"),
+        call.query_bool("use_state_after"),
+        presence_wish(call),
+    )
