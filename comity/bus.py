@@ -8,6 +8,7 @@ up to which it has already looked; comparing positions means that no wake-up can
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
@@ -15,8 +16,10 @@ from collections.abc import Callable, Iterable
 DEVICE_LISTS = "device lists"
 #: Keys whose last position is remembered. Forgetting one costs a waiter a spurious look.
 MAX_REMEMBERED_KEYS = 100_000
-#: Subscriptions that are kept, some 100 bytes a key: more than there are connections (`net.http_server`).
-MAX_SUBSCRIPTIONS = 25_000
+#: Keys of subscriptions that are kept though nobody waits by them, some 150 bytes each.
+MAX_SUBSCRIBED_KEYS = 500_000
+#: Subscriptions that are looked at for one that can go, when there are too many keys.
+MAX_LOOKED_AT = 16
 #: Seconds by which the end of a long wait may come later than was asked for, and of a short one.
 GRAIN_SECONDS, SHORT_GRAIN_SECONDS = 0.5, 0.01
 
@@ -51,6 +54,7 @@ class Bus:
         self._last: dict[str, int] = {}
         self._waiters: dict[str, set[asyncio.Future[bool]]] = {}
         self._subscriptions: dict[object, Subscription] = {}
+        self._subscribed_keys = 0
         #: By key, those that hold it; in the order in which they came.
         self._subscribed: dict[str, dict[Subscription, None]] = {}
         self._closed = False
@@ -123,14 +127,27 @@ class Bus:
             if held is not None:
                 self._end(held)
             held = Subscription(of, frozenset(keys()))
+            self._subscribed_keys += len(held.keys)
             for key in held.keys:
                 self._subscribed.setdefault(key, {})[held] = None
+            if self._subscribed_keys > MAX_SUBSCRIBED_KEYS:
+                self._end_idle()
         self._subscriptions[name] = held
-        if len(self._subscriptions) > MAX_SUBSCRIPTIONS:
-            self._end(self._subscriptions.pop(next(iter(self._subscriptions))))
         return held
 
+    def _end_idle(self) -> None:
+        """End the oldest subscriptions that nobody waits by."""
+        for name in list(itertools.islice(self._subscriptions, MAX_LOOKED_AT)):
+            subscription = self._subscriptions.pop(name)
+            if subscription.waiters:
+                self._subscriptions[name] = subscription
+            else:
+                self._end(subscription)
+                if self._subscribed_keys <= MAX_SUBSCRIBED_KEYS:
+                    return
+
     def _end(self, subscription: Subscription) -> None:
+        self._subscribed_keys -= len(subscription.keys)
         for key in subscription.keys:
             holding = self._subscribed[key]
             del holding[subscription]

@@ -90,16 +90,22 @@ async def test_a_subscription_that_is_made_anew_lets_those_look_who_wait_by_the_
 
 
 async def test_subscriptions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("comity.bus.MAX_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr("comity.bus.MAX_SUBSCRIBED_KEYS", 5)
     bus = Bus(5)
     first = bus.subscription("one", 0, lambda: ["a", "b"])
     waiting = asyncio.create_task(bus.wait_by(first, 5, 60))
     await asyncio.sleep(0)
-    for name in ("two", "three"):
-        bus.subscription(name, 0, lambda: ["b"])
-    # It looks again, and would subscribe anew.
+    second = bus.subscription("two", 0, lambda: ["a", "c"])
+    third = bus.subscription("three", 0, lambda: ["d"])
+    fourth = bus.subscription("four", 0, lambda: ["b"])
+    # The oldest that nobody waits by had to go.
+    assert bus.subscription("one", 0, list) is first
+    assert bus.subscription("three", 0, list) is third
+    assert bus.subscription("four", 0, list) is fourth
+    assert not waiting.done()
+    assert bus.subscription("two", 0, lambda: ["a", "c"]) is not second
+    bus.publish(6, ["b"])
     assert await waiting
-    assert bus.subscription("one", 0, lambda: ["a"]) is not first
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.03, 0.3, 1.1])

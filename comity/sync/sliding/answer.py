@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from comity.bus import Bus
@@ -105,7 +106,10 @@ class Sliding:
                 break
             if self._typed_since(serial, answer.joined):
                 continue
-            if not await self._bus.wait([user_id, *answer.joined], answer.now, remaining):
+            joined = answer.joined
+            # What wakes who follows by /sync without presence, too.
+            subscription = self._bus.subscription((user_id, False), joined, partial(_keys, user_id, joined))
+            if not await self._bus.wait_by(subscription, answer.now, remaining):
                 break
         new_pos = self.connections.advance(device, wish.connection, base, answer.state)
         if new_pos is None:
@@ -216,3 +220,7 @@ class Sliding:
             if own is not None and own.membership not in _PRESENT:
                 found.append((room_id, own))
         return found
+
+
+def _keys(user_id: str, joined: Collection[str]) -> list[str]:
+    return [user_id, *joined]
