@@ -223,7 +223,7 @@ def build(config: Config, ports: Ports) -> App:
     rooms.intake.on_staged = rooms.staging.work
     sync = SyncSystem(
         database=database, bus=bus, reader=rooms.reader, ephemeral=users.ephemeral,
-        key_counts=users.keys.counts,
+        key_counts=users.keys.counts, megabytes=config.caches.megabytes // 8,
     )  # fmt: skip
     notices = ServerNotices(
         config=config.server_notices, database=database, clock=ports.clock, accounts=users.accounts,

@@ -33,8 +33,10 @@ from comity.sync.asked import Asked, Stretch
 from comity.sync.delta import MEMBER, Delta, Deltas
 from comity.sync.timeline import stretch
 
-#: Bytes of all openings that are kept, and of the largest: of a room with so much state, each is made anew.
-MAX_BYTES, MAX_OPENING_BYTES = 48 * 1024 * 1024, 1024 * 1024
+#: Megabytes that all openings may take, where nobody says otherwise.
+DEFAULT_MEGABYTES = 32
+#: Bytes of the largest that is kept: of a room with so much state, each is made anew.
+MAX_OPENING_BYTES = 1024 * 1024
 #: What an opening takes beside its events.
 _OVERHEAD = 2_000
 _IN_SIGHT = frozenset({SHARED, WORLD_READABLE})
@@ -95,11 +97,12 @@ class Opening:
 class Openings:
     """Makes and keeps them."""
 
-    def __init__(self, reader: Reader, deltas: Deltas) -> None:
+    def __init__(self, reader: Reader, deltas: Deltas, megabytes: int = DEFAULT_MEGABYTES) -> None:
+        """`megabytes` is what all of them may take."""
         self._reader = reader
         self._deltas = deltas
         #: By room, filter (which the opening holds on to) and place of the state.
-        self._kept: Weighed[tuple[int, int, bool], Opening] = Weighed(MAX_BYTES)
+        self._kept: Weighed[tuple[int, int, bool], Opening] = Weighed(megabytes * 1024 * 1024)
 
     def get(
         self, tx: Tx, asked: Asked, view: RoomView, room_id: str, tail: Tail, current: bytes

@@ -96,6 +96,7 @@ class JoinedRooms:
         summaries: Summaries,
         unread: UnreadCounts,
         ephemeral: Ephemeral,
+        openings: Openings,
     ) -> None:
         self._reader = reader
         self._deltas = deltas
@@ -104,7 +105,7 @@ class JoinedRooms:
         self._ephemeral = ephemeral
         self._sent = SentMembers()
         self._shared = SharedParts(reader)
-        self._openings = Openings(reader, deltas)
+        self._openings = openings
 
     def part(
         self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData

@@ -12,6 +12,7 @@ from comity.sync.devices import Devices
 from comity.sync.notifications import Notifications
 from comity.sync.old import OldSync
 from comity.sync.old_stream import EventStream
+from comity.sync.openings import DEFAULT_MEGABYTES, Openings
 from comity.sync.presence import PresenceNews
 from comity.sync.slice import JoinedRooms
 from comity.sync.sliding.answer import Sliding
@@ -30,8 +31,10 @@ class SyncSystem:
     """All ways to follow rooms: views of one log, on the same parts."""
 
     def __init__(
-        self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral, key_counts: KeyCounts
-    ) -> None:
+        self, *, database: Database, bus: Bus, reader: Reader, ephemeral: Ephemeral, key_counts: KeyCounts,
+        megabytes: int = DEFAULT_MEGABYTES,
+    ) -> None:  # fmt: skip
+        """`megabytes` are for what is made once for all members of a room (`comity.sync.openings`)."""
         user_rooms, devices = RoomsOfUsers(bus), Devices(database, bus, key_counts)
         deltas, summaries = Deltas(reader.states, reader.events), Summaries()
         unread, others = UnreadCounts(reader, summaries, bus), OtherRooms(reader, deltas)
@@ -40,7 +43,10 @@ class SyncSystem:
         )
         self.v3 = Sync(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
-            devices=devices, joined=JoinedRooms(reader, deltas, summaries, unread, ephemeral), others=others,
+            devices=devices, others=others,
+            joined=JoinedRooms(
+                reader, deltas, summaries, unread, ephemeral, Openings(reader, deltas, megabytes)
+            ),
             presence=PresenceNews(ephemeral),
         )  # fmt: skip
         self.sliding = Sliding(
