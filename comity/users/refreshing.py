@@ -12,6 +12,7 @@ from typing import Any
 
 from comity.ports import Clock
 from comity.protocol.errors import MatrixError, bad_json, missing_param
+from comity.store import oauth
 from comity.store import sessions as stored
 from comity.store.database import Database, WriteTx
 from comity.users.rate_limits import REFRESHES, RateLimits
@@ -54,10 +55,17 @@ class Refreshing:
             raise _unknown()
         token_hash = hash_of(token)
         # An error that is raised undoes its transaction; a session that ends must end.
-        outcome = await self._database.write(lambda tx: self.refresh_in(tx, token_hash))
+        outcome = await self._database.write(lambda tx: self._refresh_in(tx, token_hash))
         if isinstance(outcome, MatrixError):
             raise outcome
         return outcome
+
+    def _refresh_in(self, tx: WriteTx, token_hash: bytes) -> Opened | MatrixError:
+        found = stored.refresh(tx, token_hash)
+        if found is not None and oauth.session(tx, found.user_id, found.device_id) is not None:
+            # A token of OAuth 2.0 is good for the client alone that it was given to, which this does not ask.
+            return _unknown()
+        return self.refresh_in(tx, token_hash)
 
     def refresh_in(self, tx: WriteTx, token_hash: bytes) -> Opened | MatrixError:
         """New tokens for a refresh token, in a transaction of the caller's, which must stand.

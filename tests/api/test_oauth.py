@@ -12,7 +12,7 @@ import pytest
 from comity.store import sessions as stored_sessions
 from tests.api.support_browser import ORIGIN, Browser
 from tests.api.support_oauth import DEVICE_GRANT, REDIRECT, WEB_CLIENT, OAuthClient, call, returned, scope
-from tests.api.support_rooms import Client, Place, place
+from tests.api.support_rooms import Client, Place, ask, place
 
 AUTHORIZE = "/_comity/oauth2/authorize"
 
@@ -260,6 +260,9 @@ async def test_a_refresh_token_is_for_its_client(tmp_path: Path) -> None:
         other = await OAuthClient.registered(here.app, {**WEB_CLIENT, "client_name": "Another"})
         tokens = await app.log_in(browser)
         assert (await other.refresh(tokens["refresh_token"])).body["error"] == "invalid_grant"
+        # Nor for whoever has it and names no client, which older apps do not.
+        path, body = "/_matrix/client/v3/refresh", {"refresh_token": tokens["refresh_token"]}
+        (await ask(here.app, "POST", path, body, {}, None)).failed(401, "M_UNKNOWN_TOKEN")
         (await app.refresh(tokens["refresh_token"])).ok()
 
 
