@@ -33,7 +33,7 @@ from yarl import URL
 
 from bench import machine
 from comity.federation.client import path
-from comity.net.http_client import KEEPALIVE_SECONDS
+from comity.net.client_pool import KEEPALIVE_SECONDS
 from comity.protocol import canonical_json
 from comity.protocol.build import Draft, Reference, build, reference_to
 from comity.protocol.event import Event, parse

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-
-from aiohttp.abc import AbstractResolver, ResolveResult
+from typing import Protocol
 
 #: Threads waiting for the system's resolver at once.
 MAX_LOOKUP_THREADS = 32
@@ -23,8 +22,18 @@ MAX_WAITING_LOOKUPS = 1000
 MAX_ADDRESSES_PER_FAMILY = 4
 
 
-class SystemLookup(AbstractResolver):
-    """aiohttp's resolver interface on `getaddrinfo`, in threads that do not outlive the process.
+class Lookup(Protocol):
+    """Names to addresses."""
+
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
+        """The IP literals of a name, the preferred first, each with the port that it has there.
+
+        Raises OSError.
+        """
+
+
+class SystemLookup:
+    """`Lookup` by `getaddrinfo`, in threads that do not outlive the process.
 
     The threads are daemons and not an executor's: one that hangs in `getaddrinfo` must not
     hold up the end of the process.
@@ -34,10 +43,8 @@ class SystemLookup(AbstractResolver):
         self._places = asyncio.Semaphore(MAX_LOOKUP_THREADS)
         self._waiting = 0
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """The addresses of `host`, in the system's order of preference. Raises OSError."""
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
+        """The IP literals of `host`, in the system's order of preference. Raises OSError."""
         if self._waiting >= MAX_WAITING_LOOKUPS:
             raise OSError(f"{MAX_WAITING_LOOKUPS} other names wait for the system's resolver")
         self._waiting += 1
@@ -46,9 +53,9 @@ class SystemLookup(AbstractResolver):
         finally:
             self._waiting -= 1
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[ResolveResult]] = loop.create_future()
+        answer: asyncio.Future[list[str]] = loop.create_future()
 
-        def finish(found: list[ResolveResult] | OSError) -> None:
+        def finish(found: list[str] | OSError) -> None:
             self._places.release()
             if answer.done():
                 return  # whoever asked has gone
@@ -58,40 +65,28 @@ class SystemLookup(AbstractResolver):
                 answer.set_result(found)
 
         def look_up() -> None:
-            found = _addresses(host, port, family)
+            found = _addresses(host)
             try:
                 loop.call_soon_threadsafe(finish, found)
             except RuntimeError:
                 pass  # the loop ended while we waited
 
         threading.Thread(target=look_up, name="comity-lookup", daemon=True).start()
-        return await answer
-
-    async def close(self) -> None:
-        """Nothing to close: the threads end with their lookups."""
+        return [(address, port) for address in await answer]
 
 
-def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult] | OSError:
+def _addresses(host: str) -> list[str] | OSError:
     try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        found = socket.getaddrinfo(host, None, socket.AF_UNSPEC, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         return error
     except UnicodeError as error:  # an empty label or one over 63 characters
         return socket.gaierror(socket.EAI_NONAME, f"no valid host name: {error}")
-    results: list[ResolveResult] = []
+    results: list[str] = []
     of_family = {socket.AF_INET: 0, socket.AF_INET6: 0}
-    for found_family, _, protocol, _, address in found:
-        if found_family not in of_family or of_family[found_family] == MAX_ADDRESSES_PER_FAMILY:
+    for family, _, _, _, address in found:
+        if family not in of_family or of_family[family] == MAX_ADDRESSES_PER_FAMILY:
             continue
-        of_family[found_family] += 1
-        results.append(
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=found_family,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST,
-            )
-        )
+        of_family[family] += 1
+        results.append(str(address[0]))
     return results or OSError(f"{host} has no address")

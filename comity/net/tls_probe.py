@@ -88,7 +88,7 @@ class TlsProber:
 
     async def addresses(self, host: str) -> list[str]:
         """The IPv4 and IPv6 addresses of a name, or the literal itself. Raises OSError."""
-        return list(dict.fromkeys(found["host"] for found in await self._lookup.resolve(host)))
+        return list(dict.fromkeys(address for address, _ in await self._lookup.resolve(host, 0)))
 
     async def probe(self, address: str, port: int, tls_name: str) -> Probe:
         """Connect to one address; `tls_name` is what the certificate must be valid for."""

@@ -1,6 +1,6 @@
 """What went wrong with an exchange, in words for the operator.
 
-Owns the translation of the library's, TLS's and the system's errors into one sentence.
+Owns the translation of HTTP's, TLS's and the system's errors into one sentence.
 Never includes the path or query of a request, where secrets may be.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import ssl
 
-import aiohttp
+from comity.net.client_connection import BrokenOff, Disconnected, HandshakeFailed
+from comity.net.client_pool import AddressNotAllowed, ConnectFailed, ConnectTimedOut, NameNotFound
+from comity.net.http_answer import NoHttp
 
 #: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _NAME_MISMATCH = frozenset({62, 64})
@@ -23,32 +25,31 @@ _CONNECT_TEXTS = {
 }
 
 
-class AddressNotAllowed(OSError):
-    """The address is not one this server connects to."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(f"the address {address} is private or reserved, and not in the allowed ranges")
-
-
 def explain(error: BaseException, where: str, tls_name: str) -> str:
     """One sentence on `error`, met in an exchange with `where` ("host:port") as `tls_name`."""
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return _certificate(error.certificate_error, where, tls_name)
-        case aiohttp.ClientConnectorSSLError():
-            return f"the TLS handshake with {where} failed: {_tls_reason(error.os_error)}"
-        case aiohttp.ClientConnectorDNSError():
-            return f"the name of {where} was not found: {_system_reason(error.os_error)}"
-        case aiohttp.ClientConnectorError():
-            return _connect(error.os_error, where)
-        case aiohttp.ConnectionTimeoutError():
+        case HandshakeFailed(args=(ssl.CertificateError() as certificate,)):
+            return _certificate(certificate, where, tls_name)
+        case HandshakeFailed(args=(reason,)):
+            return f"the TLS handshake with {where} failed: {_tls_reason(reason)}"
+        case NameNotFound(args=(reason,)):
+            return f"the name of {where} was not found: {_system_reason(reason)}"
+        case AddressNotAllowed():
+            return f"not connecting to {where}: {error}"
+        case ConnectFailed(args=(reason,)):
+            return _connect(reason, where)
+        case ConnectTimedOut():
             return f"could not connect to {where} in time"
-        case aiohttp.ServerDisconnectedError():
+        case Disconnected(args=(OSError() as reason,)):
+            return f"the connection to {where} was lost: {_system_reason(reason)}"
+        case Disconnected():
             return f"{where} closed the connection without an answer"
-        case aiohttp.ClientPayloadError():
+        case BrokenOff():
             return f"{where} broke off in the middle of its answer"
-        case aiohttp.ClientResponseError():
-            return f"{where} did not answer with valid HTTP: {error.message}"
+        case NoHttp():
+            return f"{where} did not answer with valid HTTP: {error}"
+        case ssl.SSLError():
+            return f"the connection to {where} was lost: {_tls_reason(error)}"
         case OSError():
             return f"the connection to {where} was lost: {_system_reason(error)}"
         case _:
@@ -64,18 +65,17 @@ def _certificate(error: Exception, where: str, tls_name: str) -> str:
 
 
 def _connect(error: OSError, where: str) -> str:
-    if isinstance(error, AddressNotAllowed):
-        return f"not connecting to {where}: {error}"
     known = None if error.errno is None else _CONNECT_TEXTS.get(error.errno)
     if known is not None:
         return known.format(where=where)
     return f"could not connect to {where}: {_system_reason(error)}"
 
 
-def _tls_reason(error: OSError) -> str:
+def _tls_reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return reason.replace("_", " ").lower() if reason else _system_reason(error)
 
 
-def _system_reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+def _system_reason(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or str(error) or type(error).__name__

@@ -53,7 +53,9 @@ def redirected(current: URL, location: str, *, plain_http: bool = False) -> URL:
 
 def is_host(text: str) -> bool:
     """Whether `text` is an IP literal or has the shape of a host name, one TLS would take."""
-    return text.isascii() and all(0 < len(label) < 64 for label in text.removesuffix(".").split("."))
+    if not (text.isascii() and text.isprintable()):
+        return False
+    return all(0 < len(label) < 64 for label in text.removesuffix(".").split("."))
 
 
 def where_is(host: str, port: int) -> str:

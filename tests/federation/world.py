@@ -7,12 +7,9 @@ the machine that the test runs on; here a name's address says where such a port 
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from comity.federation.availability import Availability
 from comity.federation.client import FederationClient
@@ -28,29 +25,17 @@ VERSION = "/_matrix/federation/v1/version"
 WELL_KNOWN = "/.well-known/matrix/server"
 
 
-class Names(AbstractResolver):
+class Names:
     """Addresses from a table: (host, port) -> the address and port where that is."""
 
     def __init__(self) -> None:
         self.table: dict[tuple[str, int], tuple[str, int]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
         found = self.table.get((host, port))
         if found is None:
             raise OSError(f"{host} has no address")
-        address, real_port = found
-        return [
-            ResolveResult(
-                hostname=host, host=address, port=real_port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0, flags=socket.AI_NUMERICHOST,
-            )
-        ]  # fmt: skip
-
-    async def close(self) -> None:
-        pass
+        return [found]
 
 
 class SeededEntropy(FixedEntropy):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 import ssl
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from comity.net import http_client
+from comity.net import client_pool
 from comity.net.http_client import HttpsTransport
 from comity.net.http_server import server_ssl_context
+from comity.net.lookup import Lookup
 from comity.ports import Answer, Endpoint, Request, Response, TransportError
 from tests.net.authority import Authority
 from tests.net.peers import AMPLE, Connection, answer_all, running_peer, transport
@@ -200,7 +199,7 @@ async def test_connections_of_two_names_are_not_mixed(authority: Authority) -> N
         await failure(client, peer.endpoint("three.test"))
 
 
-@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".test", "", "ä.test"])
+@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".test", "", "ä.test", "a\0b", "a\nb.test"])
 async def test_what_is_no_host_name(authority: Authority, name: str) -> None:
     async with (
         running_peer(answer_all, authority.issue(["peer.test"])) as peer,
@@ -208,6 +207,14 @@ async def test_what_is_no_host_name(authority: Authority, name: str) -> None:
     ):
         for endpoint in (peer.endpoint(name), Endpoint(name, peer.port, "peer.test", "peer.test")):
             assert "no valid host name" in str(await failure(client, endpoint))
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65_536, 10**9])
+async def test_what_is_no_port(authority: Authority, port: int) -> None:
+    async with transport(authority) as client:
+        for host in ("127.0.0.1", "localhost"):
+            error = await failure(client, Endpoint(host, port, "a.test", "a.test"))
+            assert str(error) == f"{host}:{port} is no address to connect to"
 
 
 # Addresses
@@ -226,27 +233,19 @@ async def test_the_machine_itself_is_refused(authority: Authority, host: str) ->
         assert "the address 127.0.0.1 is private or reserved" in str(error)
 
 
-class ChangingLookup(AbstractResolver):
+class ChangingLookup:
     """Names whose address is another at each look, and names with several addresses."""
 
     def __init__(self, **names: list[list[str]]) -> None:
         self.names = {name.replace("_", "."): answers for name, answers in names.items()}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
         answers = self.names[host]
         addresses = answers.pop(0) if len(answers) > 1 else answers[0]
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
+        return [(address, port) for address in addresses]
 
 
-async def looking_up(authority: Authority, lookup: AbstractResolver, *allow: str) -> HttpsTransport:
+async def looking_up(authority: Authority, lookup: Lookup, *allow: str) -> HttpsTransport:
     client = HttpsTransport(
         trusted_ca=[authority.ca],
         verify_certificates=True,
@@ -410,7 +409,7 @@ async def test_a_connection_is_used_again(authority: Authority) -> None:
 async def test_no_more_than_so_many_connections_are_kept(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "MAX_KEPT_CONNECTIONS", 1)
+    monkeypatch.setattr(client_pool, "MAX_KEPT_CONNECTIONS", 1)
     issued = authority.issue(["peer.test"])
     async with (
         running_peer(answer_all, issued) as first,

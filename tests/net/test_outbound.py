@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from comity.net.http_client import HttpsTransport
 from comity.ports import NoOutbound, TransportError
@@ -113,24 +111,14 @@ async def test_private_addresses_are_refused_also_behind_redirects(authority: Au
     assert inside.connections == []
 
 
-class Rebinding(AbstractResolver):
+class Rebinding:
     """A name whose address is another one each time that it is looked up."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host, host=self.addresses.pop(0), port=port, family=socket.AF_INET, proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-        ]  # fmt: skip
-
-    async def close(self) -> None:
-        pass
+    async def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
+        return [(self.addresses.pop(0), port)]
 
 
 async def test_a_name_that_changes_its_address_gains_nothing() -> None:
