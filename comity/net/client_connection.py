@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import cast
 
 from comity.net.http_answer import IncomingAnswer, NoHttp, TooLarge
@@ -42,8 +43,10 @@ class Connection(asyncio.Protocol):
         "_asked",
         "_context",
         "_drained",
+        "_executor",
         "_incoming",
         "_is_full",
+        "_is_shaking",
         "_loop",
         "_on_lost",
         "_outgoing",
@@ -57,11 +60,19 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, context: ssl.SSLContext | None, tls_name: str, on_lost: Callable[[Connection], None]
+        self,
+        context: ssl.SSLContext | None,
+        tls_name: str,
+        executor: Executor,
+        on_lost: Callable[[Connection], None],
     ) -> None:
-        """Without a context, plain HTTP is spoken. `on_lost` is called when the connection is no more."""
+        """Without a context, plain HTTP is spoken. Handshakes run on `executor`, which must be threads.
+
+        `on_lost` is called when the connection is no more.
+        """
         self._loop = asyncio.get_running_loop()
         self._context, self._tls_name, self._on_lost = context, tls_name, on_lost
+        self._executor = executor
         self._transport: asyncio.Transport | None = None
         self._tls: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO | None = None
@@ -69,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._answer: IncomingAnswer | None = None
         self._asked: asyncio.Future[None] | None = None
         self._is_full = False
+        #: Whether a thread has the object of TLS, which nobody else may touch then.
+        self._is_shaking = False
         self._drained: asyncio.Future[None] | None = None
         #: What ended it while nobody waited for an answer.
         self._why: BaseException | None = None
@@ -113,7 +126,7 @@ class Connection(asyncio.Protocol):
         self.is_over = True
         if transport is None or transport.is_closing():
             return
-        if self._tls is not None:
+        if self._tls is not None and not self._is_shaking:
             try:
                 self._tls.unwrap()
             except ssl.SSLError:
@@ -145,17 +158,17 @@ class Connection(asyncio.Protocol):
             self._end(HandshakeFailed(error))
             self.abort()
             return
-        self._shake_hands()
+        self._shaken(_shake_hands(self._tls))
 
     def data_received(self, data: bytes) -> None:
         if self._incoming is None:
             self._take(data)
             return
         self._incoming.write(data)
-        if not self.ready.done():
-            self._shake_hands()
-        if self.ready.done() and not self.is_over:
+        if self.ready.done():
             self._read()
+        else:
+            self._shake_hands_aside()
 
     def eof_received(self) -> bool:
         self._end(None)
@@ -176,21 +189,39 @@ class Connection(asyncio.Protocol):
 
     # -- TLS
 
-    def _shake_hands(self) -> None:
-        assert self._tls is not None
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-        except (ssl.SSLError, ssl.CertificateError) as error:
-            self._flush()  # the peer is told why
+    def _shake_hands_aside(self) -> None:
+        """Go on with the handshake in a thread.
+
+        It is arithmetic for nearly a millisecond, and frees the interpreter's lock; to thousands of
+        servers that are seconds in which the loop can do everything else.
+        """
+        assert self._tls is not None and self._transport is not None
+        self._is_shaking = True
+        self._transport.pause_reading()
+        step = self._loop.run_in_executor(self._executor, _shake_hands, self._tls)
+        step.add_done_callback(self._shaken_aside)
+
+    def _shaken_aside(self, step: asyncio.Future[ssl.SSLError | None]) -> None:
+        self._is_shaking = False
+        transport = self._transport
+        if transport is None or transport.is_closing() or step.cancelled():
+            return  # it ended meanwhile
+        transport.resume_reading()
+        self._shaken(step.result())
+        if self.ready.done() and not self.is_over:
+            self._read()  # what came along with the end of the handshake
+
+    def _shaken(self, error: ssl.SSLError | None) -> None:
+        """A step of the handshake is done, or failed."""
+        self._flush()  # also to tell the peer what went wrong
+        if isinstance(error, ssl.SSLWantReadError):
+            return
+        if error is not None:
             self._end(HandshakeFailed(error))
             self.close()
-        else:
-            self._flush()
+        elif self._tls is not None:
             self.certificate = self._tls.getpeercert(binary_form=True)
-            if not self.ready.done():
-                self.ready.set_result(None)
+            self.ready.set_result(None)
 
     def _read(self) -> None:
         """Hand on what can be read."""
@@ -260,7 +291,7 @@ class Connection(asyncio.Protocol):
         """Nothing more comes; tell who waits."""
         self.is_over = True
         if not self.ready.done():
-            self.ready.set_exception(error or ConnectionResetError("it ended before it was begun"))
+            self.ready.set_exception(error or ConnectionResetError("it was closed within the TLS handshake"))
             self.ready.exception()  # nobody need wait for it
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -280,3 +311,12 @@ class Connection(asyncio.Protocol):
                 asked.set_exception(Disconnected(error))
         except NoHttp as failure:
             asked.set_exception(failure)
+
+
+def _shake_hands(tls: ssl.SSLObject) -> ssl.SSLError | None:
+    """A step of the handshake; why it is not the last one."""
+    try:
+        tls.do_handshake()
+    except ssl.SSLError as error:
+        return error
+    return None

@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import ssl
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from comity.net.addresses import AddressGuard
@@ -31,6 +32,9 @@ KEEPALIVE_SECONDS = 60.0
 #: Connections that are open when no further one is kept: 35 KiB each, most of it TLS, 140 MiB in all.
 #: One to each server of the largest rooms; past it, connections are closed after the exchange.
 MAX_KEPT_CONNECTIONS = 4_000
+
+#: Threads that shake hands; they calculate and never wait, so that more of them would only compete.
+HANDSHAKE_THREADS = 2
 
 #: Seconds before a second address (IPv4 beside IPv6) is tried along with the first (RFC 8305).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -94,6 +98,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._gates: dict[Place, _Gate] = {}
+        self._executor = ThreadPoolExecutor(HANDSHAKE_THREADS, "comity-tls")
         self._open: set[Connection] = set()
         #: Those at rest by what they are good for, and until when each is kept, the first to go first.
         self._resting: dict[Place, list[Connection]] = {}
@@ -118,6 +123,7 @@ class Pool:
         if self._open:
             self._all_gone = self._loop.create_future()
             await self._all_gone
+        self._executor.shutdown(cancel_futures=True)
 
     # -- places
 
@@ -261,7 +267,7 @@ class Pool:
         if not self._guard.allows(literal):
             raise AddressNotAllowed(literal)
         context = None if place.tls_name is None else self._context
-        connection = Connection(context, (place.tls_name or "").rstrip("."), self._lost)
+        connection = Connection(context, (place.tls_name or "").rstrip("."), self._executor, self._lost)
         self._open.add(connection)
         try:
             await self._loop.create_connection(lambda: connection, literal, port)

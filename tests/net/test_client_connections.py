@@ -244,6 +244,39 @@ async def test_tls_1_2_is_spoken(authority: Authority) -> None:
     await server.wait_closed()
 
 
+async def test_a_request_may_be_given_up_at_any_step(authority: Authority) -> None:
+    """Before TCP, within the handshake and the thread that is at it, before and after the answer."""
+    async with (
+        running_peer(answer_all, authority.issue(["*.peer.test", "peer.test"])) as peer,
+        transport(authority) as client,
+    ):
+        given_up = 0
+        for steps in range(80):  # each on a new connection, for each name has its own
+            task = asyncio.create_task(ask(client, peer.endpoint(f"n{steps}.peer.test")))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            given_up += task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert given_up
+        for _ in range(2):
+            assert (await ask(client, peer.endpoint())).status == 200
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03"])
+async def test_a_peer_that_leaves_within_the_handshake(authority: Authority, beginning: bytes) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.reader.read(100)
+        await connection.send(beginning)
+        connection.writer.write_eof()
+        await connection.reader.read()
+
+    async with running_peer(script, None) as peer, transport(authority) as client:
+        error = await failure(client, peer.endpoint())
+    assert not error.reached
+    where = f"127.0.0.1:{peer.port}"
+    assert str(error) == f"could not connect to {where}: it was closed within the TLS handshake"
+
+
 @contextmanager
 def deaf_port() -> Iterator[int]:
     """A port of 127.0.0.3 where connections are neither taken nor refused: its queue is full."""
