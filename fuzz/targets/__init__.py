@@ -38,6 +38,7 @@ NAMES: Mapping[str, str] = {
     "requests": "requests",
     "transactions": "requests",
     "wire": "wire",
+    "http_answers": "http_answers",
 }
 
 
