@@ -6,9 +6,9 @@ dead get when they come back, and memory.
 
 Before the first message it is quiet until no connection is kept any more, so that one pays for a TLS
 handshake with every server, and the next ones for none. The certificate is as most servers have it (ECDSA
-P-256); a handshake takes about twice as much of comity's time as of the peer's. comity does not insist on
-the certificate, since none can name thousands of addresses, but its chain is looked at all the same, at the
-same cost.
+P-256); a handshake takes about twice as much of comity's time as of the peer's, which speaks as plain an HTTP
+as can be. comity does not insist on the certificate, since none can name thousands of addresses, but its
+chain is looked at all the same, at the same cost.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import time
 from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
+import httptools
 import orjson
 import uvloop
-from aiohttp import web
 from yarl import URL
 
 from bench import machine
@@ -63,34 +63,67 @@ class Peer:
         #: body of a message -> server -> (when it came, how often)
         self.came: dict[str, dict[str, tuple[float, int]]] = {}
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        name = request.host
-        if name in self.away:
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response(status=503)
-        if "/key/v2/server" in request.path:
+    def answer(self, name: str, method: str, path: str, body: bytes) -> tuple[int, Any, float]:
+        """The status and the answer of a server, and after how many seconds it comes."""
+        if "/key/v2/server" in path:
             valid_until = int(time.time() * 1000) + 86_400_000
-            return web.json_response(build_key_document(name, [KEY], {}, valid_until))
-        if request.method == "PUT" and "/send/" in request.path:
-            content = orjson.loads(await request.read())
-            if name in self.slow:
-                await asyncio.sleep(SLOW_SECONDS)
-            for pdu in content["pdus"]:
-                body = str(pdu["content"].get("body", ""))
-                at, times = self.came.setdefault(body, {}).get(name, (time.time(), 0))
-                self.came[body][name] = (at, times + 1)
-            return web.json_response({"pdus": {}})
-        return web.json_response({"errcode": "M_NOT_FOUND", "error": "?"}, status=404)
+            return 200, build_key_document(name, [KEY], {}, valid_until), 0
+        if method == "PUT" and "/send/" in path:
+            for pdu in orjson.loads(body)["pdus"]:
+                text = str(pdu["content"].get("body", ""))
+                at, times = self.came.setdefault(text, {}).get(name, (time.time(), 0))
+                self.came[text][name] = (at, times + 1)
+            return 200, {"pdus": {}}, SLOW_SECONDS if name in self.slow else 0
+        return 404, {"errcode": "M_NOT_FOUND", "error": "?"}, 0
+
+
+class PeerConnection(asyncio.Protocol):
+    """A connection to the peer, as plain as can be: what it takes is not comity's."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.parser = httptools.HttpRequestParser(self)
+        self.path = self.host = ""
+        self.body = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.path = self.host = ""
+
+    def on_url(self, part: bytes) -> None:
+        self.path += part.decode()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"host":
+            self.host = value.decode()
+
+    def on_body(self, part: bytes) -> None:
+        self.body += part
+
+    def on_message_complete(self) -> None:
+        body, self.body = self.body, b""
+        if self.host in self.peer.away:
+            self.transport.abort()
+            return
+        method = self.parser.get_method().decode()
+        status, content, seconds = self.peer.answer(self.host, method, self.path, body)
+        told = orjson.dumps(content)
+        head = f"HTTP/1.1 {status} ?\r\nContent-Type: application/json\r\nContent-Length: {len(told)}\r\n\r\n"
+        asyncio.get_running_loop().call_later(seconds, self.transport.write, head.encode() + told)
 
 
 async def serve(port: int, authority: Authority, slow: set[str], pipe: Connection) -> None:
     peer = Peer(slow)
-    app = web.Application(client_max_size=1 << 26)
-    app.router.add_route("*", "/{path:.*}", peer.answer)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=120)
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port, ssl_context=authority.server_context(), backlog=4096).start()
+    await asyncio.get_running_loop().create_server(
+        lambda: PeerConnection(peer), "0.0.0.0", port, ssl=authority.server_context(), backlog=4096
+    )
     pipe.send("ready")
     while True:
         command, value = await asyncio.to_thread(pipe.recv)
