@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+#: Of the entries, the part that goes at once when there are too many. A dict remembers what was deleted
+#: at its front until it grows, and looks past all of that for its oldest entry: one at a time, each put
+#: into a full map of 70,000 entries took 35 µs.
+_GONE_AT_ONCE = 64
 
 
 class Bounded(Generic[K, V]):
@@ -31,11 +36,12 @@ class Bounded(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Set a value; the oldest goes if there are too many."""
+        """Set a value; the oldest go if there are too many."""
         self._entries.pop(key, None)
         self._entries[key] = value
         if len(self._entries) > self._limit:
-            del self._entries[next(iter(self._entries))]
+            for oldest in list(itertools.islice(self._entries, 1 + self._limit // _GONE_AT_ONCE)):
+                del self._entries[oldest]
 
     def drop(self, key: K) -> None:
         """Forget a value, if it is there."""
@@ -79,7 +85,8 @@ class Weighed(Generic[K, V]):
         self._entries[key] = (value, weight)
         self._weight += weight
         while self._weight > self._limit:
-            self.drop(next(iter(self._entries)))
+            for oldest in list(itertools.islice(self._entries, 1 + len(self._entries) // _GONE_AT_ONCE)):
+                self.drop(oldest)
 
     def drop(self, key: K) -> None:
         """Forget a value, if it is there."""

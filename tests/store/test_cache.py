@@ -68,6 +68,17 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     assert len(held) == 2
 
 
+def test_of_very_many_some_of_the_oldest_go_at_once_and_the_others_stay() -> None:
+    limit, put = 1_000, 5_000
+    held: Bounded[int, int] = Bounded(limit)
+    for number in range(put):
+        held.put(number, number)
+        assert len(held) <= limit
+    kept = held.keys()
+    assert kept == list(range(put - len(kept), put))
+    assert len(kept) > limit * 0.95
+
+
 def test_what_is_dropped_is_gone() -> None:
     held: Bounded[str, int] = Bounded(3)
     held.put("a", 1)
