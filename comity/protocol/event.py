@@ -26,12 +26,12 @@ MAX_AUTH_EVENTS = 10
 MAX_DEPTH_BEFORE_V6 = 2**63 - 1
 
 StateKey = tuple[str, str]
-_HASH_EXCLUDES = ("unsigned", "signatures", "hashes")
+_HASH_EXCLUDES = frozenset(("unsigned", "signatures", "hashes"))
 
 
 def encode_base64(data: bytes) -> str:
     """Unpadded Base64 (appendices §Unpadded Base64)."""
-    return base64.b64encode(data).decode("ascii").rstrip("=")
+    return binascii.b2a_base64(data, newline=False).decode("ascii").rstrip("=")
 
 
 def decode_base64(text: str) -> bytes:
@@ -56,7 +56,9 @@ def encode_event(version: RoomVersion, value: Mapping[str, Any]) -> bytes:
 def redact(version: RoomVersion, source: Mapping[str, Any]) -> dict[str, Any]:
     """The redaction algorithm of the room version (client-server §Redactions): a new object."""
     rules = version.redaction
-    result = {name: value for name, value in source.items() if name in rules.top_level}
+    result = dict(source)
+    for name in source.keys() - rules.top_level:
+        del result[name]
     content = source.get("content")
     if not isinstance(content, dict):
         content = {}
@@ -78,7 +80,9 @@ def redact(version: RoomVersion, source: Mapping[str, Any]) -> dict[str, Any]:
 
 def content_hash(version: RoomVersion, source: Mapping[str, Any]) -> str:
     """server-server §Calculating the content hash for an event, in unpadded Base64."""
-    covered = {name: value for name, value in source.items() if name not in _HASH_EXCLUDES}
+    covered = dict(source)
+    for name in source.keys() & _HASH_EXCLUDES:
+        del covered[name]
     return encode_base64(hashlib.sha256(encode_event(version, covered)).digest())
 
 
@@ -241,11 +245,14 @@ class Event:
         claimed = self.source["hashes"].get("sha256")
         if not isinstance(claimed, str):
             return False
+        true = content_hash(self.version, self.source)
+        if claimed == true:
+            return True
         try:
-            digest = decode_base64(claimed)
+            # It may be padded, or in the other alphabet.
+            return encode_base64(decode_base64(claimed)) == true
         except ValueError:
             return False
-        return encode_base64(digest) == content_hash(self.version, self.source)
 
     def __repr__(self) -> str:
         return f"<Event {self.event_id} {self.type} {self.state_key!r} by {self.sender}>"
@@ -258,7 +265,9 @@ def parse(version: RoomVersion, value: object) -> Event:
     """
     if not isinstance(value, dict):
         raise EventFormatError("An event is a JSON object")
-    source = {name: part for name, part in value.items() if name != "unsigned"}
+    source = value
+    if "unsigned" in value:
+        source = {name: part for name, part in value.items() if name != "unsigned"}
     try:
         if version.enforces_canonical_json:
             canonical_json.check_values(source)

@@ -148,7 +148,11 @@ def is_domainless_room_id(text: str) -> bool:
 
 def is_event_id(text: object) -> bool:
     """Whether `text` may be an event id in some room version."""
-    return isinstance(text, str) and len(text) > 1 and text[0] == "$" and _is_short(text) and _is_scalar(text)
+    if not isinstance(text, str) or not 1 < len(text) <= MAX_IDENTIFIER_BYTES or text[0] != "$":
+        return False
+    if text.isascii():
+        return "\x00" not in text
+    return _is_short(text) and _is_scalar(text)
 
 
 def server_of(identifier: str) -> str:
