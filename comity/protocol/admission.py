@@ -7,11 +7,12 @@ theirs, nor where answers come from; an unmet need simply leaves it where it is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from comity.protocol.auth.rules import Denied, StateLookup, authorize, check_auth_events
+from comity.protocol.auth.rules import Cited, Denied, StateLookup, authorize, check_auth_events, cited
 from comity.protocol.errors import EventFormatError
 from comity.protocol.event import Event, parse
 from comity.protocol.room_versions import RoomVersion
@@ -57,13 +58,30 @@ class NeedAuthEvents:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuthEvents:
-    """Auth events that are held, which of them were rejected, and the room's create event."""
+    """Auth events that are held, which of them were rejected, and the room's create event.
+
+    It may answer for many events that cite the same: what they have in common is found out once.
+    """
 
     events: Sequence[Event]
     is_rejected: Callable[[str], bool]
     create: Event | None
+
+    @functools.cached_property
+    def state(self) -> StateLookup:
+        """The state that they make, the create event implied where the room version has it so."""
+        create = self.create
+        return lookup_in(
+            self.events, create if create is not None and create.version.room_id_is_create_hash else None
+        )
+
+    @functools.cached_property
+    def cited(self) -> Cited | None:
+        """See `comity.protocol.auth.rules.cited`."""
+        some = self.create or next(iter(self.events), None)
+        return None if some is None else cited(some.version, self.events, self.is_rejected, self.create)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +119,11 @@ def lookup_in(events: Sequence[Event], create: Event | None) -> StateLookup:
 
 def denied_by_auth_events(event: Event, answer: AuthEvents) -> Denied | None:
     """Check 4: whether an event's auth events are such as it may cite, and allow it."""
-    denied = check_auth_events(event, answer.events, answer.is_rejected, answer.create)
-    if denied is not None:
-        return denied
-    create = answer.create if event.version.room_id_is_create_hash else None
-    return authorize(event, lookup_in(answer.events, create))
+    if answer.cited is None or not answer.cited.may_be_cited_by(event):
+        denied = check_auth_events(event, answer.events, answer.is_rejected, answer.create)
+        if denied is not None:
+            return denied
+    return authorize(event, answer.state)
 
 
 class Admission:

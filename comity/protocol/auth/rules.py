@@ -11,6 +11,7 @@ fields of RoomVersion alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from comity.protocol import identifiers
 from comity.protocol.auth import ruling as numbering
@@ -110,6 +111,45 @@ def check_auth_events(
     if not version.room_id_is_create_hash and CREATE_KEY not in seen:
         return _denied_without_create(version)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """Auth events that the rule on them denies nobody who is of their room and may cite their keys."""
+
+    room_id: str
+    keys: frozenset[StateKey]
+
+    def may_be_cited_by(self, event: Event) -> bool:
+        """Whether `check_auth_events` passes for an event whose auth events these are."""
+        return event.room_id == self.room_id and self.keys.issubset(
+            auth_keys(event.version, event.type, event.sender, event.state_key, event.content)
+        )
+
+
+def cited(
+    version: RoomVersion,
+    auth_events: Sequence[Event],
+    is_rejected: Callable[[str], bool],
+    create: Event | None,
+) -> Cited | None:
+    """What many events that cite the same auth events have in common, of `check_auth_events`' questions.
+
+    The arguments are those of `check_auth_events`. None: each of the events is to be asked by itself.
+    """
+    if version.room_id_is_create_hash:
+        if create is None or create.type != "m.room.create" or is_rejected(create.event_id):
+            return None
+        room_id = create.room_id
+    elif auth_events:
+        room_id = auth_events[0].room_id
+    else:
+        return None
+    keys = {entry.key for entry in auth_events if entry.is_state}
+    sound = len(keys) == len(auth_events) and (version.room_id_is_create_hash or CREATE_KEY in keys)
+    for entry in auth_events:
+        sound = sound and entry.room_id == room_id and not is_rejected(entry.event_id)
+    return Cited(room_id, frozenset(keys)) if sound else None
 
 
 def _is_create_of(event: Event, create: Event | None, is_rejected: Callable[[str], bool]) -> bool:
