@@ -201,11 +201,17 @@ class Batch:
     # -- events
 
     def add_outlier(
-        self, tx: Tx, event: Event, outcome: Outcome = Outcome.ACCEPT, *, is_new: bool = False
+        self,
+        tx: Tx,
+        event: Event,
+        outcome: Outcome = Outcome.ACCEPT,
+        *,
+        is_new: bool = False,
+        packed: bytes | None = None,
     ) -> int:
         """Hold an event for authorization only; its number. One that is held keeps its own.
 
-        With `is_new`, the caller knows that the event is not held in any form.
+        With `is_new`, the caller knows that the event is not held in any form. `packed`: see NewEvent.
         """
         known = None if is_new else self._events.number(tx, event.event_id)
         if known is not None:
@@ -214,7 +220,7 @@ class Batch:
         number = self.rooms.numbers.event()
         auth = self._auth_numbers(tx, event)
         verdict = _VERDICTS[outcome]
-        self.outliers.append(NewEvent(number, event, verdict, None, None, auth, None))
+        self.outliers.append(NewEvent(number, event, verdict, None, None, auth, None, packed))
         self._events.hold(StoredEvent(number, self.room.number, event, None, verdict, None, None), auth)
         return number
 

@@ -17,6 +17,7 @@ import msgspec
 import orjson
 
 from comity.federation.keyring import Keyring
+from comity.ports import Offload
 from comity.protocol import identifiers
 from comity.protocol.admission import AuthEvents, Outcome
 from comity.protocol.event import Event, StateKey
@@ -27,6 +28,7 @@ from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.judge import Judge, Missing
 from comity.rooms.room import Room
+from comity.store import compression
 from comity.store.database import Tx
 from comity.store.events import ACCEPTED, REJECTED, Events
 
@@ -57,15 +59,16 @@ class _Part:
     event_id: str
     auth_event_ids: tuple[str, ...]
     depth: int
-    encoded: bytes
+    packed: bytes
 
-    def event(self, version: RoomVersion) -> Event:
+    def whole(self, version: RoomVersion) -> _Checked:
         """The whole event."""
-        return Event(version, orjson.loads(self.encoded), event_id=self.event_id, encoded=self.encoded)
+        encoded = compression.unpack(self.packed)
+        return Event(version, orjson.loads(encoded), event_id=self.event_id, encoded=encoded), self.packed
 
 
-def _part(event: Event) -> _Part:
-    return _Part(event.event_id, event.auth_event_ids, event.depth, event.encoded)
+#: A checked event, and its bytes as they are stored.
+_Checked = tuple[Event, bytes]
 
 
 @dataclass(slots=True)
@@ -85,13 +88,21 @@ class Mass:
     """Takes in the events of a state and its auth chain."""
 
     def __init__(
-        self, *, events: Events, judge: Judge, decisions: Decisions, fetcher: Fetcher, keyring: Keyring
+        self,
+        *,
+        events: Events,
+        judge: Judge,
+        decisions: Decisions,
+        fetcher: Fetcher,
+        keyring: Keyring,
+        offload: Offload,
     ) -> None:
         self._events = events
         self._judge = judge
         self._decisions = decisions
         self._fetcher = fetcher
         self._keyring = keyring
+        self._offload = offload
 
     async def take_in(
         self,
@@ -109,13 +120,14 @@ class Mass:
         taken = Taken()
         waiting: dict[str, _Part] = {}
 
-        async def put_off(events: Sequence[Event]) -> None:
-            waiting.update((event.event_id, _part(event)) for event in events)
+        async def put_off(checked: Sequence[_Checked]) -> None:
+            for event, packed in checked:
+                waiting[event.event_id] = _Part(event.event_id, event.auth_event_ids, event.depth, packed)
 
-        async def store(events: Sequence[Event]) -> None:
-            taken.state.extend(event.event_id for event in events)
+        async def store(checked: Sequence[_Checked]) -> None:
+            taken.state.extend(event.event_id for event, _ in checked)
             lacking = await self._decisions.make(
-                room_of, lambda tx, batch: self._store(tx, batch, events, taken)
+                room_of, lambda tx, batch: self._store(tx, batch, checked, taken)
             )
             await put_off(lacking or ())
 
@@ -134,13 +146,13 @@ class Mass:
         """Store those that lack no auth event any more; the others go on waiting."""
         ordered = in_auth_order(waiting)
         for start in range(0, len(ordered), AT_ONCE):
-            events = [part.event(version) for part in ordered[start : start + AT_ONCE]]
+            checked = [part.whole(version) for part in ordered[start : start + AT_ONCE]]
             lacking = await self._decisions.make(
                 room_of,
-                lambda tx, batch: self._store(tx, batch, events, taken),  # noqa: B023
+                lambda tx, batch: self._store(tx, batch, checked, taken),  # noqa: B023
             )
-            left = {event.event_id for event in lacking or ()}
-            for event in events:
+            left = {event.event_id for event, _ in lacking or ()}
+            for event, _ in checked:
                 if event.event_id not in left:
                     del waiting[event.event_id]
 
@@ -166,13 +178,13 @@ class Mass:
         version: RoomVersion,
         room_id: str,
         raws: Sequence[msgspec.Raw],
-        take: Callable[[Sequence[Event]], Awaitable[None]],
+        take: Callable[[Sequence[_Checked]], Awaitable[None]],
     ) -> None:
         """Check events some at a time, and hand the valid ones on.
 
-        While some are taken, the next are parsed and their signatures verified in threads.
+        While some are taken, the next are parsed, and verified and compressed in threads.
         """
-        under_way: collections.deque[asyncio.Task[list[Event]]] = collections.deque()
+        under_way: collections.deque[asyncio.Task[list[_Checked]]] = collections.deque()
         try:
             for start in range(0, len(raws), AT_ONCE):
                 some = raws[start : start + AT_ONCE]
@@ -186,31 +198,33 @@ class Mass:
                 unfinished.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _check(self, version: RoomVersion, raws: Sequence[msgspec.Raw], room_id: str) -> list[Event]:
+    async def _check(self, version: RoomVersion, raws: Sequence[msgspec.Raw], room_id: str) -> list[_Checked]:
         values: list[object] = []
         for raw in raws:
             try:
                 values.append(orjson.loads(memoryview(raw)))
             except orjson.JSONDecodeError:
                 continue
-        return list((await self._fetcher.check(version, values, room_id)).values())
+        events = list((await self._fetcher.check(version, values, room_id)).values())
+        packed = await self._offload.run(compression.pack_all, [event.encoded for event in events])
+        return list(zip(events, packed, strict=True))
 
-    def _store(self, tx: Tx, batch: Batch, events: Sequence[Event], taken: Taken) -> list[Event]:
+    def _store(self, tx: Tx, batch: Batch, checked: Sequence[_Checked], taken: Taken) -> list[_Checked]:
         """Judge and store events in their order; those that lack auth events are given back."""
-        known = self._events.numbers(tx, [event.event_id for event in events])
+        known = self._events.numbers(tx, [event.event_id for event, _ in checked])
         held = self._events.load(tx, known.values())
-        lacking: list[Event] = []
+        lacking: list[_Checked] = []
         shared: dict[tuple[str, ...], AuthEvents] = {}
-        for event in events:
+        for event, packed in checked:
             number = known.get(event.event_id)
             if number is not None:
                 verdict = held[number].verdict
             else:
                 outcome = self._judge.judge_outlier(tx, batch, event, shared)
                 if isinstance(outcome, Missing):
-                    lacking.append(event)
+                    lacking.append((event, packed))
                     continue
-                number = batch.add_outlier(tx, event, outcome, is_new=True)
+                number = batch.add_outlier(tx, event, outcome, is_new=True, packed=packed)
                 verdict = REJECTED if outcome is Outcome.REJECT else ACCEPTED
             if verdict == REJECTED:
                 taken.rejected += 1

@@ -6,7 +6,9 @@ so that dictionaries can be added and old bytes stay readable for ever.
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Sequence
 from importlib import resources
 
 import zstandard
@@ -19,17 +21,20 @@ LEVEL = 3
 MAX_UNPACKED_BYTES = 1_048_576
 
 
+@functools.cache
+def _dictionary() -> zstandard.ZstdCompressionDict:
+    """The dictionary, ready for use: it takes some hundred KiB, and any thread may read it."""
+    name = f"event_dictionary_{CURRENT_DICTIONARY}.bin"
+    dictionary = zstandard.ZstdCompressionDict(resources.files("comity.store").joinpath(name).read_bytes())
+    dictionary.precompute_compress(level=LEVEL)
+    return dictionary
+
+
 class _Codec(threading.local):
     """Compressors are not to be shared between threads."""
 
     def __init__(self) -> None:
-        data = (
-            resources.files("comity.store")
-            .joinpath(f"event_dictionary_{CURRENT_DICTIONARY}.bin")
-            .read_bytes()
-        )
-        dictionary = zstandard.ZstdCompressionDict(data)
-        dictionary.precompute_compress(level=LEVEL)
+        dictionary = _dictionary()
         self.compressor = zstandard.ZstdCompressor(
             level=LEVEL, dict_data=dictionary, write_checksum=False, write_dict_id=False
         )
@@ -45,6 +50,15 @@ _codec = _Codec()
 def pack(data: bytes) -> bytes:
     """The bytes to store."""
     return bytes((CURRENT_DICTIONARY,)) + _codec.compressor.compress(data)
+
+
+def pack_all(values: Sequence[bytes]) -> list[bytes]:
+    """`pack` for each of many values; made to be run in a thread, and lets others run meanwhile."""
+    if not values:
+        return []
+    packed = _codec.compressor.multi_compress_to_buffer(list(values), threads=0)
+    named = bytes((CURRENT_DICTIONARY,))
+    return [named + packed[index].tobytes() for index in range(len(packed))]
 
 
 def unpack(stored: bytes) -> bytes:

@@ -86,6 +86,8 @@ class NewEvent:
     state_after: bytes | None
     auth: tuple[int, ...]
     line: int | None = 0
+    #: What `compression.pack` makes of the event's bytes, where somebody had it made already.
+    packed: bytes | None = None
 
 
 def pack_numbers(numbers: Sequence[int]) -> bytes:
@@ -412,7 +414,7 @@ def insert(tx: Tx, room_num: int, new: Sequence[NewEvent], lines: Mapping[int, i
                 item.state_before,
                 None if item.state_after == item.state_before else item.state_after,
                 pack_numbers(item.auth) if item.event.is_state else None,
-                compression.pack(item.event.encoded),
+                compression.pack(item.event.encoded) if item.packed is None else item.packed,
             )
             for item in new
         ],
