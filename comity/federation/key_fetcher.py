@@ -37,6 +37,8 @@ NOTARY_FIRST_ABOVE = 8
 MAX_SERVERS_PER_QUERY = 50
 #: Queries to notaries at once.
 MAX_CONCURRENT_QUERIES = 4
+#: Servers of one room whose keys are asked for before it is known which of them are needed.
+MAX_FORESEEN = 2_000
 #: Servers whose last fetch is remembered.
 MAX_REMEMBERED = 50_000
 #: A server that answered is not asked again within this time, whatever unknown keys are met, and
@@ -85,6 +87,7 @@ class KeyFetcher:
         self._notaries = [name for name in trusted_key_servers if name != server_name]
         self._fetched: Bounded[str, _Fetched] = Bounded(MAX_REMEMBERED)
         self._asked_notary: Bounded[str, int] = Bounded(MAX_REMEMBERED)
+        self._foreseen: Bounded[str, int] = Bounded(MAX_REMEMBERED)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._for_others = 0
         self._for_others_bucket: Bucket | None = None
@@ -112,6 +115,33 @@ class KeyFetcher:
         if tasks:
             # Those who give up leave the fetch to the others who wait for it.
             await asyncio.gather(*map(asyncio.shield, tasks))
+
+    async def foresee(self, servers: Iterable[str]) -> None:
+        """Ask a notary for all keys of those of the servers of which no key is known. Never raises.
+
+        For many servers whose keys will be needed as soon as something else has come; it is not known
+        yet which. What this does not bring is left to `fetch`, which asks as if this had not been.
+        """
+        if not self._notaries:
+            return
+        notary, now = self._notaries[0], self._clock.now_ms()
+        names = [name for name in servers if name not in (self._server_name, notary)]
+        known = await self._keys.of_all(names)
+        unknown = [name for name in names if not known[name] and not self._was_foreseen(name, now)]
+        if len(unknown) <= NOTARY_FIRST_ABOVE:
+            return
+        del unknown[MAX_FORESEEN:]
+        for name in unknown:
+            self._foreseen.put(name, now)
+        wanted: list[dict[str, dict[str, int]]] = [
+            {name: {} for name in unknown[start : start + MAX_SERVERS_PER_QUERY]}
+            for start in range(0, len(unknown), MAX_SERVERS_PER_QUERY)
+        ]
+        await asyncio.gather(*(self._query(notary, part) for part in wanted))
+
+    def _was_foreseen(self, server: str, now: int) -> bool:
+        last = self._foreseen.get(server)
+        return last is not None and 0 <= now - last < PAUSE_MS
 
     async def refresh(self, servers: Iterable[str]) -> None:
         """Ask the servers themselves, for somebody who asks us as a notary; the store has what they say.
@@ -230,6 +260,9 @@ class KeyFetcher:
                 dict(lacking[start : start + MAX_SERVERS_PER_QUERY])
                 for start in range(0, len(lacking), MAX_SERVERS_PER_QUERY)
             ]
+            now = self._clock.now_ms()
+            for server, _ in lacking:
+                self._asked_notary.put(f"{notary} {server}", now)
             if parts:
                 await asyncio.gather(*(self._query(notary, part) for part in parts))
 
@@ -239,9 +272,6 @@ class KeyFetcher:
         return notary != server and (last is None or not 0 <= self._clock.now_ms() - last < PAUSE_MS)
 
     async def _query(self, notary: str, wanted: Wanted) -> None:
-        now = self._clock.now_ms()
-        for server in wanted:
-            self._asked_notary.put(f"{notary} {server}", now)
         async with self._queries:
             own_keys = await self._notary_keys(notary)
             if not own_keys:

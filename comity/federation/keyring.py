@@ -140,6 +140,10 @@ class Keyring:
         if lacking:
             await self._fetcher.fetch(lacking)
 
+    async def foresee(self, servers: Iterable[str]) -> None:
+        """Ask for the keys of servers before it is known which `prepare` will want. See KeyFetcher."""
+        await self._fetcher.foresee(servers)
+
     async def _verify_batch(self, checks: list[_Check]) -> list[bool]:
         if len(checks) <= VERIFIED_ON_THE_SPOT:
             return verify_batch(checks)

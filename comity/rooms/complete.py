@@ -143,10 +143,26 @@ class Completer:
             partial.join_num
         ]
         others = sorted((room.servers | partial.servers) - {partial.server, self._server_name})
-        for server in [partial.server, *others[:MAX_SERVERS]]:
+        # Their keys will be needed for the state: they come while it is written and read.
+        keys = asyncio.create_task(self._mass.foresee(sorted(partial.servers)))
+        try:
+            return await self._complete_from(
+                room, partial, join_id, [partial.server, *others[:MAX_SERVERS]], keys
+            )
+        finally:
+            keys.cancel()
+            await asyncio.gather(keys, return_exceptions=True)
+
+    async def _complete_from(
+        self, room: Room, partial: Partial, join_id: str, servers: Sequence[str], keys: asyncio.Task[None]
+    ) -> bool:
+        """Complete the room from the first of the servers that gives a state; whether one did."""
+        room_id = room.room_id
+        for server in servers:
             try:
                 began = self._clock.monotonic()
                 state, chain = await self._calls.raw_state(server, room_id, join_id)
+                await keys
                 taken = await self._mass.take_in(
                     lambda: self._rooms.get(room_id), room.version, room_id, state, chain
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -103,6 +103,10 @@ class Mass:
         self._fetcher = fetcher
         self._keyring = keyring
         self._offload = offload
+
+    async def foresee(self, servers: Iterable[str]) -> None:
+        """Events by users of these servers are about to come: have the keys of most at hand."""
+        await self._keyring.foresee(servers)
 
     async def take_in(
         self,

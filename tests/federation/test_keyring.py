@@ -224,6 +224,33 @@ async def test_many_servers_at_once_are_asked_of_a_notary_first(
     assert sorted(len(asked) for asked in notary.asked) == [10, 50]
 
 
+async def test_keys_that_will_be_needed_are_asked_of_a_notary_before_it_is_known_which(
+    side: Side, database: Database, clock: ManualClock, offload: ThreadOffload, a_peer: PeerFactory
+) -> None:
+    server = await a_peer()
+    servers = [PeerServer(name=f"s{number}.invalid") for number in range(60)]
+    for item in servers:
+        item.valid_until = clock.now_ms() + DAY_MS
+    late = servers[0]
+    notary = Notary(server, [item.key_document() for item in servers[1:]])
+    keyring = await a_keyring_with_notary(side, database, clock, offload, server)
+    names = [OWN_NAME, server.name, *(item.name for item in servers)]
+    await keyring.foresee(names[:8])
+    assert notary.asked == []
+    await keyring.foresee(names)
+    assert {name: wanted for asked in notary.asked for name, wanted in asked.items()} == {
+        item.name: {} for item in servers
+    }
+    await keyring.foresee(names)
+    assert len(notary.asked) == 2
+    # What it did not give is asked for as if nothing had been.
+    notary.documents.append(late.key_document())
+    events = [an_event(item, clock.now_ms()) for item in servers]
+    assert await keyring.verify_events(events) == [frozenset({item.name}) for item in servers]
+    wanted = {late.key.key_id: {"minimum_valid_until_ts": clock.now_ms()}}
+    assert notary.asked[2:] == [{late.name: wanted}]
+
+
 # -- requests
 
 
