@@ -150,7 +150,8 @@ def test_buckets_are_bounded_and_whoever_is_forgotten_begins_anew() -> None:
     for number in range(MAX_BUCKETS + 1):
         limits.check("keys", f"@user{number}:{SERVER}")
     limits.check("keys", f"@user0:{SERVER}")
-    assert len(limits._buckets) == MAX_BUCKETS
+    # Some of the oldest go together.
+    assert 0.9 * MAX_BUCKETS < len(limits._buckets) <= MAX_BUCKETS
 
 
 def test_the_list_of_the_specification_is_there() -> None:

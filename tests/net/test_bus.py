@@ -113,7 +113,8 @@ async def test_a_wait_by_a_subscription_lasts_as_long_as_it_was_to(seconds: floa
     bus = Bus(5)
     began = asyncio.get_running_loop().time()
     assert not await bus.wait_by(bus.subscription("ann", 0, lambda: ["a"]), 5, seconds)
-    assert asyncio.get_running_loop().time() - began >= seconds
+    # The clock of a loop may go by milliseconds.
+    assert asyncio.get_running_loop().time() - began > seconds - 0.002
 
 
 async def test_closing_ends_all_waits() -> None:
