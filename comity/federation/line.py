@@ -34,6 +34,7 @@ class Line:
         "batch",
         "delivered",
         "failure",
+        "is_fresh",
         "limit",
         "loaded",
         "looked",
@@ -52,6 +53,8 @@ class Line:
         self.server = server
         self.state = State.IDLE
         self.loaded = False
+        #: Nothing was sent since it was loaded: what comes first may have been under way before.
+        self.is_fresh = False
         #: Something new is owed since what is owed was last looked at.
         self.woken = False
         #: Everything up to here is delivered, and up to there nothing (more) is owed.
@@ -62,7 +65,7 @@ class Line:
         self.retry: Retry | None = None
         #: What the last failure was: in words, and its kind.
         self.failure: tuple[str, str] | None = None
-        #: What failed and must be sent again as it was; before a restart, its last position.
+        #: What must be sent as it is until it is taken; from before a restart, its last position.
         self.batch: Batch | None = None
         self.sending_upto: int | None = None
         #: PDUs in a transaction; fewer when the server finds them too large.
@@ -98,7 +101,7 @@ class Line:
 
     def load(self, stored: Destination) -> None:
         """Take up what is stored."""
-        self.loaded = True
+        self.loaded = self.is_fresh = True
         self.delivered = self.looked = stored.delivered
         self.sending_upto = stored.sending_upto
         self.retry = stored_retry(stored)

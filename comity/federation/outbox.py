@@ -23,6 +23,7 @@ from comity.federation.availability import Availability
 from comity.federation.calls import Calls
 from comity.federation.client import FederationError
 from comity.federation.line import Line, State, stored_retry
+from comity.federation.places import Places
 from comity.federation.progress import MAX_ERROR_TEXT, UNAVAILABLE_SECONDS, Progress
 from comity.federation.shared_bodies import SharedBodies
 from comity.federation.transactions import MAX_PDUS, Batch
@@ -41,11 +42,6 @@ from comity.store.events import Events, StoredEvent
 from comity.store.queues import Destination
 
 _log = logging.getLogger(__name__)
-#: Destinations sent to at once: each holds a connection and up to 3 MiB of events.
-MAX_SENDING = 200
-#: And of those that failed before or have not answered yet: they mostly hold their place until a time is
-#: over, and must not take it from those that answer.
-MAX_UNPROVEN = 150
 #: Transactions to one destination in a row; then the others that wait have their turn.
 MAX_IN_A_ROW = 20
 #: Destinations with nothing to do whose cursor stays in memory; about 300 bytes each.
@@ -84,9 +80,8 @@ class Outbox:
         self._idle: Bounded[str, Line] = Bounded(MAX_IDLE_LINES)
         self._ready: collections.deque[Line] = collections.deque()
         self._ready_unproven: collections.deque[Line] = collections.deque()
-        self._sending = 0
-        self._unproven = 0
-        self._senders: set[asyncio.Task[None]] = set()
+        self._places = Places()
+        self._looks_for_slow: asyncio.TimerHandle | None = None
         self._helpers: set[asyncio.Task[None]] = set()
         self._timers: list[tuple[int, str]] = []
         self._timer: asyncio.Task[None] | None = None
@@ -99,10 +94,13 @@ class Outbox:
         self._soon: set[str] = set()
         self._soon_timer: asyncio.Task[None] | None = None
         self._running = False
+        #: What is owed up to here was there at the start, and may have been under way before it.
+        self._found = 0
 
     async def start(self) -> None:
         """Begin, and take up what was left undone; returns before all of it has been looked at."""
         self._running = True
+        self._found = self._database.last_committed
         self._availability.on_back.append(self._try_now)
         for coroutine in (self._resume(), self.progress.prune_now_and_then()):
             task = asyncio.create_task(coroutine)
@@ -114,10 +112,12 @@ class Outbox:
         self._running = False
         if self._try_now in self._availability.on_back:
             self._availability.on_back.remove(self._try_now)
+        if self._looks_for_slow is not None:
+            self._looks_for_slow.cancel()
         helpers = [*self._helpers, *(task for task in (self._timer, self._soon_timer) if task is not None)]
         for task in helpers:
             task.cancel()
-        senders = list(self._senders)
+        senders = self._places.all()
         if senders:
             await asyncio.wait(senders, timeout=STOP_SECONDS)
             for task in senders:
@@ -191,25 +191,31 @@ class Outbox:
         (self._ready if proven else self._ready_unproven).append(line)
 
     def _dispatch(self) -> None:
-        while self._running and self._ready and self._sending < MAX_SENDING:
-            self._sending += 1
-            self._begin(self._ready.popleft(), unproven=False)
-        while self._running and self._ready_unproven and self._unproven < MAX_UNPROVEN:
-            self._unproven += 1
-            self._begin(self._ready_unproven.popleft(), unproven=True)
+        for waiting, unproven in ((self._ready, False), (self._ready_unproven, True)):
+            while self._running and waiting and self._places.has_room(unproven=unproven):
+                self._begin(waiting.popleft(), unproven=unproven)
+        if self._running and self._ready and self._looks_for_slow is None:
+            self._set_aside_the_slow()
 
     def _begin(self, line: Line, *, unproven: bool) -> None:
         line.state = State.SENDING
-        task = asyncio.get_running_loop().create_task(self._send(line))
-        self._senders.add(task)
-        task.add_done_callback(lambda done: self._ended(done, unproven=unproven))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._send(line))
+        self._places.take(task, loop.time(), unproven=unproven)
+        task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None], *, unproven: bool) -> None:
-        self._senders.discard(task)
-        if unproven:
-            self._unproven -= 1
-        else:
-            self._sending -= 1
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._places.give_back(task)
+        self._dispatch()
+
+    def _set_aside_the_slow(self) -> None:
+        """Make room for those that wait, and again a little later for as long as any do."""
+        self._looks_for_slow = None
+        if not self._ready or not self._running:
+            return
+        loop = asyncio.get_running_loop()
+        pause = self._places.set_aside_the_slow(loop.time())
+        self._looks_for_slow = loop.call_later(pause, self._set_aside_the_slow)
         self._dispatch()
 
     async def _send(self, line: Line) -> None:
@@ -230,6 +236,8 @@ class Outbox:
                     self._rest(line)
                     return
                 batch = batch or self._only_passing(line)
+                if line.batch is None and batch.first_position != batch.last_position:
+                    await self._hold_on_to(line, batch)
                 try:
                     answer = await self._calls.send_transaction(
                         line.server, batch.transaction_id, await self._body(batch, passing)
@@ -278,6 +286,12 @@ class Outbox:
                 )
                 if batch is not None:
                     return batch
+            elif line.is_fresh:
+                batch = transactions.first_alone(
+                    tx, self._events, line.server, after=line.delivered, upto=self._found, now=now
+                )
+                if batch is not None:
+                    return batch
             return transactions.next_batch(
                 tx,
                 self._events,
@@ -289,6 +303,7 @@ class Outbox:
             )
 
         batch = await self._database.read(read)
+        line.is_fresh = False
         if last is not None:
             line.sending_upto, line.batch = None, batch
         if batch is None:
@@ -300,7 +315,18 @@ class Outbox:
         """A transaction of nothing that lasts, after which as much is owed as before."""
         self._passed += 1
         now = self._clock.now_ms()
-        return Batch(f"p{now}.{self._passed}", (), line.delivered, line.delivered, now)
+        return Batch(f"p{now}.{self._passed}", (), line.delivered, line.delivered, line.delivered, now)
+
+    async def _hold_on_to(self, line: Line, batch: Batch) -> None:
+        """Store where a transaction of several parts ends, before it is sent.
+
+        Whatever happens then, it comes again as it was, with nothing newer in it, until its answer
+        is here: the specification wants that (server-server §PUT send), and a server that has
+        taken it knows it by its id. One of a single part need not be stored: it is what a restart
+        finds first (`Line.is_fresh`).
+        """
+        line.batch = batch
+        await self._store(line)
 
     async def _body(self, batch: Batch, passing: Sequence[bytes]) -> bytes:
         shared = None if passing else self._bodies.get(batch)
@@ -322,6 +348,9 @@ class Outbox:
         self.progress.note_refusals(line.server, batch, answer.get("pdus"))
         if not batch.numbers and not batch.edus and not failed_before:
             return
+        await self._store(line)
+
+    async def _store(self, line: Line) -> None:
         storing = self.progress.store(line)
         if storing is not None:
             try:

@@ -35,6 +35,8 @@ class Batch:
     transaction_id: str
     numbers: tuple[int, ...]
     upto: int
+    #: Where its parts stand in what is owed.
+    first_position: int
     last_position: int
     made_at: int
     #: Finished EDUs, as JSON.
@@ -75,10 +77,19 @@ def next_batch(
 def same_batch(
     tx: Tx, events: Events, server: str, *, after: int, last_position: int, now: int
 ) -> Batch | None:
-    """The transaction that failed before a restart, whose last part is at `last_position`."""
+    """The transaction whose last part is at `last_position`, as it was made before a restart."""
     told, upto = edus.due(tx, server, after, last_position, MAX_LASTING_EDUS)
     found = [item for item in queues.due(tx, server, after, MAX_PDUS) if item[0] <= upto]
     return _batch(tx, events, found, told, upto, now)
+
+
+def first_alone(tx: Tx, events: Events, server: str, *, after: int, upto: int, now: int) -> Batch | None:
+    """The transaction of nothing but the first that a server is owed up to a position; None if nothing is."""
+    positions = [item[0] for item in queues.due(tx, server, after, 1) if item[0] <= upto]
+    positions += [item.position for item in edus.due(tx, server, after, upto, 1)[0]]
+    if not positions:
+        return None
+    return same_batch(tx, events, server, after=after, last_position=min(positions), now=now)
 
 
 def _batch(
@@ -100,7 +111,7 @@ def _batch(
     digest = hashlib.sha256(b"\n".join([*names, *finished])).hexdigest()
     positions = [*(item[0] for item in found), *(item.position for item in told)]
     first, last = min(positions), max(positions)
-    return Batch(f"{first}.{last}.{digest[:24]}", numbers, upto, last, now, finished)
+    return Batch(f"{first}.{last}.{digest[:24]}", numbers, upto, first, last, now, finished)
 
 
 def _merged(told: Iterable[DueEdu]) -> Iterable[bytes]:
