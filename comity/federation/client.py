@@ -8,8 +8,7 @@ What is asked and what comes back is `calls`' affair.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -137,8 +136,11 @@ class FederationClient:
         target = f"{path}?{urlencode(query, quote_via=quote, safe='')}" if query else path
         body = canonical_json.encode(content) if content is not None else content_bytes
         deadline = self._clock.monotonic() + timeout
-        async with self._place(server, timeout):
+        await self._enter(server, timeout)
+        try:
             answer = await self._ask(server, method, target, body, signed, deadline, max_bytes)
+        finally:
+            self._leave(server)
         if answer.status in GATEWAY_STATUSES:
             self._availability.failed(server)
         else:
@@ -147,9 +149,8 @@ class FederationClient:
             return answer
         raise refusal(server, answer)
 
-    @asynccontextmanager
-    async def _place(self, server: str, seconds: float) -> AsyncIterator[None]:
-        """A place for one request to the server, waited for at most `seconds`."""
+    async def _enter(self, server: str, seconds: float) -> None:
+        """Take a place for one request to the server, waited for at most `seconds`; `_leave` must follow."""
         gate = self._gates.get(server)
         if gate is None:
             gate = self._gates[server] = _Gate()
@@ -157,24 +158,30 @@ class FederationClient:
             raise FederationError(server, "too many requests wait for the server", temporary=True)
         gate.users += 1
         try:
-            try:
-                if gate.places.locked():
-                    async with asyncio.timeout(seconds):
-                        await gate.places.acquire()
-                else:
-                    await gate.places.acquire()  # at once: a timer would only be set and cancelled
-            except TimeoutError:
-                raise FederationError(
-                    server, f"other requests held the server up for {seconds:g} s", temporary=True
-                ) from None
-            try:
-                yield
-            finally:
-                gate.places.release()
-        finally:
-            gate.users -= 1
-            if gate.users == 0:
-                self._gates.pop(server, None)
+            if gate.places.locked():
+                async with asyncio.timeout(seconds):
+                    await gate.places.acquire()
+            else:
+                await gate.places.acquire()  # at once: a timer would only be set and cancelled
+        except TimeoutError:
+            self._forget(server, gate)
+            raise FederationError(
+                server, f"other requests held the server up for {seconds:g} s", temporary=True
+            ) from None
+        except BaseException:
+            self._forget(server, gate)
+            raise
+
+    def _leave(self, server: str) -> None:
+        """Give the place back."""
+        gate = self._gates[server]
+        gate.places.release()
+        self._forget(server, gate)
+
+    def _forget(self, server: str, gate: _Gate) -> None:
+        gate.users -= 1
+        if gate.users == 0:
+            self._gates.pop(server, None)
 
     async def _find(self, server: str, seconds: float) -> tuple[Endpoint, ...]:
         """The server's places. A discovery that takes too long goes on; the next request profits."""

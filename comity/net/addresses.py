@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,12 +56,27 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 
 
+#: Texts whose judgement is remembered; 200 bytes each.
+MAX_JUDGED = 10_000
+
+
+@lru_cache(MAX_JUDGED)
+def is_literal(text: str) -> bool:
+    """Whether a text is an IP address and no name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 class AddressGuard:
     """Judges addresses: the public internet, and what the operator allowed beside it."""
 
     def __init__(self, allow_ranges: Sequence[str]) -> None:
         """`allow_ranges` are CIDR strings or single addresses; raises ValueError on others."""
         self._allowed: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in allow_ranges)
+        self._judged = lru_cache(MAX_JUDGED)(self._judge)
 
     def allows(self, address: str) -> bool:
         """Whether `address`, an IP literal as the system gives it, may be connected to.
@@ -68,6 +84,9 @@ class AddressGuard:
         An IPv6 address that carries an IPv4 one (mapped, 6to4, NAT64) is judged by the one
         it carries, for that is where the packets go. What is no address is refused.
         """
+        return self._judged(address)
+
+    def _judge(self, address: str) -> bool:
         try:
             parsed = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:

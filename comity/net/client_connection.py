@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import cast
 
+from comity.net.handshakes import Handshakes
 from comity.net.http_answer import IncomingAnswer, NoHttp, TooLarge
 
 #: Bytes that are read out of TLS at once; a record has 16 KiB at most.
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         "_asked",
         "_context",
         "_drained",
-        "_executor",
+        "_handshakes",
         "_incoming",
         "_is_full",
         "_is_shaking",
@@ -63,16 +63,16 @@ class Connection(asyncio.Protocol):
         self,
         context: ssl.SSLContext | None,
         tls_name: str,
-        executor: Executor,
+        handshakes: Handshakes,
         on_lost: Callable[[Connection], None],
     ) -> None:
-        """Without a context, plain HTTP is spoken. Handshakes run on `executor`, which must be threads.
+        """Without a context, plain HTTP is spoken.
 
         `on_lost` is called when the connection is no more.
         """
         self._loop = asyncio.get_running_loop()
         self._context, self._tls_name, self._on_lost = context, tls_name, on_lost
-        self._executor = executor
+        self._handshakes = handshakes
         self._transport: asyncio.Transport | None = None
         self._tls: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO | None = None
@@ -190,38 +190,34 @@ class Connection(asyncio.Protocol):
     # -- TLS
 
     def _shake_hands_aside(self) -> None:
-        """Go on with the handshake in a thread.
-
-        It is arithmetic for nearly a millisecond, and frees the interpreter's lock; to thousands of
-        servers that are seconds in which the loop can do everything else.
-        """
+        """Go on with the handshake in a thread."""
         assert self._tls is not None and self._transport is not None
         self._is_shaking = True
         self._transport.pause_reading()
-        step = self._loop.run_in_executor(self._executor, _shake_hands, self._tls)
-        step.add_done_callback(self._shaken_aside)
+        self._handshakes.do(_shake_hands, self._tls, self._shaken_aside)
 
-    def _shaken_aside(self, step: asyncio.Future[ssl.SSLError | None]) -> None:
+    def _shaken_aside(self, error: ssl.SSLError | None) -> None:
         self._is_shaking = False
         transport = self._transport
-        if transport is None or transport.is_closing() or step.cancelled():
+        if transport is None or transport.is_closing():
             return  # it ended meanwhile
         transport.resume_reading()
-        self._shaken(step.result())
+        self._shaken(error)
         if self.ready.done() and not self.is_over:
             self._read()  # what came along with the end of the handshake
 
     def _shaken(self, error: ssl.SSLError | None) -> None:
         """A step of the handshake is done, or failed."""
-        self._flush()  # also to tell the peer what went wrong
-        if isinstance(error, ssl.SSLWantReadError):
-            return
         if error is not None:
-            self._end(HandshakeFailed(error))
-            self.close()
+            self._flush()  # also to tell the peer what went wrong
+            if not isinstance(error, ssl.SSLWantReadError):
+                self._end(HandshakeFailed(error))
+                self.close()
         elif self._tls is not None:
             self.certificate = self._tls.getpeercert(binary_form=True)
             self.ready.set_result(None)
+            # Who waits for it has its turn first: its request goes out along with our last words.
+            self._loop.call_soon(self._flush)
 
     def _read(self) -> None:
         """Hand on what can be read."""

@@ -8,14 +8,13 @@ It never asks anything over a connection.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from comity.net.addresses import AddressGuard
+from comity.net.addresses import AddressGuard, is_literal
 from comity.net.client_connection import Connection, HandshakeFailed
+from comity.net.handshakes import Handshakes
 from comity.net.lookup import Lookup
 
 #: Exchanges at once, connecting ones included; the others wait within their time.
@@ -32,9 +31,6 @@ KEEPALIVE_SECONDS = 60.0
 #: Connections that are open when no further one is kept: 35 KiB each, most of it TLS, 140 MiB in all.
 #: One to each server of the largest rooms; past it, connections are closed after the exchange.
 MAX_KEPT_CONNECTIONS = 4_000
-
-#: Threads that shake hands; they calculate and never wait, so that more of them would only compete.
-HANDSHAKE_THREADS = 2
 
 #: Seconds before a second address (IPv4 beside IPv6) is tried along with the first (RFC 8305).
 HAPPY_EYEBALLS_SECONDS = 0.25
@@ -98,7 +94,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._gates: dict[Place, _Gate] = {}
-        self._executor = ThreadPoolExecutor(HANDSHAKE_THREADS, "comity-tls")
+        self._handshakes = Handshakes()
         self._open: set[Connection] = set()
         #: Those at rest by what they are good for, and until when each is kept, the first to go first.
         self._resting: dict[Place, list[Connection]] = {}
@@ -123,7 +119,7 @@ class Pool:
         if self._open:
             self._all_gone = self._loop.create_future()
             await self._all_gone
-        self._executor.shutdown(cancel_futures=True)
+        self._handshakes.close()
 
     # -- places
 
@@ -267,7 +263,7 @@ class Pool:
         if not self._guard.allows(literal):
             raise AddressNotAllowed(literal)
         context = None if place.tls_name is None else self._context
-        connection = Connection(context, (place.tls_name or "").rstrip("."), self._executor, self._lost)
+        connection = Connection(context, (place.tls_name or "").rstrip("."), self._handshakes, self._lost)
         self._open.add(connection)
         try:
             await self._loop.create_connection(lambda: connection, literal, port)
@@ -279,11 +275,7 @@ class Pool:
 
     async def _addresses_of(self, host: str, port: int) -> list[Address]:
         """A literal itself, or what a name leads to, its families in turn. Raises NameNotFound."""
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            pass
-        else:
+        if is_literal(host):
             return [(host, port)]
         name = host, port
         remembered = self._addresses.get(name)

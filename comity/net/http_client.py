@@ -29,6 +29,7 @@ from comity.net.client_pool import (
 )
 from comity.net.http_answer import IncomingAnswer, NoHttp, TooLarge
 from comity.net.lookup import Lookup, SystemLookup
+from comity.net.tls_context import client_ssl_context
 from comity.net.transport_errors import explain
 from comity.net.urls import is_host, read_url, redirected, where_is
 from comity.ports import NO_HEADERS, Answer, Endpoint, TransportError
@@ -67,9 +68,11 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 #: Printable ASCII without space and `#`: what may stand in a request line unquoted.
 _TARGET = re.compile(r"/[!-\"$-~]*")
 
-#: A token (RFC 9110 §5.6.2), and what may stand in a field's value: no control character but the tab.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+#: A head: tokens (RFC 9110 §5.6.2) where they belong, and no control character but the tab in a value.
+_HEAD = re.compile(
+    r"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[!-\"$-~]* HTTP/1\.1\r\n"
+    r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)+\r\n"
+)
 
 
 @dataclass(slots=True)
@@ -110,31 +113,31 @@ class _Exchange:
 
     def head(self, user_agent: str) -> bytes:
         """The request line and the header. Raises ValueError for what must not stand in them."""
-        fields = {
+        fields = [("Host", self.host_header)]
+        # Identity: what others compress costs us time, and may be small only on the wire.
+        # A server that compresses all the same is read, within `max_bytes` of plain text.
+        ours = {
             "accept": ("Accept", "*/*"),
-            # Identity: what others compress costs us time, and may be small only on the wire.
-            # A server that compresses all the same is read, within `max_bytes` of plain text.
             "accept-encoding": ("Accept-Encoding", "identity"),
             "user-agent": ("User-Agent", user_agent),
         }
         for name, value in self.headers.items():
             lower = name.lower()
             if lower not in _OWN_HEADERS:
-                fields[lower] = name, value
+                ours.pop(lower, None)
+                fields.append((name, value))
+        fields += ours.values()
         if self.body is not None or self.method in _WITH_BODY:
-            fields["content-length"] = "Content-Length", str(len(self.body or b""))
-        lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {self.host_header}"]
-        for name, value in fields.values():
-            if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-                raise ValueError("a header that must not be sent")
-            lines.append(f"{name}: {value}")
-        if not (
-            _TOKEN.fullmatch(self.method)
-            and _TARGET.fullmatch(self.target)
-            and _TARGET.fullmatch(f"/{self.host_header}")
+            fields.append(("Content-Length", str(len(self.body or b""))))
+        text = f"{self.method} {self.target} HTTP/1.1\r\n"
+        text += "".join([f"{name}: {value}\r\n" for name, value in fields]) + "\r\n"
+        if (
+            not _TARGET.fullmatch(f"/{self.host_header}")
+            or not _HEAD.fullmatch(text)
+            or text.count("\n") != len(fields) + 2
         ):
-            raise ValueError("a request line that must not be sent")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+            raise ValueError("a request line or a header that must not be sent")
+        return text.encode()
 
 
 class HttpsTransport:
@@ -285,30 +288,6 @@ _FAILURES = (
     NameNotFound, AddressNotAllowed, ConnectFailed, ConnectTimedOut, HandshakeFailed, Disconnected, BrokenOff,
     NoHttp, ssl.SSLError, ValueError,
 )  # fmt: skip
-
-
-def client_ssl_context(
-    trusted_ca: Sequence[Path], client_certificate: tuple[Path, Path] | None, *, verify: bool = True
-) -> ssl.SSLContext:
-    """What other servers are held to: TLS 1.2 or newer, and a certificate for their name by the system's
-    authorities or one of `trusted_ca`.
-
-    `client_certificate` is shown to those who ask. Raises OSError when a file cannot be used.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.hostname_checks_common_name = False
-    context.set_alpn_protocols(["http/1.1"])
-    # What the operator names is trusted, also where it is no authority but a server's certificate.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    for authority in trusted_ca:
-        context.load_verify_locations(authority)
-    if client_certificate is not None:
-        context.load_cert_chain(*client_certificate)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def _perform(pool: Pool, connection: Connection, exchange: _Exchange, head: bytes) -> Answer:

@@ -18,7 +18,7 @@ from email.utils import formatdate, make_msgid, parseaddr
 from pathlib import Path
 
 from comity.config import MailServer
-from comity.net.http_client import client_ssl_context
+from comity.net.tls_context import client_ssl_context
 from comity.net.urls import where_is
 from comity.ports import Letter, MailError
 

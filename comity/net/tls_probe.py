@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from comity.net.addresses import AddressGuard
-from comity.net.http_client import client_ssl_context
 from comity.net.lookup import SystemLookup
+from comity.net.tls_context import client_ssl_context
 
 #: Seconds for TCP and again for TLS to one address: who does not answer by then is of no use to anybody.
 PROBE_SECONDS = 10.0

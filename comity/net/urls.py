@@ -7,6 +7,7 @@ a socket: whether an address may be connected to is `addresses`' affair, when it
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from yarl import URL
 
@@ -43,6 +44,10 @@ def read_url(text: str, *, plain_http: bool = False) -> URL:
     return url
 
 
+#: Hosts that are known to be well-formed, or not; 200 bytes each.
+MAX_HOSTS = 10_000
+
+
 def redirected(current: URL, location: str, *, plain_http: bool = False) -> URL:
     """Where a redirect leads from `current`; never from https to http. Raises TransportError, ValueError."""
     if len(location) > MAX_URL_LENGTH:
@@ -51,6 +56,7 @@ def redirected(current: URL, location: str, *, plain_http: bool = False) -> URL:
     return read_url(str(target), plain_http=plain_http and current.scheme == "http")
 
 
+@lru_cache(MAX_HOSTS)
 def is_host(text: str) -> bool:
     """Whether `text` is an IP literal or has the shape of a host name, one TLS would take."""
     if not (text.isascii() and text.isprintable()):
