@@ -105,9 +105,13 @@ class PeerConnection(asyncio.Protocol):
             if not self.is_ready:
                 self.tls.do_handshake()
                 self.is_ready = True
-            while plain := self.tls.read(65_536):
+                self.flush()
+            while self.incoming.pending or self.tls.pending():
+                plain = self.tls.read(65_536)
+                if not plain:
+                    self.transport.close()
+                    return
                 self.parser.feed_data(plain)
-            self.transport.close()
         except ssl.SSLWantReadError:
             self.flush()
         except ssl.SSLError:

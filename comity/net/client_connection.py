@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
             return  # it ended meanwhile
         transport.resume_reading()
         self._shaken(error)
-        if self.ready.done() and not self.is_over:
+        if self.ready.done() and self._incoming is not None and self._incoming.pending:
             self._read()  # what came along with the end of the handshake
 
     def _shaken(self, error: ssl.SSLError | None) -> None:
@@ -220,10 +220,14 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _read(self) -> None:
-        """Hand on what can be read."""
-        assert self._tls is not None
+        """Hand on what can be read.
+
+        Without asking for more than has come: to be told so by an exception takes longer than to decrypt a
+        short answer.
+        """
+        assert self._tls is not None and self._incoming is not None
         try:
-            while not self.is_over:
+            while not self.is_over and (self._incoming.pending or self._tls.pending()):
                 plain = self._tls.read(_READ_BYTES)
                 if not plain:  # the peer's farewell
                     self._end(None)
@@ -231,11 +235,12 @@ class Connection(asyncio.Protocol):
                     return
                 self._take(plain)
         except ssl.SSLWantReadError:
-            self._flush()
+            pass  # a part of a record, or no news for us
         except ssl.SSLError as error:
             self._flush()
             self._end(error)
             self.abort()
+        self._flush()
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
