@@ -305,6 +305,19 @@ class Ports:
     patient: Offload | None = None
 
 
+class Headers(dict[str, str]):
+    """The headers of a request. A connection whose requests all have the same has one of these for all.
+
+    `note` is for who reads them: what was found out by them, to be found again with the next request.
+    """
+
+    __slots__ = ("note",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.note: object = None
+
+
 @dataclass(slots=True)
 class Request:
     """One HTTP request as the server sees it, whole: `App.handle` takes it.

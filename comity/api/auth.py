@@ -7,9 +7,10 @@ from comity.api.address import client_address
 from comity.api.guests import may_ask_as_guest
 from comity.api.router import Call, Guard, path_behind_version
 from comity.api.suspended import may_ask_while_suspended
+from comity.ports import Headers
 from comity.protocol.errors import MatrixError, forbidden, guest_access_forbidden, user_suspended
 from comity.users.rate_limits import RateLimits
-from comity.users.sessions import Session, Sessions, user_locked
+from comity.users.sessions import Held, Session, Sessions, user_locked
 
 #: What users may ask whose account is locked (client-server §Account locking).
 OPEN_TO_LOCKED = (("POST", "/logout"), ("POST", "/logout/all"))
@@ -54,10 +55,9 @@ def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
         began = sessions.changes, sessions.clock.monotonic()
         if call.admitted is not None and _is_same_moment(call.admitted, began):
             return
-        token = token_of(call)
-        session = sessions.remembered(token) if token else None
+        session = _remembered(sessions, call)
         if session is None or session.locked or session.by_oauth:
-            session = await _session(sessions, call, token)
+            session = await _session(sessions, call, token_of(call))
         if session.guest and not may_ask_as_guest(call):
             raise guest_access_forbidden("This is not for guests: it needs an account")
         if session.suspended and not may_ask_while_suspended(call):
@@ -67,6 +67,21 @@ def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
         call.admitted = began
 
     return guard
+
+
+def _remembered(sessions: Sessions, call: Call) -> Session | None:
+    """Whom memory knows by the token; it is not looked up again where the headers are the last ones again."""
+    headers = call.request.headers
+    note = headers.note if isinstance(headers, Headers) else None
+    if isinstance(note, Held) and sessions.still_holds(note):
+        return note.session
+    token = token_of(call)
+    held = sessions.remembered(token) if token else None
+    if held is None:
+        return None
+    if isinstance(headers, Headers) and "authorization" in headers:
+        headers.note = held
+    return held.session
 
 
 def _is_same_moment(admitted: tuple[int, float], now: tuple[int, float]) -> bool:
@@ -97,7 +112,8 @@ def optional_user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
 async def _session(sessions: Sessions, call: Call, token: str | None) -> Session:
     if not token:
         raise MatrixError(401, "M_MISSING_TOKEN", "This request needs an access token")
-    session = sessions.remembered(token)
+    held = sessions.remembered(token)
+    session = held.session if held is not None else None
     if session is None:
         program = call.request.headers.get("user-agent", "")
         session = await sessions.authenticate(token, client_address(call.request), program)

@@ -8,7 +8,7 @@ each route names its guard (`comity.api.auth`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -228,7 +228,7 @@ def path_behind_version(template: str) -> str:
     return "/" + "/".join(template.split("/")[_PREFIX_SEGMENTS:])
 
 
-def _named(names: tuple[str, ...], values: list[str]) -> dict[str, str]:
+def _named(names: tuple[str, ...], values: Sequence[str]) -> dict[str, str]:
     try:
         decoded = [unquote(value, errors="strict") if "%" in value else value for value in values]
     except UnicodeDecodeError:
@@ -350,7 +350,8 @@ class Router:
 
     def _route(self, request: Request) -> tuple[Handler, Guard | None, Call]:
         """Who answers a request, and whom to ask before. Raises 404 or 405 M_UNRECOGNIZED, 400."""
-        literal, values = self._literal.get(request.path), list[str]()
+        literal = self._literal.get(request.path)
+        values: Sequence[str] = ()
         if literal is None:
             segments = request.path.strip("/").split("/")
             found = self._find(segments) if len(segments) <= MAX_SEGMENTS else None

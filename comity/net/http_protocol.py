@@ -19,6 +19,7 @@ from typing import cast
 import httptools
 
 from comity.net.http_request import NO_HTTP, BodyBudget, BodyLimits, Incoming, Origin, Refused
+from comity.ports import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         #: The last request that became whole.
         self._whole: Incoming | None = None
         #: The raw headers of an earlier request, and what they are: most clients send the same with each.
-        self._known: tuple[bytes, dict[str, str]] | None = None
+        self._known: tuple[bytes, Headers] | None = None
         #: Requests that are whole and wait for those before them.
         self._waiting: deque[Incoming | Refused] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -189,7 +190,7 @@ class Connection(asyncio.Protocol):
             elif self._whole is not None and not is_begun:
                 self._remember(data, self._whole)
 
-    def _repeats(self, data: bytes, raw: bytes, headers: dict[str, str]) -> bool:
+    def _repeats(self, data: bytes, raw: bytes, headers: Headers) -> bool:
         """Take a request that is the last one again but for its target: its headers need not be parsed."""
         if self._incoming is not None or len(self._waiting) >= MAX_SENT_AHEAD or not data.endswith(raw):
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comity.ports import Request
+from comity.ports import Headers, Request
 
 #: Bytes of the request line. A sync filter may stand in the query, and a backfill names
 #: dozens of events there.
@@ -110,7 +110,7 @@ class Incoming:
         self._budget = budget
         self._limits = limits
         self._target = b""
-        self._headers: dict[str, str] = {}
+        self._headers = Headers()
         self._chunks: list[bytes] = []
         self._declared = 0
         #: Bytes of the head so far, but for what stands between its parts; and of the body.
@@ -123,7 +123,7 @@ class Incoming:
         self.has_head = False
         self.body_too_large = False
 
-    def known(self, target: bytes, headers: dict[str, str]) -> Incoming:
+    def known(self, target: bytes, headers: Headers) -> Incoming:
         """A GET without a body, whole, with headers that were taken before; returned for chaining."""
         self._target, self._headers = target, headers
         self.method, self.keep_alive, self.has_head = "GET", True, True
@@ -166,7 +166,7 @@ class Incoming:
             self.body_too_large = int(declared) > self._limits.max_bytes
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Headers:
         """The headers so far; not to be changed."""
         return self._headers
 

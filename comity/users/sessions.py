@@ -87,6 +87,16 @@ class Opened:
         return told
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session that was remembered, for who comes again with the same token."""
+
+    session: Session
+    cached: _Cached
+    #: What `Sessions.changes` was.
+    changes: int
+
+
 @dataclass(slots=True)
 class _Cached:
     session: Session
@@ -139,7 +149,7 @@ class Sessions:
         """Have it noted that there is a new device."""
         self._on_device_come.append(callback)
 
-    def remembered(self, token: str) -> Session | None:
+    def remembered(self, token: str) -> Held | None:
         """Whom a token stands for, where there is nothing to be read, written or said for it; else None.
 
         `authenticate` tells the rest; most requests come a moment after another of their session.
@@ -147,16 +157,23 @@ class Sessions:
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         cached = self._cache.get(hash_of(token))
-        if cached is None or cached.refresh_hash is not None:
+        if cached is None or not self._is_believed(cached):
             return None
+        return Held(cached.session, cached, self.changes)
+
+    def still_holds(self, held: Held) -> bool:
+        """Whether `remembered` would give it again: nobody's tokens changed, and its time is not over."""
+        return held.changes == self.changes and self._is_believed(held.cached)
+
+    def _is_believed(self, cached: _Cached) -> bool:
+        if cached.refresh_hash is not None:
+            return False
         now = self.clock.now_ms()
-        if (
-            cached.believed_until <= self.clock.monotonic()
-            or (cached.expires_at is not None and cached.expires_at <= now)
-            or not 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS
-        ):
-            return None
-        return cached.session
+        return (
+            cached.believed_until > self.clock.monotonic()
+            and (cached.expires_at is None or cached.expires_at > now)
+            and 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS
+        )
 
     async def authenticate(self, token: str, address: str, user_agent: str = "") -> Session | None:
         """Whom a token stands for, or None; `address` is where the request came from, with what program.

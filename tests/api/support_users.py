@@ -92,6 +92,7 @@ from comity.users.validation import Validations
 from comity.users.welcome import Welcome
 from tests import specification
 from tests.api.elsewhere import user_calls
+from tests.api.headers import headers_of
 from tests.engines import a_driver_of, quiet
 
 T = TypeVar("T")
@@ -232,7 +233,7 @@ class UserServer:
         if not path.startswith(("/_", "/.")):
             path = "/_matrix/client/v3" + path
         target, _, query = path.partition("?")
-        sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
+        sent = headers_of(self.router, headers or {}, token)
         data = raw if raw is not None else b"" if body is None else orjson.dumps(body)
         request = Request(method, target, query, sent, data, address, frozenset({"client"}))
         response = await self.router.handle(request)

@@ -11,6 +11,8 @@ import pytest
 
 from comity.users.interactive import MAX_FAILED_ATTEMPTS
 from comity.users.refreshing import MAX_WAITING_PAIRS
+from comity.users.sessions import Held
+from tests.api.headers import headers_of
 from tests.api.support_users import PASSWORD, SERVER, Answer, UserServer, user_server
 
 ALICE = f"@alice:{SERVER}"
@@ -55,6 +57,33 @@ async def test_tokens_are_renewed(server: UserServer) -> None:
     assert (await whoami(server, second)).ok()["device_id"] == first["device_id"]
     ended = (await whoami(server, first)).failed(401, "M_UNKNOWN_TOKEN")
     assert ended["soft_logout"] is True
+
+
+async def test_what_a_connection_remembers_of_a_token_ends_with_it(server: UserServer) -> None:
+    tokens = await opened(server)
+    token = tokens["access_token"]
+    headers = headers_of(server.router, {}, token)
+    (await whoami(server, tokens)).ok()
+    for _ in range(2):
+        (await whoami(server, tokens)).ok()
+        assert isinstance(headers.note, Held)
+        assert headers.note.session.user_id == ALICE
+    # Its time is over, and nothing else has happened.
+    await server.clock.turn(301)
+    assert (await whoami(server, tokens)).failed(401, "M_UNKNOWN_TOKEN")["soft_logout"] is True
+    other = {"access_token": await server.log_in("alice")}
+    (await whoami(server, other)).ok()
+    (await server.ask("POST", "/logout", {}, token=other["access_token"])).ok()
+    (await whoami(server, other)).failed(401, "M_UNKNOWN_TOKEN")
+
+
+async def test_a_token_in_the_query_is_not_taken_for_that_of_the_headers(server: UserServer) -> None:
+    alice, bob = await server.user("alice"), await server.user("bob")
+    for _ in range(2):
+        for token, name in ((alice, "alice"), (bob, "bob")):
+            answer = await server.ask("GET", f"/account/whoami?access_token={token}")
+            assert answer.ok()["user_id"] == f"@{name}:{SERVER}"
+    assert headers_of(server.router, {}, None).note is None
 
 
 async def test_who_does_not_ask_for_it_gets_a_token_without_end(server: UserServer) -> None:
