@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from comity import __version__
 from comity.api import client_routes, health, server_routes
@@ -109,9 +110,9 @@ class App:
             await self._rooms.eraser.start()
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
 
-    async def handle(self, request: Request) -> Response:
-        """Answer one request. Never raises but for cancellation."""
-        return await self.router.handle(request)
+    def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
+        """Answer one request, once awaited. Never raises but for cancellation."""
+        return self.router.handle(request)
 
     def wake_waiters(self) -> None:
         """Let every long-poll answer now: the server is about to stop."""

@@ -341,7 +341,8 @@ T = TypeVar("T", Notification, Mention)
 
 def _since(tail: Tail, user_id: str, after: int) -> tuple[list[Notification], list[Mention]]:
     """What a tail that reaches down to `after` has above it: for all members, and for the user by name."""
-    notified, named = _above(tail.notifications, after), list[Mention]()
+    notified = _above(tail.notifications, after)
+    named: list[Mention] = []
     if tail.mentions and tail.mentions[-1].line > after:
         named = [item for item in _above(tail.mentions, after) if item.user_id == user_id]
     return notified, named

@@ -44,7 +44,7 @@ class RoomsOfUsers:
 
     def known(self, user_id: str, now: int) -> UserRooms | None:
         """The user's rooms as of position `now`, if they are remembered."""
-        known = self._known.get(user_id)
+        known = self._known.peek(user_id)
         if known is None or known.position > now or self._bus.key_changed(user_id, known.position):
             return None
         known.position = now

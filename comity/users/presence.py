@@ -222,6 +222,10 @@ class Presences:
 
     def _device(self, known: _Known, device_id: str) -> _Device:
         """A device that is seen now."""
+        device = known.devices.get(device_id)
+        if device is not None and len(known.devices) == 1:
+            device.seen = self._clock.monotonic()
+            return device
         device = known.devices.pop(device_id, None) or _Device(OFFLINE)
         device.seen = self._clock.monotonic()
         known.devices[device_id] = device

@@ -41,7 +41,7 @@ class SyncToken:
 
     def is_beyond(self, position: int) -> bool:
         """Whether a log that ends at `position` did not give this token."""
-        return max(self.position, self.messages) > position
+        return self.position > position or self.messages > position
 
     @classmethod
     def parse(cls, text: str) -> SyncToken:
