@@ -77,9 +77,14 @@ def next_batch(
 def same_batch(
     tx: Tx, events: Events, server: str, *, after: int, last_position: int, now: int
 ) -> Batch | None:
-    """The transaction whose last part is at `last_position`, as it was made before a restart."""
+    """The transaction whose last part is at `last_position`, as it was made before a restart.
+
+    None if it was of the newest of each room, with others left out: then the next one is, too.
+    """
     told, upto = edus.due(tx, server, after, last_position, MAX_LASTING_EDUS)
-    found = [item for item in queues.due(tx, server, after, MAX_PDUS) if item[0] <= upto]
+    found = [item for item in queues.due(tx, server, after, MAX_PDUS + 1) if item[0] <= upto]
+    if len(found) > MAX_PDUS:
+        return None
     return _batch(tx, events, found, told, upto, now)
 
 

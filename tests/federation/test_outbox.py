@@ -391,6 +391,52 @@ async def test_what_was_under_way_when_the_process_died_comes_again_as_it_was(
     await again.database.close()
 
 
+async def test_catching_up_goes_on_where_the_process_died(
+    rooms: Rooms,
+    peer: PeerServer,
+    make_outbox: MakeOutbox,
+    own_key: SigningKey,
+    database_file: Path,
+    offload: ThreadOffload,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transactions, "CATCH_UP_LIMIT", 200)
+    monkeypatch.setattr(transactions, "MAX_PDUS", 10)
+    monkeypatch.setattr("comity.federation.line.MAX_PDUS", 10)
+    for room in range(1, 31):
+        await rooms.join(peer.name, room)
+    is_over = asyncio.Event()
+
+    async def take_one(received: Received) -> tuple[int, Any]:
+        if peer.transactions:
+            await is_over.wait()
+        else:
+            peer.transactions.append(("", received.json))
+        return 200, {}
+
+    peer.on_send = take_one
+    for number in range(10):
+        for room in range(1, 31):
+            await rooms.say(f"{room}.{number}", room=room)
+    first = make_outbox(rooms)
+    await first.start()
+    await until(lambda: len(peer.sends()) == 2)
+    await rooms.database.close()
+
+    again = Rooms(open_database(database_file, offload), own_key, 40)
+    peer.on_send = None
+    second = make_outbox(again)
+    await second.start()
+    await until_delivered(again.database, peer.name, again.database.last_committed)
+    # Nothing newer came meanwhile: so it is the same transaction, and then those behind it.
+    before, after = peer.sends()[1:3]
+    assert after.target == before.target
+    assert texts(peer) == ["1.0", *(f"{room}.9" for room in range(1, 31))]
+    await second.stop()
+    is_over.set()
+    await again.database.close()
+
+
 async def test_catching_up_sends_the_newest_of_each_room(
     outbox: Outbox, rooms: Rooms, peer: PeerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
