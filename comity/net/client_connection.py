@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
             if not isinstance(error, ssl.SSLWantReadError):
                 self._end(HandshakeFailed(error))
                 self.close()
-        elif self._tls is not None:
+        elif self._tls is not None and not self.ready.done():  # who waited may have given up just now
             self.certificate = self._tls.getpeercert(binary_form=True)
             self.ready.set_result(None)
             # Who waits for it has its turn first: its request goes out along with our last words.

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -45,7 +47,10 @@ class Handshakes:
         self._waiting.put((function, argument, then))
 
     def close(self) -> None:
-        """Do what waits, tell nobody any more, and end the threads."""
+        """Drop what waits, tell nobody any more, and end the threads."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -67,4 +72,7 @@ class Handshakes:
         done = self._done
         while done:
             then, outcome = done.popleft()
-            then(outcome)
+            try:
+                then(outcome)
+            except Exception:  # noqa: BLE001 - one connection's fault must not keep the others waiting
+                _log.exception("what followed a TLS handshake went wrong")
