@@ -28,7 +28,7 @@ MAX_CONNECTIONS_PER_ENDPOINT = 16
 #: servers keep theirs longer (75 s); who asks repeats what may be repeated when not.
 KEEPALIVE_SECONDS = 60.0
 
-#: Connections that are open when no further one is kept: 35 KiB each, most of it TLS, 140 MiB in all.
+#: Connections that are open when no further one is kept: 39 KiB each, most of it TLS, 150 MiB in all.
 #: One to each server of the largest rooms; past it, connections are closed after the exchange.
 MAX_KEPT_CONNECTIONS = 4_000
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from comity.net.http_protocol import Connection, ConnectionCount, Terms
 from comity.net.http_request import BODY_GRACE_SECONDS, BodyBudget, BodyLimits, Incoming, Origin, Refused
 from comity.net.http_response import STALL_SECONDS, error_response, internal_error, send
+from comity.net.tls_context import trust_the_system
 from comity.ports import Request, Response, request_id
 
 logger = logging.getLogger(__name__)
@@ -272,7 +273,7 @@ def server_ssl_context(
     if request_client_certificate:
         context.verify_mode = ssl.CERT_OPTIONAL
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
+        trust_the_system(context)
         for authority in client_authorities:
             context.load_verify_locations(authority)
     return context

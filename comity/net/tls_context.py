@@ -37,7 +37,7 @@ def client_ssl_context(
     context.set_alpn_protocols(["http/1.1"])
     # What the operator names is trusted, also where it is no authority but a server's certificate.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    _trust_the_system(context)
+    trust_the_system(context)
     for authority in trusted_ca:
         context.load_verify_locations(authority)
     if client_certificate is not None:
@@ -48,7 +48,7 @@ def client_ssl_context(
     return context
 
 
-def _trust_the_system(context: ssl.SSLContext) -> None:
+def trust_the_system(context: ssl.SSLContext) -> None:
     """Read the authorities of the machine, those of its file and those of its folder.
 
     One that cannot be read is passed over, as OpenSSL does: it must not keep the others from being known.

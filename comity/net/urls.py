@@ -44,8 +44,8 @@ def read_url(text: str, *, plain_http: bool = False) -> URL:
     return url
 
 
-#: Hosts that are known to be well-formed, or not; 200 bytes each.
-MAX_HOSTS = 10_000
+#: Characters of a host whose shape is remembered (no name in the DNS has more), and how many are.
+MAX_HOST_CHARACTERS, MAX_HOSTS = 254, 10_000
 
 
 def redirected(current: URL, location: str, *, plain_http: bool = False) -> URL:
@@ -56,9 +56,17 @@ def redirected(current: URL, location: str, *, plain_http: bool = False) -> URL:
     return read_url(str(target), plain_http=plain_http and current.scheme == "http")
 
 
-@lru_cache(MAX_HOSTS)
 def is_host(text: str) -> bool:
     """Whether `text` is an IP literal or has the shape of a host name, one TLS would take."""
+    return _known_host(text) if len(text) <= MAX_HOST_CHARACTERS else _has_shape(text)
+
+
+@lru_cache(MAX_HOSTS)
+def _known_host(text: str) -> bool:
+    return _has_shape(text)
+
+
+def _has_shape(text: str) -> bool:
     if not (text.isascii() and text.isprintable()):
         return False
     return all(0 < len(label) < 64 for label in text.removesuffix(".").split("."))
