@@ -14,7 +14,7 @@ from typing import Any
 
 from comity import __version__
 from comity.api import client_routes, health, server_routes
-from comity.api.auth import optional_user_guard, user_guard
+from comity.api.auth import UserGuard, optional_user_guard
 from comity.api.router import Router
 from comity.api.server_auth import OriginGuard
 from comity.bus import Bus
@@ -233,7 +233,7 @@ def build(config: Config, ports: Ports) -> App:
     )  # fmt: skip
 
     router = Router()
-    guard = user_guard(users.sessions, users.limits)
+    guard = UserGuard(users.sessions, users.limits)
     anybody = optional_user_guard(users.sessions, users.limits)
     health.routes(router, database.check)
     client_routes.add(router, guard, anybody, config, users, rooms, sync)

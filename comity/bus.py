@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 
 #: The key of all changes of anybody's devices: no user id and no room id.
@@ -22,6 +23,22 @@ MAX_SUBSCRIBED_KEYS = 500_000
 MAX_LOOKED_AT = 16
 #: Seconds by which the end of a long wait may come later than was asked for, and of a short one.
 GRAIN_SECONDS, SHORT_GRAIN_SECONDS = 0.5, 0.01
+#: Of those who were woken together, how many are told before other things of the loop get their turn. It
+#: begins with one, and doubles: the first ones read what the others then find in memory.
+TOLD_AT_ONCE = 64
+
+
+class Parked:
+    """Who waits by a subscription, without a task: told once, unless it leaves before."""
+
+    __slots__ = ("_ending", "_subscription")
+    #: Set by `Bus.park`: those whose time ends with this one's, and by what it waits; None once it does not.
+    _ending: set[Parked] | None
+    _subscription: Subscription | None
+
+    def told(self, *, news: bool) -> None:
+        """There is news, or the time is over; in a turn of the loop after that in which it came."""
+        raise NotImplementedError
 
 
 class Subscription:
@@ -36,12 +53,7 @@ class Subscription:
         """`of` is what the keys were made from."""
         self.of = of
         self.keys = keys
-        self.waiters: set[asyncio.Future[bool]] = set()
-
-    def wake(self) -> None:
-        """Let everybody look who waits by it."""
-        for waiter in self.waiters:
-            _set(waiter, True)
+        self.waiters: set[Parked] = set()
 
 
 class Bus:
@@ -49,7 +61,8 @@ class Bus:
 
     def __init__(self, position: int = 0) -> None:
         """`position` is the last committed position."""
-        self._position = position
+        #: The last committed position; everything up to it may be read. Set by `publish` alone.
+        self.position = position
         self._floor = position
         self._last: dict[str, int] = {}
         self._waiters: dict[str, set[asyncio.Future[bool]]] = {}
@@ -59,18 +72,17 @@ class Bus:
         self._subscribed: dict[str, dict[Subscription, None]] = {}
         self._closed = False
         #: By when their time ends (of the loop's clock), those who wait by a subscription.
-        self._endings: dict[float, set[asyncio.Future[bool]]] = {}
-
-    @property
-    def position(self) -> int:
-        """The last committed position; everything up to it may be read."""
-        return self._position
+        self._endings: dict[float, set[Parked]] = {}
+        #: Those who wait no more and are to be told why. Bounded by the connections.
+        self._woken: deque[tuple[Parked, bool]] = deque()
+        #: How many of them are told in the next turn; 0: there is none.
+        self._told_next = 0
 
     def publish(self, position: int, keys: Iterable[str]) -> None:
         """Tell that what concerns `keys` is on disk up to `position`."""
         # Those of one group of writes may come in another order than their positions: never an earlier one
         # after a later, for `keys_after` stops at the first that is too early.
-        position = self._position = max(self._position, position)
+        position = self.position = max(self.position, position)
         for key in keys:
             self._last.pop(key, None)
             self._last[key] = position
@@ -92,11 +104,16 @@ class Bus:
             _set(waiter, True)
         for subscription in self._subscribed.get(key, ()):
             if subscription.waiters:
-                subscription.wake()
+                self._release(subscription.waiters, news=True)
 
     def key_changed(self, key: str, after: int) -> bool:
         """Whether anything may have been published for that key after that position."""
         return after < self._floor or self._last.get(key, 0) > after
+
+    def touched(self, key: str) -> int:
+        """The last position at which anything may have been published for that key."""
+        last = self._last.get(key, 0)
+        return last if last > self._floor else self._floor  # `max` takes three times as long
 
     def changed(self, keys: Iterable[str], after: int) -> bool:
         """Whether anything may have been published for one of `keys` after that position."""
@@ -154,32 +171,70 @@ class Bus:
             if not holding:
                 del self._subscribed[key]
         # Whoever waits by it looks again, and subscribes anew.
-        subscription.wake()
+        self._release(subscription.waiters, news=True)
 
     async def wait_by(self, subscription: Subscription, after: int, timeout: float) -> bool:
         """Wait until one of a subscription's keys passes `after`; False after `timeout` seconds or on close.
 
         May return early: for a subscription that ended, or a change that is not known to be older.
         """
-        if after < self._position:
+        if after < self.position:
             news = self.keys_after(after)
             if news is None or any(key in subscription.keys for key in news):
                 return True
         if timeout <= 0 or self._closed:
             return False
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        ending = self._ending(loop, timeout)
-        ending.add(waiter)
-        subscription.waiters.add(waiter)
+        sleeper = _Sleeper()
+        self.park(sleeper, subscription, timeout)
         try:
-            return await waiter
+            return await sleeper.woken
         finally:
-            ending.discard(waiter)
-            subscription.waiters.discard(waiter)
+            self.leave(sleeper)
 
-    def _ending(self, loop: asyncio.AbstractEventLoop, timeout: float) -> set[asyncio.Future[bool]]:
+    def park(self, parked: Parked, subscription: Subscription, timeout: float) -> None:
+        """Have told, once, when one of the subscription's keys is published for from now on: `news`.
+
+        Or when `timeout` seconds are over or the bus closes. Whoever parks has looked up to `position`.
+        """
+        ending = self._ending(timeout)
+        parked._subscription, parked._ending = subscription, ending
+        ending.add(parked)
+        subscription.waiters.add(parked)
+        if self._closed:
+            self._release([parked], news=False)
+
+    def leave(self, parked: Parked) -> None:
+        """What was parked waits no more. Nothing is told after that but what is being told already."""
+        subscription, ending = parked._subscription, parked._ending
+        if subscription is not None and ending is not None:
+            subscription.waiters.discard(parked)
+            ending.discard(parked)
+            parked._subscription = parked._ending = None
+
+    def _release(self, waiters: Iterable[Parked], *, news: bool) -> None:
+        """Those wait no more, and are told in the loop's next turns."""
+        for parked in list(waiters):
+            self.leave(parked)
+            self._woken.append((parked, news))
+        if self._woken and not self._told_next:
+            self._told_next = 1
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """Tell some of those who were released; the others after what else is to be done."""
+        woken = self._woken
+        try:
+            for _ in range(min(len(woken), self._told_next)):
+                parked, news = woken.popleft()
+                parked.told(news=news)
+        finally:
+            self._told_next = min(2 * self._told_next, TOLD_AT_ONCE) if woken else 0
+            if woken:
+                asyncio.get_running_loop().call_soon(self._tell)
+
+    def _ending(self, timeout: float) -> set[Parked]:
         """Those whose time ends with that of who waits `timeout` seconds from now: no timer for each."""
+        loop = asyncio.get_running_loop()
         now, grain = loop.time(), GRAIN_SECONDS if timeout >= 2 * GRAIN_SECONDS else SHORT_GRAIN_SECONDS
         moment = math.ceil((now + timeout) / grain) * grain
         ending = self._endings.get(moment)
@@ -189,8 +244,7 @@ class Bus:
         return ending
 
     def _end_time(self, moment: float) -> None:
-        for waiter in self._endings.pop(moment):
-            _set(waiter, False)
+        self._release(self._endings.pop(moment), news=False)
 
     async def wait(self, keys: Iterable[str], after: int, timeout: float) -> bool:
         """Wait until one of `keys` passes `after`; False after `timeout` seconds or on close."""
@@ -224,8 +278,19 @@ class Bus:
                 _set(waiter, False)
         self._waiters.clear()
         for subscription in self._subscriptions.values():
-            for waiter in subscription.waiters:
-                _set(waiter, False)
+            self._release(subscription.waiters, news=False)
+
+
+class _Sleeper(Parked):
+    """Who waits by a subscription in a task."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self) -> None:
+        self.woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def told(self, *, news: bool) -> None:
+        _set(self.woken, news)
 
 
 def _set(waiter: asyncio.Future[bool], news: bool) -> None:

@@ -8,7 +8,7 @@ and never touches the machine itself; `comity.net` opens the real doors.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, TypeVar
@@ -347,3 +347,26 @@ class Response:
     status: int
     body: bytes | AsyncIterator[bytes] = b""
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class Waiter(Protocol):
+    """Who is to have an answer that `AtOnce` could not give at once: one of the two, once."""
+
+    def settle(self, response: Response) -> None:
+        """Here it is."""
+
+    def pursue(self, answering: Callable[[], Awaitable[Response]]) -> None:
+        """It takes a task after all, in which this gives it."""
+
+
+class Waiting(Protocol):
+    """A request that is not answered yet, for which no task waits."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: neither of a Waiter's methods is called from now on."""
+
+
+#: Answers a request where that takes neither a task nor the database: with the answer, or later, as the
+#: waiter's. None, with nothing done, for all others. Never raises. The headers of an answer are not changed
+#: any more, so that many answers may have the same.
+AtOnce = Callable[[Request, Waiter], "Response | Waiting | None"]

@@ -41,21 +41,26 @@ def token_of(call: Call) -> str | None:
     return call.query("access_token")
 
 
-def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
-    """Only users, as often as they may ask: sets `call.requester`.
+class UserGuard:
+    """The Guard of what is for users only, as often as they may ask: sets `call.requester`."""
 
-    Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED, 429 M_LIMIT_EXCEEDED.
+    def __init__(self, sessions: Sessions, limits: RateLimits) -> None:
+        self._sessions = sessions
+        self._limits = limits
 
-    Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists; those who are
-    suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists; sessions of OAuth 2.0,
-    403 M_FORBIDDEN for what CLOSED_TO_OAUTH lists.
-    """
+    async def __call__(self, call: Call) -> None:
+        """Raises 401 M_MISSING_TOKEN, M_UNKNOWN_TOKEN or M_USER_LOCKED, 429 M_LIMIT_EXCEEDED.
 
-    async def guard(call: Call) -> None:
-        began = sessions.changes, sessions.clock.monotonic()
+        Guests get 403 M_GUEST_ACCESS_FORBIDDEN but for what `comity.api.guests` lists; those who are
+        suspended, 403 M_USER_SUSPENDED but for what `comity.api.suspended` lists; sessions of OAuth 2.0,
+        403 M_FORBIDDEN for what CLOSED_TO_OAUTH lists.
+        """
+        sessions = self._sessions
+        began = changes, now = sessions.changes, sessions.clock.monotonic()
         if call.admitted is not None and _is_same_moment(call.admitted, began):
             return
-        session = _remembered(sessions, call)
+        held = _held(sessions, call, changes, now)
+        session = held.session if held is not None else None
         if session is None or session.locked or session.by_oauth:
             session = await _session(sessions, call, token_of(call))
         if session.guest and not may_ask_as_guest(call):
@@ -63,25 +68,44 @@ def user_guard(sessions: Sessions, limits: RateLimits) -> Guard:
         if session.suspended and not may_ask_while_suspended(call):
             raise user_suspended()
         call.user = session
-        limited.check(limits, call)
+        limited.check(self._limits, call)
         call.admitted = began
 
-    return guard
+    def admitted(self, call: Call) -> Session | None:
+        """Whom the guard lets through by what is in memory alone, without counting it; as `call.requester`.
+
+        None also where only the guard itself can tell.
+        """
+        sessions = self._sessions
+        began = changes, now = sessions.changes, sessions.clock.monotonic()
+        if call.admitted is not None and _is_same_moment(call.admitted, began):
+            return call.user
+        held = _held(sessions, call, changes, now)
+        if held is None:
+            return None
+        session = held.session
+        if session.locked or session.guest or session.suspended:
+            return None
+        if (session.by_oauth and _is_closed_to_oauth(call)) or not limited.is_free(call):
+            return None
+        call.user, call.admitted = session, began
+        return session
 
 
-def _remembered(sessions: Sessions, call: Call) -> Session | None:
-    """Whom memory knows by the token; it is not looked up again where the headers are the last ones again."""
+def _held(sessions: Sessions, call: Call, changes: int, now: float) -> Held | None:
+    """Whom memory knows by the token; it is not looked up again where the headers are the last ones again.
+
+    `changes` is of the sessions, `now` on the monotonic clock.
+    """
     headers = call.request.headers
     note = headers.note if isinstance(headers, Headers) else None
-    if isinstance(note, Held) and sessions.still_holds(note):
-        return note.session
+    if isinstance(note, Held) and note.changes == changes and now < note.until:
+        return note
     token = token_of(call)
     held = sessions.remembered(token) if token else None
-    if held is None:
-        return None
-    if isinstance(headers, Headers) and "authorization" in headers:
+    if held is not None and isinstance(headers, Headers) and "authorization" in headers:
         headers.note = held
-    return held.session
+    return held
 
 
 def _is_same_moment(admitted: tuple[int, float], now: tuple[int, float]) -> bool:
@@ -122,9 +146,13 @@ async def _session(sessions: Sessions, call: Call, token: str | None) -> Session
     if session.locked and (call.request.method, path_behind_version(call.template)) not in OPEN_TO_LOCKED:
         raise user_locked()
     # Also where a token is optional: a password may be set by who has none, but not by such an app.
-    if session.by_oauth and (call.request.method, path_behind_version(call.template)) in CLOSED_TO_OAUTH:
+    if session.by_oauth and _is_closed_to_oauth(call):
         raise forbidden("This app was logged in by OAuth 2.0: go to this server's account page for that")
     return session
+
+
+def _is_closed_to_oauth(call: Call) -> bool:
+    return (call.request.method, path_behind_version(call.template)) in CLOSED_TO_OAUTH
 
 
 def must_be_self(call: Call, name: str = "userId") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comity.api.auth import UserGuard
 from comity.api.client import (
     account,
     account_data,
@@ -57,7 +58,7 @@ def _position(token: str) -> int:
 
 def add(
     router: Router,
-    guard: Guard,
+    guard: UserGuard,
     anybody: Guard,
     config: Config,
     users: UserSystem,

@@ -66,6 +66,11 @@ def _limit_of(method: str, template: str) -> str | None:
     return EPHEMERAL if path.startswith("/presence/") else None
 
 
+def is_free(call: Call) -> bool:
+    """Whether a request of a user counts against no limit."""
+    return _limit_of(call.request.method, call.template) is None
+
+
 def check(limits: RateLimits, call: Call) -> None:
     """Count a request of a user who is known. Raises 429 M_LIMIT_EXCEEDED."""
     limit = _limit_of(call.request.method, call.template)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_plus
 
 import orjson
 
-from comity.ports import Request, Response
+from comity.ports import Request, Response, Waiter, Waiting
 from comity.protocol import canonical_json
 from comity.protocol.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
 from comity.users.sessions import Session
@@ -37,6 +37,15 @@ CORS_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
 }
+
+
+#: Those of an answer of JSON to a browser, never changed.
+_JSON_CORS_HEADERS = {**JSON_HEADERS, **CORS_HEADERS}
+
+
+def json_at_once(body: bytes) -> Response:
+    """The answer of an `AtOnceHandler`: finished JSON."""
+    return Response(200, body, _JSON_CORS_HEADERS)
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -238,6 +247,8 @@ def _named(names: tuple[str, ...], values: Sequence[str]) -> dict[str, str]:
 
 Handler = Callable[[Call], Awaitable[Response]]
 Guard = Callable[[Call], Awaitable[None]]
+#: Answers what takes neither a task nor the database; None, with nothing done, for all else.
+AtOnceHandler = Callable[[Call, Waiter], Response | Waiting | None]
 
 
 @dataclass(slots=True)
@@ -254,6 +265,8 @@ class Router:
         self._root = _Node()
         #: The nodes of paths without variables, by the path.
         self._literal: dict[str, _Node] = {}
+        #: Of GETs of some of them: the kind of listener, the template, who may answer at once.
+        self._at_once: dict[str, tuple[str, str, AtOnceHandler]] = {}
 
     def add(
         self, method: str, template: str, handler: Handler, *, guard: Guard | None, serves: str = "client"
@@ -277,6 +290,14 @@ class Router:
         node.routes[method] = (handler, guard, tuple(names), serves, template)
         if not names:
             self._literal[template] = node
+
+    def add_at_once(self, template: str, handler: AtOnceHandler) -> None:
+        """Have a handler asked first by GETs of a route without variables, which was added before.
+
+        It asks the guard itself.
+        """
+        route = self._literal[template].routes["GET"]
+        self._at_once[template] = (route[3], template, handler)
 
     def templates(self) -> list[tuple[str, str]]:
         """(method, template) of every route."""
@@ -331,22 +352,33 @@ class Router:
             if guard is not None:
                 await guard(call)
             response = await handler(call)
-        except MatrixError as error:
-            if error.status >= 500:
-                _log.warning("%s %s: %s", request.method, request.path, error)
-            else:
-                _log.debug("%s %s: %s", request.method, request.path, error)
-            response = error_response(error)
-        except Exception:  # noqa: BLE001 - whatever it was: an answer, and the trace in the log
-            _log.exception("unexpected error in %s %s", request.method, request.path)
-            response = error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
+        except Exception as error:  # noqa: BLE001 - whatever it was: an answer
+            response = _told(request, error)
         finally:
             if call is not None and call.at_end is not None:
                 call.at_end()
-        # A page is not for the scripts of other sites to read: what has a policy of its own is a page.
-        if "client" in request.serves and "Content-Security-Policy" not in response.headers:
-            response.headers.update(CORS_HEADERS)
-        return response
+        return _opened(request, response)
+
+    def at_once(self, request: Request, waiter: Waiter) -> Response | Waiting | None:
+        """Answer a request, or let it wait, without a task; None if `handle` must. Never raises."""
+        found = self._at_once.get(request.path)
+        if found is None or request.method != "GET" or found[0] not in request.serves:
+            return None
+        try:
+            return found[2](Call(request, _NO_PARAMETERS, found[1]), waiter)
+        except MatrixError:
+            return None  # `handle` tells it
+        except Exception:  # noqa: BLE001 - an error here must cost nobody an answer
+            _log.exception("unexpected error in %s %s, before its task", request.method, request.path)
+            return None
+
+    async def finish(self, request: Request, answering: Awaitable[Response]) -> Response:
+        """The answer to a request that `at_once` let wait. Never raises but for cancellation."""
+        try:
+            response = await answering
+        except Exception as error:  # noqa: BLE001 - whatever it was: an answer
+            response = _told(request, error)
+        return _opened(request, response)
 
     def _route(self, request: Request) -> tuple[Handler, Guard | None, Call]:
         """Who answers a request, and whom to ask before. Raises 404 or 405 M_UNRECOGNIZED, 400."""
@@ -369,6 +401,25 @@ class Router:
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")
         return handler, guard, Call(request, _named(names, values) if values else _NO_PARAMETERS, template)
+
+
+def _told(request: Request, error: Exception) -> Response:
+    """The answer that tells an error, which the log has as far as it concerns the operator."""
+    if not isinstance(error, MatrixError):
+        _log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+        return error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
+    if error.status >= 500:
+        _log.warning("%s %s: %s", request.method, request.path, error)
+    else:
+        _log.debug("%s %s: %s", request.method, request.path, error)
+    return error_response(error)
+
+
+def _opened(request: Request, response: Response) -> Response:
+    """An answer that scripts of other sites may read, unless it is a page: what has a policy of its own."""
+    if "client" in request.serves and "Content-Security-Policy" not in response.headers:
+        response.headers.update(CORS_HEADERS)
+    return response
 
 
 async def _preflight(_: Call) -> Response:

@@ -67,7 +67,7 @@ async def serve(config: Config, told_to_end: asyncio.Event) -> None:
             stack.push_async_callback(app.stop)
             await app.start()
             _calm_the_collector()
-            server = HttpServer(app.handle, max_body_bytes=MAX_BODY_BYTES)
+            server = HttpServer(app.handle, max_body_bytes=MAX_BODY_BYTES, at_once=app.router.at_once)
             stack.push_async_callback(server.close, GRACE_SECONDS)
             for listener, context in zip(config.listeners, tls_contexts, strict=True):
                 with _explained(f"cannot listen on {listener.bind}"):

@@ -19,7 +19,7 @@ from typing import cast
 import httptools
 
 from comity.net.http_request import NO_HTTP, BodyBudget, BodyLimits, Incoming, Origin, Refused
-from comity.ports import Headers
+from comity.ports import Headers, Response, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,13 @@ class ConnectionCount:
             self.full = False
 
 
-#: Answers a request, or tells why there is none; whether the connection may go on.
-Serve = Callable[["Connection", "Incoming | Refused"], Awaitable[bool]]
+#: What gives the answer to a request in the end.
+Answering = Callable[[], Awaitable[Response]]
+#: Answers a request, or tells why there is none; whether the connection may go on. What gives the answer is
+#: known where the request waited without a task before.
+Serve = Callable[["Connection", "Incoming | Refused", Answering | None], Awaitable[bool]]
+#: Answers a GET with that target and these headers, or lets it wait, without a task; False: neither.
+Take = Callable[["Connection", bytes, Headers], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +83,20 @@ class Terms:
     """What the connections of one listener have in common."""
 
     serve: Serve
+    take: Take
+    #: Sends the answer to a request that waited without a task.
+    settle: Callable[[Connection, Response], None]
+    #: Told when one who waited without a task is gone.
+    gone: Callable[[], None]
     origin: Origin
     count: ConnectionCount
     budget: BodyBudget
     limits: BodyLimits
     #: Seconds a connection may be idle, and in which the head of its next request must have come.
     keepalive_seconds: float
-    #: Every connection that is open.
+    #: Every connection that is open, and those of all listeners whose request waits without a task.
     connections: set[Connection]
+    parked: set[Connection]
 
 
 class Connection(asyncio.Protocol):
@@ -110,6 +121,8 @@ class Connection(asyncio.Protocol):
         #: Requests that are whole and wait for those before them.
         self._waiting: deque[Incoming | Refused] = deque()
         self._task: asyncio.Task[None] | None = None
+        #: The request that waits for its answer without a task, and its target and headers.
+        self._parked: tuple[Waiting, bytes, Headers] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_full = self._is_paused = False
         self._idle_until = 0.0
@@ -156,6 +169,7 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             # Wherever it waits, be it for the client: long-polls must not outlive who asked.
             self._task.cancel()
+        self._cancel_parked()
 
     def eof_received(self) -> bool:
         """The client sends no more: it is gone, and so is what it waited for."""
@@ -197,6 +211,10 @@ class Connection(asyncio.Protocol):
         line = _LINE.fullmatch(data, 0, len(data) - len(raw))
         if line is None:
             return False
+        # A client that does not take its answers is waited for, which takes a task.
+        is_free = self._task is None and self._parked is None and not self._is_full
+        if is_free and self.terms.take(self, line[1], headers):
+            return True
         self._enqueue(Incoming(self.terms.budget, self.terms.limits).known(line[1], headers))
         return True
 
@@ -245,7 +263,7 @@ class Connection(asyncio.Protocol):
             self._refuse(refusal)
         if incoming.body_too_large:
             self._refuse(None)
-        if incoming.asks_first and self._task is None and not self._waiting and self._transport is not None:
+        if incoming.asks_first and not self._is_busy and not self._waiting and self._transport is not None:
             self._transport.write(_CONTINUE)
 
     def on_body(self, chunk: bytes) -> None:
@@ -331,7 +349,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         left = self.terms.keepalive_seconds
-        if self._task is None and not (self._incoming is not None and self._incoming.has_head):
+        if not self._is_busy and not (self._incoming is not None and self._incoming.has_head):
             left = self._idle_until - self._loop.time()
             if left <= 0:
                 transport.close()
@@ -342,27 +360,33 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, item: Incoming | Refused) -> None:
         self._waiting.append(item)
-        if self._task is None:
+        if not self._is_busy:
             self._next()
         elif self._transport is not None and not self._is_paused:
             # It sends ahead: what it sent so far is answered first.
             self._is_paused = True
             self._transport.pause_reading()
 
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a request is being answered, or waits for its answer."""
+        return self._task is not None or self._parked is not None
+
     def _next(self) -> None:
         self._task = self._loop.create_task(self._run(self._waiting.popleft()))
 
-    async def _run(self, item: Incoming | Refused) -> None:
+    async def _run(self, item: Incoming | Refused, answering: Answering | None = None) -> None:
         may_go_on = False
         try:
-            may_go_on = await self.terms.serve(self, item)
+            may_go_on = await self.terms.serve(self, item, answering)
         finally:
             if isinstance(item, Incoming):
                 item.close()
             self._task = None
-            self._answered(may_go_on=may_go_on)
+            self.answered(may_go_on=may_go_on)
 
-    def _answered(self, *, may_go_on: bool) -> None:
+    def answered(self, *, may_go_on: bool) -> None:
+        """An answer is sent: on to what comes next, if the connection may go on."""
         transport = self._transport
         if transport is None:
             return
@@ -390,12 +414,49 @@ class Connection(asyncio.Protocol):
             transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, transport.close)
 
+    # -- what waits without a task
+
+    def park(self, waiting: Waiting, target: bytes, headers: Headers) -> None:
+        """The request with that target and these headers waits: `settle` or `pursue` is called for it."""
+        self._parked = waiting, target, headers
+        self.terms.parked.add(self)
+
+    def settle(self, response: Response) -> None:
+        """Its answer."""
+        self.terms.settle(self, response)
+
+    def pursue(self, answering: Answering) -> None:
+        """It needs a task after all."""
+        parked = self.unpark()
+        if parked is None:
+            return
+        _, target, headers = parked
+        item = Incoming(self.terms.budget, self.terms.limits).known(target, headers)
+        self._task = self._loop.create_task(self._run(item, answering))
+
+    def unpark(self) -> tuple[Waiting, bytes, Headers] | None:
+        """What waited, which waits no more."""
+        parked, self._parked = self._parked, None
+        self.terms.parked.discard(self)
+        return parked
+
+    def _cancel_parked(self) -> None:
+        parked = self.unpark()
+        if parked is not None:
+            parked[0].cancel()
+            self.terms.gone()
+
     # -- for who serves
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """What answers the present request."""
         return self._task
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has not taken what was sent."""
+        return self._is_full
 
     @property
     def is_lost(self) -> bool:
@@ -425,5 +486,6 @@ class Connection(asyncio.Protocol):
         """End the connection, and what is under way on it, at once."""
         if self._task is not None:
             self._task.cancel()
+        self._cancel_parked()
         if self._transport is not None:
             self._transport.close()

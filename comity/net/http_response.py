@@ -42,6 +42,7 @@ _OUR_HEADERS = frozenset(
     form for name in ("connection", "content-length", "date", "server") for form in (name, name.title())
 )
 
+_OK = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -78,7 +79,7 @@ async def send(
     if head_only:
         body = b""
     to.write(head + body)
-    if len(body) > _UNWATCHED_BYTES:
+    if len(body) > _UNWATCHED_BYTES or to.is_full:
         try:
             await to.drain(stall_seconds + len(body) / SEND_MINIMUM_RATE)
         except TimeoutError:
@@ -87,6 +88,18 @@ async def send(
         except ConnectionError:
             return False
     return persists
+
+
+def send_at_once(to: Connection, response: Response) -> bool:
+    """Send a small answer to a GET of HTTP/1.1 on a connection that goes on: there is nothing to wait for.
+
+    False, with nothing sent, where that is not what it is.
+    """
+    body = response.body
+    if not isinstance(body, bytes) or len(body) > _UNWATCHED_BYTES or response.status != _OK:
+        return False
+    to.write(b"%bContent-Length: %d\r\n\r\n%b" % (_opening.text(response.headers), len(body), body))
+    return True
 
 
 class _ClientGone(Exception):
@@ -185,15 +198,39 @@ class _DateHeader:
 _date = _DateHeader()
 
 
+class _Opening:
+    """The head of a good answer up to its length, made anew once a second and for other headers.
+
+    For headers that are never changed: most answers that are sent at once have the same object.
+    """
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._headers: Mapping[str, str] | None = None
+        self._text = b""
+
+    def text(self, headers: Mapping[str, str]) -> bytes:
+        """Raises ValueError on a name or value with a line break."""
+        second = int(time.time())
+        if second != self._second or headers is not self._headers:
+            fixed = _fixed(_OK, tuple(headers.items()), persists=True, old=False)
+            self._text = b"%bDate: %b\r\n" % (fixed, _date.text())
+            self._second, self._headers = second, headers
+        return self._text
+
+
+_opening = _Opening()
+
+
 def _head(status: int, headers: Mapping[str, str], *, length: int | None, persists: bool, old: bool) -> bytes:
     """The status line and the headers. Raises ValueError on a name or value with a line break."""
     size = b"" if length is None else b"Content-Length: %d\r\n" % length
-    fixed = _fixed(status, tuple(headers.items()), persists, old)
+    fixed = _fixed(status, tuple(headers.items()), persists=persists, old=old)
     return b"%bDate: %b\r\n%b\r\n" % (fixed, _date.text(), size)
 
 
 @lru_cache(MAX_HEADS)
-def _fixed(status: int, headers: tuple[tuple[str, str], ...], persists: bool, old: bool) -> bytes:
+def _fixed(status: int, headers: tuple[tuple[str, str], ...], *, persists: bool, old: bool) -> bytes:
     """What answers of one kind have in common of their heads: most are of a few kinds."""
     lines = [
         f"HTTP/1.{0 if old else 1} {_STATUS_LINES.get(status) or f'{status} Unknown'}",

@@ -16,11 +16,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from comity.net.http_protocol import Connection, ConnectionCount, Terms
+from comity.net.http_protocol import Answering, Connection, ConnectionCount, Terms
 from comity.net.http_request import BODY_GRACE_SECONDS, BodyBudget, BodyLimits, Incoming, Origin, Refused
-from comity.net.http_response import STALL_SECONDS, error_response, internal_error, send
+from comity.net.http_response import (
+    STALL_SECONDS,
+    error_response,
+    internal_error,
+    send,
+    send_at_once,
+)
 from comity.net.tls_context import trust_the_system
-from comity.ports import Request, Response, request_id
+from comity.ports import AtOnce, Headers, Request, Response, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +66,17 @@ class HttpServer:
         handle: Handle,
         *,
         max_body_bytes: int,
+        at_once: AtOnce = lambda _request, _waiter: None,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
         body_grace_seconds: float = BODY_GRACE_SECONDS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        """`max_body_bytes` is the limit past which a body is not read. The rest are bounds
-        explained at the constants that are their defaults."""
+        """`max_body_bytes` is the limit past which a body is not read; `at_once` is asked before `handle`
+        where a client asks again in the same words. The rest are bounds explained at the constants that
+        are their defaults."""
         self._handle = handle
+        self._at_once = at_once
         self._limits = BodyLimits(max_body_bytes, body_grace_seconds)
         self._stall_seconds = stall_seconds
         self._budget = BodyBudget()
@@ -75,9 +84,13 @@ class HttpServer:
         self._keepalive_seconds = keepalive_seconds
         self._listeners: list[_Listener] = []
         self._in_flight: set[asyncio.Task[object]] = set()
+        #: Connections with a request that waits for its answer without a task.
+        self._parked: set[Connection] = set()
         self._idle = asyncio.Event()
         self._closing = False
         self._request_ids = _request_ids()
+        #: Where requests are logged, a task knows how long each took.
+        self._logs_requests = logger.isEnabledFor(logging.DEBUG)
 
     async def listen(self, bind: str, serves: frozenset[str], ssl_context: ssl.SSLContext | None) -> str:
         """Accept connections on `bind`, and return the address with the port that was given.
@@ -110,13 +123,14 @@ class HttpServer:
         self._closing = True
         for listener in self._listeners:
             await listener.stop_accepting()
-        if self._in_flight:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(grace_seconds):
+        try:
+            async with asyncio.timeout(grace_seconds):
+                while self._in_flight or self._parked:
+                    self._idle.clear()
                     await self._idle.wait()
-            except TimeoutError:
-                logger.warning("%d requests did not finish in time and are cut off", len(self._in_flight))
+        except TimeoutError:
+            left = len(self._in_flight) + len(self._parked)
+            logger.warning("%d requests did not finish in time and are cut off", left)
         leftover = list(self._in_flight)
         for task in leftover:
             task.cancel()
@@ -129,10 +143,39 @@ class HttpServer:
     def terms(self, origin: Origin) -> Terms:
         """What connections of a listener are made with."""
         return Terms(
-            self._serve, origin, self._count, self._budget, self._limits, self._keepalive_seconds, set()
-        )
+            self._serve, self._take, self._settle, self._look_for_idleness, origin, self._count, self._budget,
+            self._limits, self._keepalive_seconds, set(), self._parked,
+        )  # fmt: skip
 
-    async def _serve(self, connection: Connection, item: Incoming | Refused) -> bool:
+    def _take(self, connection: Connection, target: bytes, headers: Headers) -> bool:
+        """Answer a GET, or let it wait, without a task; False if that cannot be."""
+        if self._closing or self._logs_requests:
+            return False
+        path, _, query = target.decode("ascii").partition("?")
+        remote, serves = connection.remote, connection.terms.origin.serves
+        request = Request("GET", path, query, headers, b"", remote, serves, connection.certificate)
+        outcome = self._at_once(request, connection)
+        if outcome is None:
+            return False
+        if not isinstance(outcome, Response):
+            connection.park(outcome, target, headers)
+        elif send_at_once(connection, outcome):
+            connection.answered(may_go_on=True)
+        else:
+            return False
+        return True
+
+    def _settle(self, connection: Connection, response: Response) -> None:
+        """Send the answer to a request that waited without a task."""
+        if not self._closing and send_at_once(connection, response):
+            connection.unpark()
+            connection.answered(may_go_on=True)
+        else:
+            connection.pursue(lambda: _known(response))
+
+    async def _serve(
+        self, connection: Connection, item: Incoming | Refused, answering: Answering | None
+    ) -> bool:
         """Answer one request, to the last byte; whether the connection may go on."""
         request_id.set(
             next(self._request_ids)
@@ -144,7 +187,7 @@ class HttpServer:
         status = _CLIENT_GONE
         message = None if isinstance(item, Refused) else item
         try:
-            response, closing = await self._answer(connection, item)
+            response, closing = await self._answer(connection, item, answering)
             status = response.status
             try:
                 return await send(
@@ -159,16 +202,23 @@ class HttpServer:
                 )
         finally:
             self._in_flight.discard(task)
-            if not self._in_flight:
-                self._idle.set()
+            self._look_for_idleness()
             if began is not None:
                 _log_access(message, status, time.monotonic() - began)
 
-    async def _answer(self, connection: Connection, item: Incoming | Refused) -> tuple[Response, bool]:
+    def _look_for_idleness(self) -> None:
+        if self._closing and not self._in_flight and not self._parked:
+            self._idle.set()
+
+    async def _answer(
+        self, connection: Connection, item: Incoming | Refused, answering: Answering | None
+    ) -> tuple[Response, bool]:
         """The answer, and whether the connection must end with it."""
         try:
             if isinstance(item, Refused):
                 raise item
+            if answering is not None:
+                return await answering(), False
             request = item.request(connection.terms.origin, connection.remote, connection.certificate)
             return await self._handle(request), request.body_too_large
         except Refused as refusal:
@@ -277,6 +327,11 @@ def server_ssl_context(
         for authority in client_authorities:
             context.load_verify_locations(authority)
     return context
+
+
+async def _known(response: Response) -> Response:
+    """An answer that is there, to be sent in a task."""
+    return response
 
 
 def _asks_for_certificate(context: ssl.SSLContext | None) -> bool:

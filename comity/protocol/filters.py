@@ -124,6 +124,11 @@ class RoomFilter:
     state: RoomEventFilter = RoomEventFilter()
     timeline: RoomEventFilter = RoomEventFilter()
     account_data: RoomEventFilter = RoomEventFilter()
+    #: Whether no room is left out: asked at every delivery.
+    any_room: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "any_room", self.rooms is None and not self.not_rooms)
 
     def wants_room(self, room_id: str) -> bool:
         """Whether anything of that room is wanted."""

@@ -64,6 +64,11 @@ class KeyCounts:
         """The same as `get`, if it is remembered."""
         return self._known.peek((user_id, device_id))
 
+    def known_since(self, device: tuple[str, str], position: int) -> KeysLeft | None:
+        """The same, unless keys of (user id, device id) were given out behind a position."""
+        given = self._given.peek(device)
+        return self._known.peek(device) if given is None or given <= position else None
+
     def change(self, user_id: str, device_id: str, commits: int) -> None:
         """Keys of a device came or went, as is on disk; `commits` is the database's."""
         self._known.change((user_id, device_id), commits)

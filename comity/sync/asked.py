@@ -25,16 +25,16 @@ class SyncRequest:
     use_state_after: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Asked:
     """One look at the log for a request: what happened at `after < position <= now`. Never changed."""
 
     request: SyncRequest
     now: int
     typing_serial: int
-    ignored: frozenset[str] = frozenset()
+    ignored: frozenset[str]
     #: Whether they want no invites (client-server §Invite permission).
-    blocks_invites: bool = False
+    blocks_invites: bool
     #: Who asks, and with which filter.
     user_id: str = field(init=False)
     wanted: Filter = field(init=False)
@@ -42,11 +42,24 @@ class Asked:
     is_initial: bool = field(init=False)
     after: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        request = self.request
+    def __init__(
+        self,
+        request: SyncRequest,
+        now: int,
+        typing_serial: int,
+        ignored: frozenset[str] = frozenset(),
+        blocks_invites: bool = False,
+    ) -> None:
+        # By hand: one is made for every answer, and a __post_init__ costs as much again.
+        self.request = request
+        self.now = now
+        self.typing_serial = typing_serial
+        self.ignored = ignored
+        self.blocks_invites = blocks_invites
         self.user_id, self.wanted = request.user_id, request.wanted
-        self.is_initial = request.since is None
-        self.after = 0 if request.since is None else min(request.since.position, self.now)
+        since = request.since
+        self.is_initial = since is None
+        self.after = 0 if since is None else since.position if since.position < now else now
 
 
 @dataclass(frozen=True, slots=True)

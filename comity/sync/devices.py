@@ -55,6 +55,13 @@ class Devices:
         #: Device -> the position up to which its messages are being let go of, and no more given to it.
         self._acknowledged: Bounded[tuple[str, str], int] = Bounded(MAX_DEVICES)
 
+    def empty(self, device: tuple[str, str]) -> int | None:
+        """A position up to which no message is kept for (user id, device id), if one is known.
+
+        None has come since unless something was published for the user.
+        """
+        return self._empty.peek(device)
+
     def may_wait(self, request: SyncRequest) -> bool:
         """Whether messages may wait for a device: a look into memory."""
         empty = self._empty.peek((request.user_id, request.device_id))

@@ -7,7 +7,6 @@ here is exact or not told: whoever gets None reads.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from comity.bus import DEVICE_LISTS, Bus
 from comity.rooms.read.tokens import SyncToken
@@ -27,20 +26,10 @@ _ANSWER = (
 )
 
 
-@dataclass(slots=True)
-class Looked:
-    """What may be new for a device: nothing but of its user's joined rooms that are listed."""
-
-    rooms: UserRooms
-    changed: list[str]
-
-
-@dataclass(slots=True)
-class Told:
-    """A whole answer as JSON, and whether it has anything to tell."""
-
-    body: bytes
-    has_news: bool
+#: What may be new for a device: nothing but of its user's joined rooms that are listed.
+Looked = tuple[UserRooms, list[str]]
+#: A whole answer as JSON, and whether it has anything to tell.
+Told = tuple[bytes, bool]
 
 
 class Memory:
@@ -67,23 +56,30 @@ class Memory:
 
     def look(self, request: SyncRequest, now: int) -> Looked | None:
         """What may be new up to `now`, the bus's position; None if memory does not tell it."""
-        since, bus = request.since, self._bus
+        since = request.since
         if since is None or request.full_state or since.device_position is not None:
             return None
-        after = since.position
-        rooms = self._rooms.known(request.user_id, now)
-        if rooms is None:
+        after, user_id, bus = since.position, request.user_id, self._bus
+        # What is remembered of a user holds as long as nothing is published for them.
+        touched = bus.touched(user_id)
+        rooms = self._rooms.peek(user_id)
+        if rooms is None or after > now or not touched <= rooms.position <= now:
             return None
+        rooms.position = now
         # Most who ask have just been told all there is.
         is_behind = now > after
-        if is_behind and (bus.key_changed(request.user_id, after) or bus.key_changed(DEVICE_LISTS, after)):
+        if is_behind and (touched > after or bus.touched(DEVICE_LISTS) > after):
             return None
-        if self._devices.may_wait(request) or self.typed_since(since.typing, rooms.joined):
+        empty = self._devices.empty((user_id, request.device_id))
+        if empty is None or touched > empty:
             return None
-        if self._presence.has_changed(request, rooms, since.presence):
+        if self._ephemeral.typing_serial > since.typing and self.typed_since(since.typing, rooms.joined):
+            return None
+        with_presence = request.wanted.wants_presence
+        if with_presence and self._presence.has_changed(request, rooms, since.presence):
             return None
         changed = self._changed(rooms.joined, after, now) if is_behind else []
-        return None if len(changed) > MAX_ROOMS else Looked(rooms, changed)
+        return None if len(changed) > MAX_ROOMS else (rooms, changed)
 
     def _changed(self, joined: Collection[str], after: int, now: int) -> list[str]:
         """The rooms in which something happened; it costs what is fewer, rooms or news."""
@@ -106,15 +102,15 @@ class Memory:
 
         The serial numbers are those from before the look.
         """
-        user_id, device_id = request.user_id, request.device_id
-        rooms = looked.rooms
+        rooms, changed = looked
         asked = Asked(request, now, typing_serial, rooms.ignored, rooms.blocks_invites)
-        left = self._devices.counts.known(user_id, device_id)
-        if left is None or self._devices.counts.last_given(user_id, device_id) > asked.after:
+        left = self._devices.counts.known_since((request.user_id, request.device_id), asked.after)
+        if left is None:
             return None
         parts: list[bytes] = []
-        for room_id in looked.changed:
-            if not request.wanted.room.wants_room(room_id):
+        wanted = request.wanted.room
+        for room_id in changed:
+            if not (wanted.any_room or wanted.wants_room(room_id)):
                 continue
             part = self._joined.from_memory(asked, room_id, rooms.joined[room_id])
             if part is None:
@@ -125,4 +121,4 @@ class Memory:
         if self._token[0] != place:
             # All who are woken together are given the same.
             self._token = (place, str(SyncToken(now, typing_serial, None, serial)).encode())
-        return Told(_ANSWER % (b",".join(parts), left.told, self._token[1]), has_news=bool(parts))
+        return _ANSWER % (b",".join(parts), left.told, self._token[1]), bool(parts)

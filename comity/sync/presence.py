@@ -34,22 +34,17 @@ class PresenceNews:
     """Reads what is new of presence for one user."""
 
     def __init__(self, ephemeral: Ephemeral) -> None:
-        self._presences = ephemeral.presences
-
-    @property
-    def serial(self) -> int:
-        """The serial number of the last change anywhere."""
-        return self._presences.serial
+        self.presences = ephemeral.presences
 
     def wants(self, wanted: Filter) -> bool:
         """Whether a filter lets any presence through."""
-        return wanted.wants_presence and self._presences.enabled
+        return wanted.wants_presence and self.presences.enabled
 
     def has_changed(self, request: SyncRequest, rooms: UserRooms, serial: int) -> bool:
         """Whether presence that is wanted may have changed after that serial number: a look into memory."""
-        if self._presences.serial <= serial or not self.wants(request.wanted):
+        if self.presences.serial <= serial or not self.wants(request.wanted):
             return False
-        return bool(self._presences.changed(request.user_id, _numbers(rooms), serial))
+        return bool(self.presences.changed(request.user_id, _numbers(rooms), serial))
 
     def part(
         self, tx: Tx, asked: Asked, rooms: UserRooms, serial: int, newcomers: Collection[str]
@@ -60,7 +55,7 @@ class PresenceNews:
         """
         if not self.wants(asked.wanted):
             return PresencePart()
-        presences, user_id = self._presences, asked.user_id
+        presences, user_id = self.presences, asked.user_id
         since = 0 if asked.request.since is None else asked.request.since.presence
         listed: dict[str, int] = {}
         if since < presences.serial:
@@ -75,10 +70,10 @@ class PresenceNews:
 
     def _met(self, asked: Asked, rooms: UserRooms, newcomers: Iterable[str]) -> set[str]:
         """Whom the user has met since: what they were before is news to the client."""
-        met = {other for other in newcomers if self._presences.is_known(other)}
+        met = {other for other in newcomers if self.presences.is_known(other)}
         for entry in rooms.joined.values():
             if entry.position > asked.after:
-                met.update(self._presences.seen_in(entry.room_num)[:MAX_NEWCOMERS])
+                met.update(self.presences.seen_in(entry.room_num)[:MAX_NEWCOMERS])
         return met
 
     @staticmethod

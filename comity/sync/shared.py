@@ -25,8 +25,8 @@ from comity.sync.delta import Delta
 
 #: Stretches that are kept, a few kilobytes each: those of the last moments are enough.
 MAX_KEPT = 1_000
-#: Milliseconds after which one is made anew: `age` in its events is that old.
-MAX_AGE_MS = 500
+#: Seconds after which one is made anew: `age` in its events is that old.
+MAX_AGE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class SharedPart:
 
     wanted: Filter
     at_end: bool
-    made_ms: int
+    #: When it was made (monotonic seconds).
+    made: float
     shown: Stretch
     delta: Delta
     senders: frozenset[str]
@@ -77,7 +78,7 @@ class SharedParts:
             or kept.wanted is not asked.wanted
             or kept.at_end is not asked.request.use_state_after
             or asked.user_id in kept.senders
-            or not 0 <= self._reader.clock.now_ms() - kept.made_ms <= MAX_AGE_MS
+            or self._reader.clock.monotonic() - kept.made > MAX_AGE_SECONDS
         ):
             return None
         return kept
@@ -107,7 +108,7 @@ class SharedParts:
             SharedPart(
                 asked.wanted,
                 asked.request.use_state_after,
-                self._reader.clock.now_ms(),
+                self._reader.clock.monotonic(),
                 shown,
                 delta,
                 frozenset(stored.event.sender for stored in shown.events),

@@ -41,6 +41,8 @@ class RoomsOfUsers:
         self._bus = bus
         self._known: Bounded[str, UserRooms] = Bounded(MAX_USERS)
         self._room_ids: Bounded[int, str] = Bounded(MAX_ROOM_IDS)
+        #: What is remembered of a user's rooms, if it is: for who knows how far to believe it.
+        self.peek = self._known.peek
 
     def known(self, user_id: str, now: int) -> UserRooms | None:
         """The user's rooms as of position `now`, if they are remembered."""

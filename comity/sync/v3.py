@@ -65,6 +65,9 @@ class Sync:
         others: OtherRooms,
         presence: PresenceNews,
     ) -> None:
+        #: Where `glance` gave something to wait by: to be parked at before anything else happens.
+        self.bus = bus
+        self.clock = reader.clock
         self._database = database
         self._bus = bus
         self._reader = reader
@@ -96,17 +99,14 @@ class Sync:
         while True:
             # What comes from here on has a later position, which the wait compares.
             serial, now = self._ephemeral.typing_serial, self._bus.position
-            presence = self._presence.serial
+            presence = self._presence.presences.serial
             remaining = deadline - clock.monotonic()
-            looked = self._memory.look(request, now)
-            if looked is not None and (looked.changed or remaining <= 0):
-                told = self._memory.answer(request, looked, now, serial, presence)
-                if told is not None and (told.has_news or remaining <= 0):
-                    return orjson.Fragment(told.body)
-            elif looked is not None:
+            glance = self.glance(request, is_over=remaining <= 0)
+            if isinstance(glance, bytes):
+                return orjson.Fragment(glance)
+            if glance is not None:
                 # Nothing is new, as far as memory tells: nothing need be read to wait for it.
-                subscription = self._subscription(request, looked.rooms.joined)
-                if not await self._bus.wait_by(subscription, now, remaining):
+                if not await self._bus.wait_by(glance, now, remaining):
                     deadline = clock.monotonic()
                 continue
             answer = await self._database.read(self._look(request))
@@ -120,6 +120,19 @@ class Sync:
             subscription = self._subscription(request, answer.joined)
             if not await self._bus.wait_by(subscription, answer.now, remaining):
                 return answer.body
+
+    def glance(self, request: SyncRequest, *, is_over: bool) -> bytes | Subscription | None:
+        """What memory alone tells (`comity.sync.memory`): the whole answer as JSON, or, if there is no news
+        and the time is not over, by what to wait for some. None: it has to be read."""
+        now = self._bus.position
+        serial, presence = self._ephemeral.typing_serial, self._presence.presences.serial
+        looked = self._memory.look(request, now)
+        if looked is None:
+            return None
+        if not (looked[1] or is_over):
+            return self._subscription(request, looked[0].joined)
+        told = self._memory.answer(request, looked, now, serial, presence)
+        return told[0] if told is not None and (told[1] or is_over) else None
 
     async def everything(self, request: SyncRequest) -> dict[str, Any]:
         """What a device is told that knows nothing yet."""
@@ -137,7 +150,7 @@ class Sync:
 
     def _look(self, request: SyncRequest) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial
-        presence = self._presence.serial
+        presence = self._presence.presences.serial
 
         def look(tx: Tx) -> _Answer:
             rooms = self._rooms.get(tx, request.user_id, now, afresh=request.since is None)

@@ -66,7 +66,8 @@ class Ephemeral:
         self._clock = clock
         self._sink = sink or NoSink()
         self._server_name = server_name
-        self._serial = clock.now_ms()
+        #: The serial number of the last change of typing anywhere. Set here alone.
+        self.typing_serial = clock.now_ms()
         self._rooms: Bounded[str, _Room] = Bounded(MAX_TYPING_ROOMS)
         #: Rooms in which somebody types, to be looked through when time passes.
         self._busy: dict[str, _Room] = {}
@@ -76,11 +77,6 @@ class Ephemeral:
         self._asking: dict[tuple[str, str], object] = {}
 
     # -- typing
-
-    @property
-    def typing_serial(self) -> int:
-        """The serial number of the last change of typing anywhere."""
-        return self._serial
 
     def typing(self, room_id: str) -> tuple[int, list[str]]:
         """(serial number of the room's last change, the users who type now).
@@ -170,8 +166,8 @@ class Ephemeral:
         self._tell_typing(user_id, room_id, room.told.pop(user_id, ()), typing=False)
 
     def _changed(self, room_id: str, room: _Room) -> None:
-        self._serial += 1
-        room.serial = self._serial
+        self.typing_serial += 1
+        room.serial = self.typing_serial
         self._rooms.put(room_id, room)
         if room.typing:
             self._busy[room_id] = room

@@ -101,23 +101,20 @@ class Presences:
         enabled: bool = True,
     ) -> None:
         """`sink` is who tells other servers than `server_name`, which is ours; None: nobody does."""
+        self.bus = bus
+        self.clock = clock
         self._database = database
-        self._bus = bus
-        self._clock = clock
         self._sink = sink or NoSink()
         self._server_name = server_name
         self.enabled = enabled
-        self._first_serial = self._serial = clock.now_ms()
+        #: The serial number of the last change of anybody's presence. Set here alone.
+        self.serial = clock.now_ms()
+        self._first_serial = self.serial
         #: By user id, in the order of their last changes.
         self._known: dict[str, _Known] = {}
         #: Those who are not offline, whom the passing of time may change.
         self._live: dict[str, _Known] = {}
         self._sweeper: asyncio.Task[None] | None = None
-
-    @property
-    def serial(self) -> int:
-        """The serial number of the last change of anybody's presence."""
-        return self._serial
 
     # -- our users
 
@@ -137,7 +134,7 @@ class Presences:
         known = self._of(user_id)
         device = self._device(known, device_id)
         device.state, device.is_set = state, True
-        known.active_ms = self._clock.now_ms()
+        known.active_ms = self.clock.now_ms()
         is_news, known.status = known.status != status, status
         is_due = known.active_ms - known.told_ms >= SAME_AGAIN_MS
         await self.settle(user_id, known, is_news=is_news or is_due)
@@ -167,8 +164,19 @@ class Presences:
         unavailable stays so until it says otherwise or is active; one that says `offline` is not
         marked by its syncing, and keeps what it has set.
         """
-        begun = self._begin(user_id, device_id, wish) if self.enabled else None
-        return NOT_FOLLOWED if begun is None else Following(self, user_id, *begun)
+        if not self.enabled:
+            return NOT_FOLLOWED
+        known = self._known.get(user_id)
+        device = known.devices.get(device_id) if known is not None else None
+        if known is None or device is None or device.state != ONLINE or wish not in (None, ONLINE):
+            begun = self._begin(user_id, device_id, wish)
+            return NOT_FOLLOWED if begun is None else Following(self, user_id, *begun)
+        # Most who ask have just been here, and are what they were.
+        device.running += 1
+        device.is_set = False
+        if len(known.devices) > 1:
+            known.devices[device_id] = known.devices.pop(device_id)
+        return Following(self, user_id, known, device)
 
     def _begin(self, user_id: str, device_id: str, wish: str | None) -> tuple[_Known, _Device] | None:
         """A device's /sync begins, and what is to be settled by it; None if it does not count."""
@@ -187,14 +195,9 @@ class Presences:
         elif wish != OFFLINE and not (wish is None and device.is_set and device.state == UNAVAILABLE):
             if device.state != ONLINE:
                 # client-server §Last active ago: becoming online is an activity.
-                known.active_ms = self._clock.now_ms()
+                known.active_ms = self.clock.now_ms()
             device.state, device.is_set = ONLINE, False
         return known, device
-
-    def end(self, device: _Device) -> None:
-        """And ends."""
-        device.running -= 1
-        device.seen = self._clock.monotonic()
 
     async def active(self, user_id: str, device_id: str) -> None:
         """A user did something, a message for instance (client-server §Idle timeout): they are online.
@@ -205,7 +208,7 @@ class Presences:
         device = known.devices.get(device_id) if known is not None else None
         if known is None or device is None:
             return
-        known.active_ms = self._clock.now_ms()
+        known.active_ms = self.clock.now_ms()
         if device.state == UNAVAILABLE:
             device.state, device.is_set = ONLINE, False
         await self.settle(user_id, known)
@@ -222,42 +225,32 @@ class Presences:
 
     def _device(self, known: _Known, device_id: str) -> _Device:
         """A device that is seen now."""
-        device = known.devices.get(device_id)
-        if device is not None and len(known.devices) == 1:
-            device.seen = self._clock.monotonic()
-            return device
         device = known.devices.pop(device_id, None) or _Device(OFFLINE)
-        device.seen = self._clock.monotonic()
+        device.seen = self.clock.monotonic()
         known.devices[device_id] = device
         if len(known.devices) > MAX_DEVICES:
             del known.devices[next(iter(known.devices))]
         return device
 
-    def _state_now(self, known: _Known) -> str:
+    def state_now(self, known: _Known) -> str:
         """What a user of ours is, by their devices and their last activity."""
-        now, state = self._clock.monotonic(), OFFLINE
+        state, monotonic = OFFLINE, self.clock.monotonic
         for device in known.devices.values():
-            if device.state == OFFLINE or (device.running <= 0 and now - device.seen >= GONE_SECONDS):
+            if device.state == OFFLINE or (device.running <= 0 and monotonic() - device.seen >= GONE_SECONDS):
                 continue
             if device.state == ONLINE:
-                return UNAVAILABLE if self._clock.now_ms() - known.active_ms >= IDLE_MS else ONLINE
+                return UNAVAILABLE if self.clock.now_ms() - known.active_ms >= IDLE_MS else ONLINE
             state = UNAVAILABLE
         return state
 
-    def is_settled(self, user_id: str, known: _Known) -> bool:
-        """Whether a user of ours is what was told of them, where it was to be told."""
-        return self._state_now(known) == known.state and not (
-            known.serial and self._bus.changed((user_id,), known.rooms_at)
-        )
-
     async def settle(self, user_id: str, known: _Known, *, is_news: bool = False) -> None:
         """Tell of a user of ours if they are not what was told of them."""
-        state = self._state_now(known)
+        state = self.state_now(known)
         if state == known.state and not is_news:
-            if known.serial and self._bus.changed((user_id,), known.rooms_at):
+            if known.serial and self.bus.changed((user_id,), known.rooms_at):
                 await self._read_rooms(user_id, known)
             return
-        known.state, known.told_ms = state, self._clock.now_ms()
+        known.state, known.told_ms = state, self.clock.now_ms()
         await self._announce(user_id, known)
         await self._tell_servers(user_id)
 
@@ -277,7 +270,7 @@ class Presences:
         """
         if not self.enabled:
             return
-        known, now = self._of(user_id), self._clock.now_ms()
+        known, now = self._of(user_id), self.clock.now_ms()
         is_active = is_active and state == ONLINE
         before = (known.state, known.status, known.is_active, known.active_ms)
         known.told_ms, known.active_ms = now, now - ago_ms
@@ -301,13 +294,13 @@ class Presences:
         if self._known.get(user_id) is not known:
             return
         self._known[user_id] = self._known.pop(user_id)
-        self._serial += 1
-        known.serial = self._serial
-        self._bus.wake([wake_key(user_id), *(wake_key(room_id) for room_id in rooms)])
+        self.serial += 1
+        known.serial = self.serial
+        self.bus.wake([wake_key(user_id), *(wake_key(room_id) for room_id in rooms)])
 
     async def _read_rooms(self, user_id: str, known: _Known) -> list[str]:
         """Look up the user's rooms, and return their ids."""
-        known.rooms_at = self._bus.position
+        known.rooms_at = self.bus.position
         rooms = await self._database.look_up(lambda tx: personal.rooms_of(tx, user_id, MAX_ROOMS))
         known.rooms = array("q", [room_num for room_num, _ in rooms])
         return [room_id for _, room_id in rooms]
@@ -378,10 +371,10 @@ class Presences:
         known = self._known.get(user_id)
         if known is None or not known.told_ms:
             return {"presence": OFFLINE}
-        state = self._state_now(known) if known.devices else known.state
+        state = self.state_now(known) if known.devices else known.state
         shown: dict[str, object] = {
             "presence": state,
-            "last_active_ago": max(0, self._clock.now_ms() - known.active_ms),
+            "last_active_ago": max(0, self.clock.now_ms() - known.active_ms),
         }
         if state == ONLINE:
             shown["currently_active"] = bool(known.devices) or known.is_active
@@ -397,8 +390,8 @@ class Presences:
 
     async def _sweep(self) -> None:
         while self._live:
-            await self._clock.sleep(SWEEP_SECONDS)
-            now = self._clock.now_ms()
+            await self.clock.sleep(SWEEP_SECONDS)
+            now = self.clock.now_ms()
             for user_id, known in list(self._live.items()):
                 if known.devices:
                     await self.settle(user_id, known)
@@ -436,7 +429,10 @@ class Following:
     @property
     def is_begun(self) -> bool:
         """Whether nobody need be told that it begins."""
-        return self._presences.is_settled(self._user_id, self._known)
+        presences, known = self._presences, self._known
+        return presences.state_now(known) == known.state and not (
+            known.serial and presences.bus.touched(self._user_id) > known.rooms_at
+        )
 
     async def begin(self) -> None:
         """Tell who is to be told that the user is there."""
@@ -444,7 +440,8 @@ class Following:
 
     def end(self) -> None:
         """The device waits no more."""
-        self._presences.end(self._device)
+        self._device.running -= 1
+        self._device.seen = self._presences.clock.monotonic()
 
 
 class NotFollowed:

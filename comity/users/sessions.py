@@ -89,12 +89,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A session that was remembered, for who comes again with the same token."""
+    """A session that was remembered, for who comes again with the same token.
+
+    It holds as long as `Sessions.changes` is what it was, and until a moment of the monotonic clock.
+    """
 
     session: Session
-    cached: _Cached
-    #: What `Sessions.changes` was.
     changes: int
+    until: float
 
 
 @dataclass(slots=True)
@@ -156,24 +158,18 @@ class Sessions:
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
-        cached = self._cache.get(hash_of(token))
-        if cached is None or not self._is_believed(cached):
+        cached, now = self._cache.get(hash_of(token)), self.clock.now_ms()
+        if cached is None or cached.refresh_hash is not None:
             return None
-        return Held(cached.session, cached, self.changes)
-
-    def still_holds(self, held: Held) -> bool:
-        """Whether `remembered` would give it again: nobody's tokens changed, and its time is not over."""
-        return held.changes == self.changes and self._is_believed(held.cached)
-
-    def _is_believed(self, cached: _Cached) -> bool:
-        if cached.refresh_hash is not None:
-            return False
-        now = self.clock.now_ms()
-        return (
-            cached.believed_until > self.clock.monotonic()
-            and (cached.expires_at is None or cached.expires_at > now)
-            and 0 <= now - cached.last_seen_ms < LAST_SEEN_INTERVAL_MS
-        )
+        # It is looked up again when it ends, and when it is to be noted that the device is here.
+        left_ms = cached.last_seen_ms + LAST_SEEN_INTERVAL_MS - now
+        if cached.expires_at is not None:
+            left_ms = min(left_ms, cached.expires_at - now)
+        monotonic = self.clock.monotonic()
+        until = min(cached.believed_until, monotonic + left_ms / 1000)
+        if until <= monotonic or now < cached.last_seen_ms:
+            return None
+        return Held(cached.session, self.changes, until)
 
     async def authenticate(self, token: str, address: str, user_agent: str = "") -> Session | None:
         """Whom a token stands for, or None; `address` is where the request came from, with what program.

@@ -31,6 +31,7 @@ from comity.rooms.read import Reader
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, WriteTx
 from tests import specification
+from tests.api.asking import answered
 from tests.api.headers import headers_of
 from tests.api.support_users import Answer, InlineOffload, SeededEntropy, TurnedClock, answer_of, at
 from tests.engines import Pauses, quiet, url_of
@@ -238,7 +239,7 @@ async def ask(
     headers = headers_of(app.router, {}, token)
     data = b"" if body is None else orjson.dumps(body)
     request = Request(method, path, urlencode(written), headers, data, "192.0.2.1", frozenset({"client"}))
-    return answer_of(app.router, request, await app.handle(request))
+    return answer_of(app.router, request, await answered(app.router, request))
 
 
 class Place:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import orjson
 
-from comity.api.auth import optional_user_guard, user_guard
+from comity.api.auth import UserGuard, optional_user_guard
 from comity.api.client import (
     account,
     account_data,
@@ -91,6 +91,7 @@ from comity.users.to_device import ToDevice
 from comity.users.validation import Validations
 from comity.users.welcome import Welcome
 from tests import specification
+from tests.api.asking import answered
 from tests.api.elsewhere import user_calls
 from tests.api.headers import headers_of
 from tests.engines import a_driver_of, quiet
@@ -236,7 +237,7 @@ class UserServer:
         sent = headers_of(self.router, headers or {}, token)
         data = raw if raw is not None else b"" if body is None else orjson.dumps(body)
         request = Request(method, target, query, sent, data, address, frozenset({"client"}))
-        response = await self.router.handle(request)
+        response = await answered(self.router, request)
         return answer_of(self.router, request, response)
 
     async def user(self, name: str, *, device_id: str | None = None) -> str:
@@ -406,7 +407,7 @@ async def user_server(directory: Path, text: str = "") -> AsyncIterator[UserServ
         config, database, bus, clock, entropy, router, sessions, ephemeral, profiles, accounts,
         remote_profiles=remote_profiles,
     )  # fmt: skip
-    guard, anybody = user_guard(sessions, limits), optional_user_guard(sessions, limits)
+    guard, anybody = UserGuard(sessions, limits), optional_user_guard(sessions, limits)
     secret = SharedSecret(config.registration.shared_secret, accounts, sessions, limits, clock, entropy)
     login.routes(router, guard, visitor_guard(limits), config, logging_in, refreshing, login_tokens)
     moderation.routes(router, guard, Moderation(database, accounts, sessions))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from random import Random
 
 import pytest
 
-from comity.bus import MAX_REMEMBERED_KEYS, Bus
+from comity.bus import MAX_REMEMBERED_KEYS, TOLD_AT_ONCE, Bus, Parked
 
 
 def test_keys_after_a_position() -> None:
@@ -125,3 +126,88 @@ async def test_closing_ends_all_waits() -> None:
     bus.close()
     assert await asyncio.gather(*waits) == [False, False]
     assert not await bus.wait_by(by, 5, 60)
+
+
+class Noted(Parked):
+    """Who waits without a task, and notes what it is told."""
+
+    def __init__(self, notes: list[tuple[Parked, bool]]) -> None:
+        self.notes = notes
+
+    def told(self, *, news: bool) -> None:
+        self.notes.append((self, news))
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_who_is_parked_is_told_once_and_not_in_the_midst_of_what_happens() -> None:
+    bus, notes = Bus(5), list[tuple[Parked, bool]]()
+    by = bus.subscription("ann", 0, lambda: ["a", "b"])
+    first, second = Noted(notes), Noted(notes)
+    bus.park(first, by, 60)
+    bus.park(second, bus.subscription("ben", 0, lambda: ["c"]), 60)
+    bus.publish(6, ["a", "b"])
+    assert not notes
+    bus.publish(7, ["a"])
+    await turns(3)
+    assert notes == [(first, True)]
+    bus.park(first, by, 60)
+    bus.leave(first)
+    bus.publish(8, ["a", "c"])
+    await turns(3)
+    assert notes == [(first, True), (second, True)]
+
+
+async def test_who_is_parked_is_told_when_the_time_is_over_and_when_the_bus_closes() -> None:
+    bus, notes = Bus(5), list[tuple[Parked, bool]]()
+    by = bus.subscription("ann", 0, lambda: ["a"])
+    short, long, late = Noted(notes), Noted(notes), Noted(notes)
+    bus.park(short, by, 0.01)
+    bus.park(long, by, 60)
+    assert not await bus.wait_by(by, 5, 0.03)
+    assert notes == [(short, False)]
+    bus.close()
+    bus.park(late, by, 60)
+    await turns(3)
+    assert notes == [(short, False), (long, False), (late, False)]
+
+
+async def test_many_who_are_woken_together_are_told_in_several_turns_and_each_of_them() -> None:
+    bus, notes = Bus(5), list[tuple[Parked, bool]]()
+    by = bus.subscription("ann", 0, lambda: ["a"])
+    many = [Noted(notes) for _ in range(1_000)]
+    for parked in many:
+        bus.park(parked, by, 60)
+    bus.publish(6, ["a"])
+    seen = []
+    while len(notes) < len(many):
+        await asyncio.sleep(0)
+        seen.append(len(notes))
+    assert seen[:4] == [1, 3, 7, 15]
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) == TOLD_AT_ONCE
+    assert {parked for parked, _ in notes} == set(many)
+    # And again, from the beginning.
+    bus.park(many[0], by, 60)
+    bus.publish(7, ["a"])
+    await turns(2)
+    assert len(notes) == len(many) + 1
+
+
+async def test_one_who_fails_at_being_told_keeps_nobody_from_it() -> None:
+    class Failing(Parked):
+        def told(self, *, news: bool) -> None:
+            raise RuntimeError("told")
+
+    bus, notes = Bus(5), list[tuple[Parked, bool]]()
+    by, faults = bus.subscription("ann", 0, lambda: ["a"]), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    parked = [Failing(), Noted(notes), Failing(), Noted(notes)]
+    for one in parked:
+        bus.park(one, by, 60)
+    bus.publish(6, ["a"])
+    await turns(8)
+    assert {one for one, _ in notes} == {parked[1], parked[3]}
+    assert [str(fault) for fault in faults] == ["told", "told"]

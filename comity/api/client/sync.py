@@ -1,18 +1,27 @@
-"""GET /sync (client-server §Syncing): reads the query, finds the filter, hands both to `comity.sync`."""
+"""GET /sync (client-server §Syncing): reads the query, finds the filter, hands both to `comity.sync`.
+
+Who asks again and is told, or waits, by what is in memory alone is served without a task (`ports.AtOnce`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from functools import partial
 
-from comity.api.client.prefixes import add_classic
-from comity.api.router import Call, Guard, Router, json_response
-from comity.ports import Response
+from comity.api.auth import UserGuard
+from comity.api.client.prefixes import CLASSIC_VERSIONS, add_classic
+from comity.api.router import Call, Router, json_at_once, json_response
+from comity.bus import Parked, Subscription
+from comity.ports import Response, Waiter, Waiting
 from comity.protocol.errors import invalid_param
+from comity.protocol.filters import Filter
 from comity.rooms.read.tokens import SyncToken
 from comity.sync.asked import SyncRequest
-from comity.sync.v3 import Sync
+from comity.sync.v3 import MAX_TIMEOUT, Sync
 from comity.users.filters import Filters
-from comity.users.presence import Presences
+from comity.users.presence import Following, NotFollowed, Presences
+from comity.users.sessions import Session
 
 #: client-server, GET /sync: what `set_presence` may be.
 PRESENCES = ("offline", "online", "unavailable")
@@ -22,9 +31,12 @@ MAX_TIMEOUT_MS = 3_600_000
 MAX_REMEMBERED, MAX_REMEMBERED_QUERY = 1_000, 2_000
 
 
-def routes(router: Router, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
+def routes(router: Router, guard: UserGuard, sync: Sync, filters: Filters, presences: Presences) -> None:
     """Add the routes of this family."""
-    add_classic(router, "GET", "/sync", SyncApi(guard, sync, filters, presences).sync, guard)
+    api = SyncApi(router, guard, sync, filters, presences)
+    add_classic(router, "GET", "/sync", api.answer, guard)
+    for version in CLASSIC_VERSIONS:
+        router.add_at_once(f"/_matrix/client/{version}/sync", api.answer_at_once)
 
 
 def presence_wish(call: Call) -> str | None:
@@ -38,41 +50,128 @@ def presence_wish(call: Call) -> str | None:
 class SyncApi:
     """The route of /sync."""
 
-    def __init__(self, guard: Guard, sync: Sync, filters: Filters, presences: Presences) -> None:
-        self._guard = guard
-        self._sync = sync
+    def __init__(
+        self, router: Router, guard: UserGuard, sync: Sync, filters: Filters, presences: Presences
+    ) -> None:
+        self.router = router
+        self.guard = guard
+        self.sync = sync
         self._filters = filters
         self._presences = presences
         #: By the query: all who are woken by one event ask for the next in the same words.
         self._wishes: dict[str, _Wish] = {}
 
-    async def sync(self, call: Call) -> Response:
+    async def answer(self, call: Call) -> Response:
         """GET /sync."""
-        user_id, device_id = call.requester.user_id, call.requester.device_id
+        wish = self._wish(call)
+        wanted = self._filters.remembered(call.requester.user_id, wish.filter)
+        if wanted is None:
+            wanted = await self._filters.parsed(call.requester.user_id, wish.filter)
+        return await self.answer_to(call, wish, wish.request(call.requester, wanted))
+
+    async def answer_to(self, call: Call, wish: _Wish, request: SyncRequest) -> Response:
+        """The answer, as soon as there is one."""
+        following = self._presences.following(request.user_id, request.device_id, wish.presence)
+        try:
+            if not following.is_begun:
+                await following.begin()
+            answer = await self.sync.sync(request)
+        finally:
+            following.end()
+        # Whoever was logged out while they waited is told nothing more.
+        await self.guard(call)
+        return json_response(answer)
+
+    def answer_at_once(self, call: Call, waiter: Waiter) -> Response | Waiting | None:
+        """GET /sync, where memory tells what there is to tell, or that there is nothing yet."""
+        session = self.guard.admitted(call)
+        if session is None:
+            return None
+        wish = self._wish(call)
+        wanted = self._filters.remembered(session.user_id, wish.filter)
+        if wanted is None:
+            return None
+        request = wish.request(session, wanted)
+        glance = self.sync.glance(request, is_over=wish.timeout <= 0)
+        if glance is None:
+            return None
+        following = self._presences.following(request.user_id, request.device_id, wish.presence)
+        is_begun = following.is_begun
+        if is_begun and isinstance(glance, Subscription):
+            return _Poll(self, call, wish, request, following, waiter, glance)
+        following.end()
+        # Where somebody is to be told that the user is there, the other way does it.
+        return json_at_once(glance) if is_begun and isinstance(glance, bytes) else None
+
+    def _wish(self, call: Call) -> _Wish:
+        """What the query asks for. Raises 400 M_INVALID_PARAM."""
         query = call.request.query
         wish = self._wishes.get(query)
         if wish is None:
-            wish = _wish(call)
+            wish = _read(call)
             if len(query) <= MAX_REMEMBERED_QUERY and "access_token" not in query:
                 if len(self._wishes) >= MAX_REMEMBERED:
                     self._wishes.clear()
                 self._wishes[query] = wish
-        wanted = self._filters.remembered(user_id, wish.filter)
-        if wanted is None:
-            wanted = await self._filters.parsed(user_id, wish.filter)
-        request = SyncRequest(
-            user_id, device_id, wish.since, wanted, wish.timeout, wish.full_state, wish.use_state_after
-        )
-        following = self._presences.following(user_id, device_id, wish.presence)
-        try:
-            if not following.is_begun:
-                await following.begin()
-            answer = await self._sync.sync(request)
-        finally:
-            following.end()
+        return wish
+
+
+class _Poll(Parked):
+    """A /sync that waits for news without a task."""
+
+    __slots__ = ("_api", "_call", "_deadline", "_following", "_request", "_waiter", "_wish")
+
+    def __init__(
+        self,
+        api: SyncApi,
+        call: Call,
+        wish: _Wish,
+        request: SyncRequest,
+        following: Following | NotFollowed,
+        waiter: Waiter,
+        by: Subscription,
+    ) -> None:
+        self._api = api
+        self._call = call
+        self._wish = wish
+        self._request = request
+        self._following = following
+        #: None once nobody waits any more.
+        self._waiter: Waiter | None = waiter
+        self._deadline = api.sync.clock.monotonic() + request.timeout
+        api.sync.bus.park(self, by, request.timeout)
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self._api.sync.bus.leave(self)
+        if self._waiter is not None:
+            self._end()
+
+    def told(self, *, news: bool) -> None:
+        """Answer if there is something to tell, or the time is over."""
+        api, waiter = self._api, self._waiter
+        if waiter is None:
+            return
+        left = self._deadline - api.sync.clock.monotonic() if news else 0.0
+        glance = api.sync.glance(self._request, is_over=left <= 0)
+        if isinstance(glance, Subscription):
+            api.sync.bus.park(self, glance, left)
+            return
+        self._end()
         # Whoever was logged out while they waited is told nothing more.
-        await self._guard(call)
-        return json_response(answer)
+        if glance is not None and api.guard.admitted(self._call) is not None:
+            waiter.settle(json_at_once(glance))
+        else:
+            request = replace(self._request, timeout=max(left, 0.0))
+            waiter.pursue(partial(self._pursue, request))
+
+    def _pursue(self, request: SyncRequest) -> Awaitable[Response]:
+        api, call = self._api, self._call
+        return api.router.finish(call.request, api.answer_to(call, self._wish, request))
+
+    def _end(self) -> None:
+        self._waiter = None
+        self._following.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +185,22 @@ class _Wish:
     use_state_after: bool
     presence: str | None
 
+    def request(self, session: Session, wanted: Filter) -> SyncRequest:
+        """The same, by somebody who is logged in."""
+        return SyncRequest(
+            session.user_id, session.device_id, self.since, wanted, self.timeout, self.full_state,
+            self.use_state_after,
+        )  # fmt: skip
 
-def _wish(call: Call) -> _Wish:
+
+def _read(call: Call) -> _Wish:
     """What the query asks for. Raises 400 M_INVALID_PARAM."""
     since = call.query("since")
     return _Wish(
         # COMPAT: some clients send an empty `since` for none.
         SyncToken.parse(since) if since else None,
         call.query("filter") or "",
-        call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000,
+        min(call.query_int("timeout", 0, most=MAX_TIMEOUT_MS) / 1000, MAX_TIMEOUT),
         call.query_bool("full_state"),
         call.query_bool("use_state_after"),
         presence_wish(call),
