@@ -303,6 +303,8 @@ class Ports:
     mail: Mail = NO_MAIL
     #: Threads for what takes long, and must keep nobody who needs `offload` waiting; None: those do.
     patient: Offload | None = None
+    #: Processes, for functions that take and give what can be pickled, without effects; None: threads do.
+    crowd: Offload | None = None
 
 
 class Headers(dict[str, str]):

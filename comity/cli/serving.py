@@ -23,6 +23,7 @@ from comity.net.dns import DnsResolver
 from comity.net.http_client import HttpsTransport
 from comity.net.http_server import HttpServer, TlsContext, server_ssl_context
 from comity.net.pausing import GreenletPausing
+from comity.net.processes import ProcessOffload
 from comity.net.smtp import SmtpMail
 from comity.net.system import SystemClock, SystemEntropy, ThreadOffload
 from comity.ports import NO_MAIL, Entropy, Mail, Ports
@@ -86,6 +87,8 @@ async def _doors(config: Config, entropy: Entropy, stack: AsyncExitStack) -> Por
     stack.push_async_callback(offload.close)
     patient = ThreadOffload(PATIENT_THREADS, niceness=NICENESS)
     stack.push_async_callback(patient.close)
+    crowd = ProcessOffload(offload)
+    stack.push_async_callback(crowd.close)
     with _explained(f"{_certificate_files(config)} cannot be used"):
         await transport.open()
     stack.push_async_callback(transport.close)
@@ -99,7 +102,7 @@ async def _doors(config: Config, entropy: Entropy, stack: AsyncExitStack) -> Por
         stack.push_async_callback(smtp.close)
     return Ports(
         SystemClock(), entropy, transport, DnsResolver(), offload, GreenletPausing(), outbound, mail,
-        patient,
+        patient, crowd,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from comity.ports import Clock, Offload
 from comity.protocol import canonical_json
 from comity.protocol.errors import unauthorized
 from comity.protocol.event import Event
+from comity.protocol.room_versions import RoomVersion
 from comity.protocol.signing import (
     Authorization,
     PublishedKey,
@@ -139,6 +140,20 @@ class Keyring:
                     lacking.setdefault(server, {})[key_id] = until
         if lacking:
             await self._fetcher.fetch(lacking)
+
+    async def usable(
+        self, servers: Iterable[str], version: RoomVersion
+    ) -> dict[str, dict[str, tuple[bytes, int | None]]]:
+        """server -> key id -> (public key, until when (ms) events of that room version may be signed with it;
+        None: whenever), of other servers' keys that are known."""
+        others = set(servers) - {self._server_name}
+        return {
+            server: {
+                key_id: (known.key.public, known.good_until if version.enforces_key_validity else None)
+                for key_id, known in keys.items()
+            }
+            for server, keys in (await self._keys.of_all(others)).items()
+        }
 
     async def foresee(self, servers: Iterable[str]) -> None:
         """Ask for the keys of servers before it is known which `prepare` will want. See KeyFetcher."""

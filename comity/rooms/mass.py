@@ -1,8 +1,9 @@
 """Masses of events that are held for authorization: the state of a large room, and its auth chain.
 
-They come as bytes and are never all objects at once: a few hundred at a time are checked (the signatures
-in threads), judged and stored, while the next are being checked. What comes before its auth events is
-put in order and stored behind them. What was stored before an interruption is found there.
+They come as bytes and are never all objects at once: a few hundred at a time are checked (of a large mass in
+processes, else the signatures in threads), judged and stored, while the next are being checked. What comes
+before its auth events is put in order and stored behind them. What was stored before an interruption is
+found there.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from comity.ports import Offload
 from comity.protocol import identifiers
 from comity.protocol.admission import AuthEvents, Outcome
 from comity.protocol.event import Event, StateKey
-from comity.protocol.room_versions import RoomVersion
+from comity.protocol.room_versions import EventIds, RoomVersion
 from comity.protocol.snapshot import in_auth_order
 from comity.rooms.batch import Batch
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.judge import Judge, Missing
+from comity.rooms.mass_check import Keys, check_all
 from comity.rooms.room import Room
 from comity.store import compression
 from comity.store.database import Tx
@@ -38,8 +40,11 @@ _log = logging.getLogger(__name__)
 #: Events that are checked together, then judged and stored by one write: each of these steps holds the
 #: loop for some milliseconds, and the objects are a megabyte or two.
 AT_ONCE = 250
-#: As many of those are under way together: while one is stored, the next is being checked.
-CHECKS_AT_ONCE = 2
+#: As many of those are under way together: while one is stored, the next are being checked.
+CHECKS_AT_ONCE = 5
+#: Events of which processes are made use of, and the servers of a room that lets expect as many: they are
+#: not there at once, and fewer are checked meanwhile.
+MANY_EVENTS, MANY_SERVERS = 1_000, 100
 #: Events whose signers are looked at before other tasks get a turn.
 _GLANCED_AT_ONCE = 2_000
 
@@ -71,6 +76,16 @@ class _Part:
 _Checked = tuple[Event, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Mass:
+    """What the events of one mass have in common."""
+
+    version: RoomVersion
+    room_id: str
+    keys: Keys
+    is_large: bool
+
+
 @dataclass(slots=True)
 class Taken:
     """What has been stored of a mass: the numbers of the events that may stand, by id, and their keys."""
@@ -96,17 +111,26 @@ class Mass:
         fetcher: Fetcher,
         keyring: Keyring,
         offload: Offload,
+        crowd: Offload,
     ) -> None:
+        """`crowd`: processes, see `Ports.crowd`."""
         self._events = events
         self._judge = judge
         self._decisions = decisions
         self._fetcher = fetcher
         self._keyring = keyring
         self._offload = offload
+        self._crowd = crowd
 
     async def foresee(self, servers: Iterable[str]) -> None:
         """Events by users of these servers are about to come: have the keys of most at hand."""
-        await self._keyring.foresee(servers)
+        listed = list(servers)
+        if len(listed) < MANY_SERVERS:
+            await self._keyring.foresee(listed)
+            return
+        # Whoever has nothing to check yet makes itself ready.
+        ready = [self._crowd.run(check_all, "1", "", (), {}) for _ in range(CHECKS_AT_ONCE)]
+        await asyncio.gather(self._keyring.foresee(listed), *ready)
 
     async def take_in(
         self,
@@ -120,7 +144,11 @@ class Mass:
 
         What is malformed, wrongly signed or lacks an auth event is left out.
         """
-        await self._prepare_keys([*state, *chain])
+        servers = await self._prepare_keys([*chain, *state])
+        known = await self._keyring.usable(servers, version)
+        # An id that a server chose may be an event's of another room: that is looked up here.
+        is_large = len(servers) >= MANY_EVENTS and version.event_ids is not EventIds.ASSIGNED
+        mass = _Mass(version, room_id, known, is_large)
         taken = Taken()
         waiting: dict[str, _Part] = {}
 
@@ -136,9 +164,9 @@ class Mass:
             await put_off(lacking or ())
 
         # An auth chain comes in any order. What stands on it is stored as it is checked.
-        await self._check_all(version, room_id, chain, put_off)
+        await self._check_all(mass, chain, servers, put_off)
         await self._store_waiting(room_of, version, waiting, taken)
-        await self._check_all(version, room_id, state, store)
+        await self._check_all(mass, state, servers[len(chain) :], store)
         await self._store_waiting(room_of, version, waiting, taken)
         for event_id in waiting:
             _log.debug("event %s lacks auth events and is left out", event_id)
@@ -160,8 +188,12 @@ class Mass:
                 if event.event_id not in left:
                     del waiting[event.event_id]
 
-    async def _prepare_keys(self, raws: Sequence[msgspec.Raw]) -> None:
-        """Fetch the keys of all signers at once: one by one, each dead server would be waited for."""
+    async def _prepare_keys(self, raws: Sequence[msgspec.Raw]) -> list[str]:
+        """Fetch the keys of all signers at once: one by one, each dead server would be waited for.
+
+        The servers of their senders, "" where there is none.
+        """
+        servers = [""] * len(raws)
         wanted: dict[str, dict[str, int]] = {}
         for index, raw in enumerate(raws):
             if index % _GLANCED_AT_ONCE == _GLANCED_AT_ONCE - 1:
@@ -171,28 +203,33 @@ class Mass:
                 server = identifiers.server_of(glance.sender)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, IndexError):
                 continue
+            servers[index] = server
             for key_id in list(glance.signatures.get(server, ()))[:4]:
                 if key_id.startswith("ed25519:"):
                     keys = wanted.setdefault(server, {})
                     keys[key_id] = max(keys.get(key_id, 0), int(glance.origin_server_ts))
         await self._keyring.prepare(wanted)
+        return servers
 
     async def _check_all(
         self,
-        version: RoomVersion,
-        room_id: str,
+        mass: _Mass,
         raws: Sequence[msgspec.Raw],
+        servers: Sequence[str],
         take: Callable[[Sequence[_Checked]], Awaitable[None]],
     ) -> None:
-        """Check events some at a time, and hand the valid ones on.
+        """Check events some at a time, and hand the valid ones on. `servers`: those of their senders.
 
-        While some are taken, the next are parsed, and verified and compressed in threads.
+        While some are taken, the next are checked in processes, or verified and compressed in threads.
         """
         under_way: collections.deque[asyncio.Task[list[_Checked]]] = collections.deque()
         try:
             for start in range(0, len(raws), AT_ONCE):
-                some = raws[start : start + AT_ONCE]
-                under_way.append(asyncio.create_task(self._check(version, some, room_id)))
+                some, theirs = raws[start : start + AT_ONCE], servers[start : start + AT_ONCE]
+                check = (
+                    self._check_elsewhere(mass, some, theirs) if mass.is_large else self._check(mass, some)
+                )
+                under_way.append(asyncio.create_task(check))
                 if len(under_way) == CHECKS_AT_ONCE:
                     await take(await under_way.popleft())
             while under_way:
@@ -202,14 +239,33 @@ class Mass:
                 unfinished.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _check(self, version: RoomVersion, raws: Sequence[msgspec.Raw], room_id: str) -> list[_Checked]:
+    async def _check_elsewhere(
+        self, mass: _Mass, raws: Sequence[msgspec.Raw], servers: Sequence[str]
+    ) -> list[_Checked]:
+        """`_check` in a process, as far as the events are plainly valid."""
+        listed = [bytes(raw) for raw in raws]
+        keys = {server: mass.keys[server] for server in servers if server in mass.keys}
+        told = await self._crowd.run(check_all, mass.version.identifier, mass.room_id, listed, keys)
+        plain: list[_Checked] = []
+        others: list[msgspec.Raw] = []
+        for raw, data, found in zip(raws, listed, told, strict=True):
+            if found is None:
+                others.append(raw)
+                continue
+            value = orjson.loads(data)
+            value.pop("unsigned", None)
+            event_id, packed = found
+            plain.append((Event(mass.version, value, event_id=event_id), packed))
+        return plain + await self._check(mass, others) if others else plain
+
+    async def _check(self, mass: _Mass, raws: Sequence[msgspec.Raw]) -> list[_Checked]:
         values: list[object] = []
         for raw in raws:
             try:
                 values.append(orjson.loads(memoryview(raw)))
             except orjson.JSONDecodeError:
                 continue
-        events = list((await self._fetcher.check(version, values, room_id)).values())
+        events = list((await self._fetcher.check(mass.version, values, mass.room_id)).values())
         packed = await self._offload.run(compression.pack_all, [event.encoded for event in events])
         return list(zip(events, packed, strict=True))
 

@@ -141,7 +141,7 @@ class RoomSystem:
             arrivals=arrivals, strangers=strangers, policies=policies, clock=ports.clock,
         )  # fmt: skip
         mass = Mass(events=events, judge=judge, decisions=decisions, fetcher=fetcher, keyring=keyring,
-                    offload=ports.offload)  # fmt: skip
+                    offload=ports.offload, crowd=ports.crowd or ports.offload)  # fmt: skip
         self.completer = completer = Completer(
             database=database, rooms=rooms, merger=merger, decisions=decisions, mass=mass, calls=calls,
             bus=bus, clock=ports.clock, server_name=name,

@@ -160,11 +160,16 @@ async def test_what_a_hidden_ban_forbids_is_taken_back(tmp_path: Path, barrier: 
 
 
 @pytest.mark.parametrize("chain", ["in front", "behind", "absent"])
+@pytest.mark.parametrize("many", [1, 1_000])
 async def test_a_state_comes_in_any_order(
-    tmp_path: Path, barrier: Barrier, monkeypatch: pytest.MonkeyPatch, chain: str
+    tmp_path: Path, barrier: Barrier, monkeypatch: pytest.MonkeyPatch, chain: str, many: int
 ) -> None:
-    """What comes before its auth events waits for them, wherever in the answer they are."""
+    """What comes before its auth events waits for them, wherever in the answer they are.
+
+    Masses of `many` events are checked elsewhere, and come to the same.
+    """
     monkeypatch.setattr(mass, "AT_ONCE", 2)
+    monkeypatch.setattr(mass, "MANY_EVENTS", many)
     through = Network.request
 
     async def request(network: Network, method: str, *arguments: object, **named: object) -> Answer:
@@ -188,3 +193,34 @@ async def test_a_state_comes_in_any_order(
         assert two.head(room_id).partial is None
         assert two.state(room_id) == one.state(room_id)
         two.assert_head_is_stored(room_id)
+
+
+async def test_of_a_large_mass_only_what_is_valid_is_taken(
+    tmp_path: Path, barrier: Barrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event whose signature is wrong is left out, one that was changed is redacted."""
+    monkeypatch.setattr(mass, "MANY_EVENTS", 1)
+    through, changed = Network.request, list[str]()
+
+    async def request(network: Network, method: str, *arguments: object, **named: object) -> Answer:
+        answer = await through(network, method, *arguments, **named)  # type: ignore[arg-type]
+        if "/federation/v1/state/" not in str(arguments[1]):
+            return answer
+        value = orjson.loads(answer.body)
+        forged, renamed = (event for event in value["pdus"] if event.get("state_key") in MEMBERS[:2])
+        changed[:] = forged["state_key"], renamed["state_key"]
+        forged["signatures"][ONE] = dict.fromkeys(forged["signatures"][ONE], "A" * 86)
+        renamed["content"]["displayname"] = "somebody else"
+        return Answer(answer.status, answer.headers, orjson.dumps(value))
+
+    monkeypatch.setattr(Network, "request", request)
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await a_large_room(one)
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        barrier.lifted.set()
+        await two.rooms.completer.whole(room_id)
+        forged, renamed = changed
+        assert two.membership(room_id, forged) is None
+        assert two.membership(room_id, renamed) == "join"
+        assert set(one.state(room_id)) - set(two.state(room_id)) == {("m.room.member", forged)}
+        assert two.content(room_id, "m.room.member", renamed) == {"membership": "join"}
