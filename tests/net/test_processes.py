@@ -138,6 +138,10 @@ async def test_processes_end_when_there_is_nothing_to_do(
 ) -> None:
     monkeypatch.setattr(processes, "IDLE_SECONDS", 0.05)
     first = await offload.run(pid_after, 0)
+    # Who is asked no more for what it does is waited for all the same.
+    asked = asyncio.create_task(offload.run(pid_after, 50_000))
+    await asyncio.sleep(0)
+    asked.cancel()
     its_end = os.pidfd_open(first)
     try:
         ended, _, _ = await asyncio.to_thread(select.select, [its_end], [], [], PATIENCE)
