@@ -211,9 +211,7 @@ class Connection(asyncio.Protocol):
         line = _LINE.fullmatch(data, 0, len(data) - len(raw))
         if line is None:
             return False
-        # A client that does not take its answers is waited for, which takes a task.
-        is_free = self._task is None and self._parked is None and not self._is_full
-        if is_free and self.terms.take(self, line[1], headers):
+        if self._is_free and self.terms.take(self, line[1], headers):
             return True
         self._enqueue(Incoming(self.terms.budget, self.terms.limits).known(line[1], headers))
         return True
@@ -280,6 +278,8 @@ class Connection(asyncio.Protocol):
         incoming, self._incoming = self._being_read(), None
         self._end_body_timer()
         self._whole = incoming
+        if self._is_free and incoming.is_simple and self.terms.take(self, incoming.target, incoming.headers):
+            return
         self._enqueue(incoming)
 
     def _being_read(self) -> Incoming:
@@ -371,6 +371,12 @@ class Connection(asyncio.Protocol):
     def _is_busy(self) -> bool:
         """Whether a request is being answered, or waits for its answer."""
         return self._task is not None or self._parked is not None
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether a request may be served without a task: a client that does not take its answers is waited
+        for in one."""
+        return self._task is None and self._parked is None and not (self._waiting or self._is_full)
 
     def _next(self) -> None:
         self._task = self._loop.create_task(self._run(self._waiting.popleft()))

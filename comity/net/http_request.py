@@ -166,16 +166,23 @@ class Incoming:
             self.body_too_large = int(declared) > self._limits.max_bytes
 
     @property
+    def target(self) -> bytes:
+        """The request line's target so far, as sent."""
+        return self._target
+
+    @property
     def headers(self) -> Headers:
         """The headers so far; not to be changed."""
         return self._headers
 
     @property
     def is_simple(self) -> bool:
-        """Whether it is a GET of HTTP/1.1 that has no body and keeps the connection."""
+        """Whether it is a GET of HTTP/1.1 for a plain path that has no body and keeps the connection."""
         headers = self._headers
         return (
             self.method == "GET"
+            and self._target.startswith(b"/")
+            and self._target.isascii()
             and self.keep_alive
             and not self.old
             and headers.get("content-length", "0") == "0"

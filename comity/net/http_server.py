@@ -73,8 +73,7 @@ class HttpServer:
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """`max_body_bytes` is the limit past which a body is not read; `at_once` is asked before `handle`
-        where a client asks again in the same words. The rest are bounds explained at the constants that
-        are their defaults."""
+        by plain GETs. The rest are bounds explained at the constants that are their defaults."""
         self._handle = handle
         self._at_once = at_once
         self._limits = BodyLimits(max_body_bytes, body_grace_seconds)

@@ -139,9 +139,9 @@ class Wire:
                 body = await self.reader.readexactly(int(headers["content-length"]))
             return Reply(status, headers, body)
 
-    async def ask(self, data: bytes) -> Reply:
+    async def ask(self, data: bytes, *, to_head: bool = False) -> Reply:
         self.send(data)
-        return await self.reply()
+        return await self.reply(to_head=to_head)
 
     async def ended(self) -> bytes:
         """What still comes until the server closes the connection."""

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from comity.net.http_protocol import Connection
+from comity.net.http_request import Origin
 from comity.net.http_server import HttpServer
 from comity.ports import Request, Response, Waiter, Waiting
 from tests.net.serving import CLIENT, PATIENCE, Recorder, Wire, get
@@ -46,8 +48,28 @@ class Desk:
         return self.waiting.pop()
 
 
+class Sink(asyncio.Transport):
+    """The other end of a connection in memory: takes everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
 class Open:
-    """A server with a desk, and a client that has asked once already."""
+    """A server with a desk, and a client that has asked already."""
 
     def __init__(self) -> None:
         self.desk, self.handle = Desk(), Recorder(Response(200, b"by a task", JSON))
@@ -58,7 +80,6 @@ class Open:
         address = await self.server.listen("127.0.0.1:0", CLIENT, None)
         self.wire = await Wire.to(address)
         assert (await self.wire.ask(get("/first"))).body == b"by a task"
-        assert not self.desk.requests, "what is asked for the first time has a task"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,12 +92,35 @@ async def test_what_is_there_is_answered_without_a_task() -> None:
         first = on.handle.only
         reply = await on.wire.ask(get("/now?a=b"))
         assert (reply.status, reply.body, reply.headers["content-type"]) == (200, b"now", "application/json")
-        asked = on.desk.requests[0]
+        asked = on.desk.requests[1]
         assert (asked.path, asked.query, asked.serves, asked.remote) == (
             "/now", "a=b", first.serves, first.remote,
         )  # fmt: skip
         assert asked.headers is first.headers
+        # In other words than before, as behind a proxy of many.
+        assert (await on.wire.ask(get("/now", "X-Forwarded-For: 192.0.2.1"))).body == b"now"
         assert (await on.wire.ask(get("/other"))).body == b"by a task"
+        assert len(on.handle.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("/now").replace(b"GET", b"HEAD"),
+        get("/now").replace(b"GET", b"POST"),
+        get("/now").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        get("/now", "Connection: close"),
+        get("/now", "Content-Length: 1") + b"a",
+        get("/now", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        get("http://here/now"),
+    ],
+)
+async def test_what_is_no_plain_get_has_a_task(request_: bytes) -> None:
+    async with Open() as on:
+        before = len(on.desk.requests)
+        reply = await on.wire.ask(request_, to_head=request_.startswith(b"HEAD"))
+        assert reply.status == 200
+        assert len(on.desk.requests) == before
         assert len(on.handle.requests) == 2
 
 
@@ -117,15 +161,18 @@ async def test_who_waits_may_be_given_a_task() -> None:
 
 
 async def test_what_is_sent_ahead_is_answered_behind_who_waits() -> None:
-    async with Open() as on:
-        on.wire.send(get("/later"))
-        waiter = await on.desk.waiter()
-        on.wire.send(get("/now"))
-        on.wire.send(get("/ahead"))
-        await asyncio.sleep(0)
-        assert len(on.handle.requests) == 1, "nothing overtakes"
-        waiter.settle(Response(200, b"first", JSON))
-        assert [(await on.wire.reply()).body for _ in range(3)] == [b"first", b"by a task", b"by a task"]
+    desk, handle, sink = Desk(), Recorder(Response(200, b"by a task", JSON)), Sink()
+    server = HttpServer(handle, max_body_bytes=1_000, at_once=desk)
+    connection = Connection(server.terms(Origin(CLIENT, asks_certificate=False, nameless="unknown")))
+    connection.connection_made(sink)
+    for path in ("/later", "/now", "/ahead"):
+        connection.data_received(get(path))
+    assert not sink.sent, "nothing overtakes"
+    desk.waiting.pop().settle(Response(200, b"first", JSON))
+    while (task := connection.task) is not None:
+        await asyncio.wait([task])
+    assert [data.rpartition(b"\r\n\r\n")[2] for data in sink.sent] == [b"first", b"by a task", b"by a task"]
+    connection.connection_lost(None)
 
 
 @pytest.mark.parametrize("late", [False, True])
