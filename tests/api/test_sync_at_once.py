@@ -12,6 +12,8 @@ import orjson
 import pytest
 
 from comity.ports import Request, Response, Waiting
+from comity.sync.asked import SyncRequest
+from comity.sync.v3 import Sync
 from tests.api.asking import Waits
 from tests.api.headers import headers_of
 from tests.api.support_rooms import Client, Place, bodies, place, until_waiting
@@ -167,3 +169,29 @@ async def test_a_server_that_stops_lets_who_waits_go(server: Place) -> None:
     server.app.wake_waiters()
     status, told = await poll.answer()
     assert (status, told["next_batch"]) == (200, since)
+
+
+async def test_an_error_costs_nobody_an_answer(
+    server: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    since = await steady(bob)
+    poll = Poll(server, bob, since=since, timeout=LONG_MS)
+    poll.waiting()
+    glance = Sync.glance
+    failures = [RuntimeError("in the answer"), RuntimeError("in the request")]
+
+    def failing(sync: Sync, request: SyncRequest, *, is_over: bool) -> Any:
+        if failures:
+            raise failures.pop()
+        return glance(sync, request, is_over=is_over)
+
+    monkeypatch.setattr(Sync, "glance", failing)
+    assert Poll(server, bob, since=since, timeout=LONG_MS).outcome is None
+    await alice.say(room_id, "news")
+    status, told = await poll.answer()
+    assert status == 200
+    assert bodies(told["rooms"]["join"][room_id]["timeline"]["events"]) == ["news"]
+    assert [record.levelname for record in caplog.records].count("ERROR") == 2

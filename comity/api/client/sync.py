@@ -5,6 +5,7 @@ Who asks again and is told, or waits, by what is in memory alone is served witho
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from comity.users.filters import Filters
 from comity.users.presence import Following, NotFollowed, Presences
 from comity.users.sessions import Session
 
+_log = logging.getLogger(__name__)
 #: client-server, GET /sync: what `set_presence` may be.
 PRESENCES = ("offline", "online", "unavailable")
 #: Milliseconds: what `timeout` is cut to before it is anything else's affair.
@@ -153,7 +155,11 @@ class _Poll(Parked):
         if waiter is None:
             return
         left = self._deadline - api.sync.clock.monotonic() if news else 0.0
-        glance = api.sync.glance(self._request, is_over=left <= 0)
+        try:
+            glance = api.sync.glance(self._request, is_over=left <= 0)
+        except Exception:  # noqa: BLE001 - an error here must cost nobody an answer: a task gives it
+            _log.exception("unexpected error in a /sync that waited without a task")
+            glance = None
         if isinstance(glance, Subscription):
             api.sync.bus.park(self, glance, left)
             return
