@@ -5,6 +5,7 @@ A job and its outcome are pickles of our own making, each behind its length in 4
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
@@ -26,8 +27,11 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - it is whoever asked for the job who is to know
             outcome = False, error
         data = pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
-        outcomes.write(len(data).to_bytes(LENGTH) + data)
-        outcomes.flush()
+        try:
+            outcomes.write(len(data).to_bytes(LENGTH) + data)
+            outcomes.flush()
+        except BrokenPipeError:
+            os._exit(0)  # whoever asked has ended
 
 
 if __name__ == "__main__":

@@ -29,8 +29,12 @@ MAX_PROCESSES = 2
 MAX_AHEAD = 3
 #: Seconds without a job after which the processes end.
 IDLE_SECONDS = 20.0
+#: Seconds for which threads do all jobs where a process ended before it had done one.
+REST_SECONDS = 60.0
 #: Seconds that a process is given to end by itself.
 END_SECONDS = 2.0
+#: Seconds in which a job must be done, those before it included: one takes some hundredths of a second.
+JOB_SECONDS = 60.0
 
 
 class ProcessOffload:
@@ -45,6 +49,8 @@ class ProcessOffload:
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        #: Until when (of the loop's clock) none is begun: the last one never did anything.
+        self._rest_until = 0.0
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run `function` in another process and return its outcome, its error included.
@@ -52,12 +58,18 @@ class ProcessOffload:
         It may be begun twice, if a process ends in the midst of it: a function without effects.
         Raises RuntimeError once closed.
         """
+        loop = asyncio.get_running_loop()
         async with self._places:
+            if loop.time() < self._rest_until and not self._is_closed:
+                return await self._otherwise.run(function, *arguments)
+            child = self._free()
             try:
-                is_well, outcome = await self._free().ask((function, arguments))
+                is_well, outcome = await child.ask((function, arguments))
             except _EndedError as error:
                 if self._is_closed:
                     raise RuntimeError("the processes have been closed") from None
+                if not child.has_worked:
+                    self._rest_until = loop.time() + REST_SECONDS
                 _log.warning("a process for large jobs is not there (%s): threads do them", error)
                 return await self._otherwise.run(function, *arguments)
             finally:
@@ -68,9 +80,9 @@ class ProcessOffload:
             return result
 
     def _free(self) -> _Child:
-        """The process with the least to do, a new one if none has nothing. Raises _EndedError once closed."""
+        """The process with the least to do, a new one if all have some. Raises RuntimeError once closed."""
         if self._is_closed:
-            raise _EndedError("closed")
+            raise RuntimeError("the processes have been closed")
         self._children = [child for child in self._children if not child.is_ended]
         least = min(self._children, key=lambda child: len(child.asked), default=None)
         if least is None or (not least.is_free and len(self._children) < self._count):
@@ -118,6 +130,8 @@ class _Child:
     def __init__(self) -> None:
         self.asked: deque[asyncio.Future[tuple[bool, Any]]] = deque()
         self.is_ended = False
+        #: Whether it has done a job.
+        self.has_worked = False
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: asyncio.Queue[bytes] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._live())
@@ -133,7 +147,18 @@ class _Child:
         future: asyncio.Future[tuple[bool, Any]] = asyncio.get_running_loop().create_future()
         self.asked.append(future)
         self._jobs.put_nowait(len(data).to_bytes(LENGTH) + data)
-        return await future
+        try:
+            async with asyncio.timeout(JOB_SECONDS):
+                return await future
+        except TimeoutError:
+            self._kill()
+            raise _EndedError(f"it took more than {JOB_SECONDS:.0f} s") from None
+
+    def _kill(self) -> None:
+        """It is of no use any more."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     async def _live(self) -> None:
         why = "it has ended"
@@ -145,6 +170,7 @@ class _Child:
             while True:
                 length = int.from_bytes(await process.stdout.readexactly(LENGTH))
                 outcome = pickle.loads(await process.stdout.readexactly(length))  # noqa: S301 - our own
+                self.has_worked = True
                 future = self.asked.popleft()
                 if not future.done():
                     future.set_result(outcome)
@@ -152,6 +178,7 @@ class _Child:
             why = str(error) or why
         finally:
             self.is_ended = True
+            self._kill()
             if writing is not None:
                 writing.cancel()
             for future in self.asked:
@@ -174,8 +201,7 @@ class _Child:
                 async with asyncio.timeout(END_SECONDS):
                     await process.wait()
             except TimeoutError:
-                with suppress(ProcessLookupError):
-                    process.kill()
+                self._kill()
                 await process.wait()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -60,12 +60,9 @@ class KeyCounts:
             self._known.keep((user_id, device_id), known, tx.as_of)
         return known
 
-    def known(self, user_id: str, device_id: str) -> KeysLeft | None:
-        """The same as `get`, if it is remembered."""
-        return self._known.peek((user_id, device_id))
-
     def known_since(self, device: tuple[str, str], position: int) -> KeysLeft | None:
-        """The same, unless keys of (user id, device id) were given out behind a position."""
+        """The same as `get`, if it is remembered and no keys of (user id, device id) were given out behind a
+        position."""
         given = self._given.peek(device)
         return self._known.peek(device) if given is None or given <= position else None
 

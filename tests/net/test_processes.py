@@ -77,6 +77,15 @@ def is_running(pid: int) -> bool:
     return True
 
 
+async def within_patience_ended(process: int) -> bool:
+    """Whether the process of a descriptor, which is closed, ends."""
+    try:
+        ended, _, _ = await asyncio.to_thread(select.select, [process], [], [], PATIENCE)
+    finally:
+        os.close(process)
+    return bool(ended)
+
+
 async def test_jobs_are_done_in_other_processes(offload: ProcessOffload, threads: Threads) -> None:
     found = await asyncio.gather(*(offload.run(pid_after, 50_000) for _ in range(3 * MAX_AHEAD)))
     assert len(set(found)) == 2
@@ -131,6 +140,24 @@ async def test_where_there_can_be_no_process_threads_do_the_jobs(
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert await offload.run(doubled, b"a") == b"aa"
     assert threads.jobs == 1
+    # And none is tried for the next ones.
+    monkeypatch.undo()
+    assert await offload.run(pid_after, 0) == os.getpid()
+    assert threads.jobs == 2
+
+
+async def test_a_job_that_takes_too_long_ends_its_process(
+    offload: ProcessOffload, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await offload.run(pid_after, 0)
+    its_end = os.pidfd_open(first)
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr(processes, "JOB_SECONDS", 0.05)
+    assert await offload.run(doubled, b"a") == b"aa"
+    assert threads.jobs == 1
+    assert await within_patience_ended(its_end)
+    monkeypatch.undo()
+    assert await offload.run(pid_after, 0) not in (first, os.getpid())
 
 
 async def test_processes_end_when_there_is_nothing_to_do(
@@ -142,12 +169,7 @@ async def test_processes_end_when_there_is_nothing_to_do(
     asked = asyncio.create_task(offload.run(pid_after, 50_000))
     await asyncio.sleep(0)
     asked.cancel()
-    its_end = os.pidfd_open(first)
-    try:
-        ended, _, _ = await asyncio.to_thread(select.select, [its_end], [], [], PATIENCE)
-    finally:
-        os.close(its_end)
-    assert ended
+    assert await within_patience_ended(os.pidfd_open(first))
     assert await offload.run(pid_after, 0) != first
 
 

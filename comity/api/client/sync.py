@@ -1,6 +1,6 @@
 """GET /sync (client-server §Syncing): reads the query, finds the filter, hands both to `comity.sync`.
 
-Who asks again and is told, or waits, by what is in memory alone is served without a task (`ports.AtOnce`).
+Who is told, or waits, by what is in memory alone is served without a task (`ports.AtOnce`).
 """
 
 from __future__ import annotations
