@@ -82,6 +82,29 @@ class Recorder:
         return request
 
 
+class Sink(asyncio.Transport):
+    """The other end of a connection in memory: takes everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Reply:
     """An HTTP answer as it came; header names in lower case."""

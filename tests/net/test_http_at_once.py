@@ -10,7 +10,7 @@ from comity.net.http_protocol import Connection
 from comity.net.http_request import Origin
 from comity.net.http_server import HttpServer
 from comity.ports import Request, Response, Waiter, Waiting
-from tests.net.serving import CLIENT, PATIENCE, Recorder, Wire, get
+from tests.net.serving import CLIENT, PATIENCE, Recorder, Sink, Wire, get
 
 JSON = {"content-type": "application/json"}
 
@@ -46,26 +46,6 @@ class Desk:
             await self.came.wait()
         self.came.clear()
         return self.waiting.pop()
-
-
-class Sink(asyncio.Transport):
-    """The other end of a connection in memory: takes everything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
 
 
 class Open:

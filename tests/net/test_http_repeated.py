@@ -10,7 +10,7 @@ import pytest
 from comity.net.http_protocol import MAX_KNOWN_BYTES, Connection
 from comity.net.http_request import Origin
 from comity.net.http_server import HttpServer
-from tests.net.serving import CLIENT, Recorder, Serve, Wire, get, put
+from tests.net.serving import CLIENT, Recorder, Serve, Sink, Wire, get, put
 
 HEADS = (
     b"Host: a\r\nAuthorization: Bearer one\r\n\r\n",
@@ -25,25 +25,6 @@ HEADS = (
 LINES = (
     b"GET / HTTP/1.1\r\n", b"GET /a?b=c HTTP/1.1\r\n", b"PUT /d HTTP/1.1\r\n", b'GET /e"%22 HTTP/1.1\r\n',
 )  # fmt: skip
-
-
-class Sink(asyncio.Transport):
-    """The other end of a connection in memory: takes everything."""
-
-    def write(self, data: object) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 async def heard(packets: list[bytes]) -> list[tuple[str, str, str, list[tuple[str, str]], bytes]]:
