@@ -31,27 +31,40 @@ def _signer() -> tuple[ec.EllipticCurvePrivateKey, Key]:
 
 
 def check_id_token(data: bytes) -> str:
-    """`{"header": …, "claims": …}`, which are signed as the provider does, `{"token": text}`, or `keys`."""
+    """`{"header": …, "claims": …}`, which are signed as the provider does, `{"token": text}`, or `keys`.
+
+    A header or claims that are text are signed as they stand: no JSON, or deeper than orjson writes.
+    """
     given = object_of(data)
     try:
         id_token.read_keys(given.get("keys", {"keys": []}))
     except NotGenuineError as error:
         return str(error)[:30]
     private, key = _signer()
-    token = text_in(given.get("token")) or _signed(private, given.get("header"), given.get("claims"))
+    token = text_in(given.get("token"))
+    if not token:
+        try:
+            header, claims = _written(given.get("header")), _written(given.get("claims"))
+        except orjson.JSONEncodeError:
+            return "deep"
+        token = _signed(private, header, claims)
     try:
-        claims = id_token.checked(token, [key], EXPECTED, NOW * 1000)
+        found = id_token.checked(token, [key], EXPECTED, NOW * 1000)
     except NotGenuineError as error:
         return str(error)[:30]
-    require((claims["iss"], claims["nonce"]) == ("https://i.example", "the nonce"), "it is for this sign-in")
-    require("comity" in claims["aud"] and claims.get("azp", "comity") == "comity", "it is for this server")
-    require(claims["exp"] > NOW - id_token.LEEWAY_SECONDS, "it is not over")
-    require(isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255, "it says who")
+    require((found["iss"], found["nonce"]) == ("https://i.example", "the nonce"), "it is for this sign-in")
+    require("comity" in found["aud"] and found.get("azp", "comity") == "comity", "it is for this server")
+    require(found["exp"] > NOW - id_token.LEEWAY_SECONDS, "it is not over")
+    require(isinstance(found["sub"], str) and 0 < len(found["sub"]) <= 255, "it says who")
     return "genuine"
 
 
-def _signed(private: ec.EllipticCurvePrivateKey, header: object, claims: object) -> str:
-    signed = f"{_part(orjson.dumps(header))}.{_part(orjson.dumps(claims))}"
+def _written(value: object) -> bytes:
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
+
+
+def _signed(private: ec.EllipticCurvePrivateKey, header: bytes, claims: bytes) -> str:
+    signed = f"{_part(header)}.{_part(claims)}"
     r, s = decode_dss_signature(private.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
     return f"{signed}.{_part(r.to_bytes(32) + s.to_bytes(32))}"
 

@@ -153,7 +153,8 @@ def _verified(id_token: str, candidates: Sequence[Key], algorithm: str) -> Mappi
     for key in candidates:
         try:
             return jwt.decode(id_token, key, algorithms=[algorithm], registry=registry).claims
-        except (JoseError, ValueError, TypeError) as error:
+        except (JoseError, ValueError, TypeError, RecursionError) as error:
+            # The last is of values nested so deep that the library's parser gives up.
             why = f"{type(error).__name__}: {error}"
     raise NotGenuineError(f"the ID token's signature is not good: {why}")
 
