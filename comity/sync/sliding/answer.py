@@ -186,21 +186,20 @@ class Sliding:
     def _choose(self, tx: Tx, asked: Asked, wish: Wish, rooms: UserRooms) -> _Looked:
         """The rooms in the windows of the lists, and those that are asked for by name."""
         looked = _Looked()
-        entries = self._lists.entries(tx, asked.user_id, rooms, asked.now)
+        listed_rooms = self._lists.entries(tx, asked.user_id, rooms, asked.now)
         for name, listed in wish.lists.items():
-            found = self._lists.select(tx, asked.user_id, listed, entries, rooms, asked.now)
+            found = self._lists.select(tx, asked.user_id, listed, listed_rooms.entries, rooms, asked.now)
             looked.counts[name] = len(found)
             inside = looked.shown.lists[name] = set()
             for first, last in ((0, len(found)),) if listed.ranges is None else listed.ranges:
                 for entry in found[first : last + 1]:
                     looked.add(entry, listed.room)
                     inside.add(entry.room_id)
-        if wish.subscriptions:
-            by_id = {entry.room_id: entry for entry in entries}
-            for room_id, room_wish in wish.subscriptions.items():
-                if room_id in by_id:
-                    looked.add(by_id[room_id], room_wish)
-                    looked.shown.subscribed.add(room_id)
+        for room_id, room_wish in wish.subscriptions.items():
+            subscribed = listed_rooms.by_id.get(room_id)
+            if subscribed is not None:
+                looked.add(subscribed, room_wish)
+                looked.shown.subscribed.add(room_id)
         looked.shown.rooms = {
             room_id: entry.own.room_num
             for room_id, (entry, _) in looked.rooms.items()
