@@ -207,3 +207,13 @@ async def test_connections_of_one_device_know_nothing_of_each_other(server: Plac
         assert (await slide(alice, body, pos))["rooms"] == {}
     (await alice.ask("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", one,
                      pos=second["pos"])).failed(400, "M_UNKNOWN_POS")  # fmt: skip
+
+
+async def test_nothing_says_that_what_was_asked_for_is_remembered(server: Place) -> None:
+    """In MSC3575, whose apps are still about, a `txn_id` that comes back says so: they would leave out
+    their extensions and what they want of rooms from then on."""
+    alice = await server.client("alice")
+    body = {**everything(), "txn_id": "first"}
+    answer = await slide(alice, body)
+    assert answer.keys() == {"pos", "lists", "rooms", "extensions"}
+    assert (await slide(alice, body, answer["pos"])).keys() == answer.keys()

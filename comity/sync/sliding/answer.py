@@ -116,8 +116,6 @@ class Sliding:
             # Another request began this connection anew meanwhile.
             self.connections.at(device, wish.connection, "", clock.monotonic())
         answer.body["pos"] = new_pos
-        if wish.transaction_id is not None:
-            answer.body["txn_id"] = wish.transaction_id
         return answer.body
 
     def _typed_since(self, serial: int, joined: Collection[str]) -> bool:

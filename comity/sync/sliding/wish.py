@@ -1,7 +1,8 @@
 """What one request of simplified sliding sync wishes for (MSC4186): parsed, checked, bounded.
 
 It looks nothing up. COMPAT: clients of both drafts are understood: `ranges` and `range`, required
-state as pairs and as objects.
+state as pairs and as objects. A `txn_id` is never given back: to apps that know it from MSC3575 that
+says that what they asked for is remembered, so that they leave it out from then on.
 """
 
 from __future__ import annotations
@@ -146,7 +147,6 @@ class Wish:
     lists: Mapping[str, ListWish] = field(default_factory=dict)
     subscriptions: Mapping[str, RoomWish] = field(default_factory=dict)
     extensions: Mapping[str, ExtensionWish] = field(default_factory=dict)
-    transaction_id: str | None = None
 
 
 EXTENSIONS = ("to_device", "e2ee", "account_data", "receipts", "typing")
@@ -170,7 +170,6 @@ def parse(body: Mapping[str, Any], user_id: str) -> Wish:
             for name in EXTENSIONS
             if name in extensions and _value(extensions, name).get("enabled") is True
         },
-        transaction_id=_text(body, "txn_id"),
     )
 
 
