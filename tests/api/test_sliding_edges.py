@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.support_rooms import Place, bodies, by_key, ids, place
+from tests.api.support_keys import KIND, claim_key, device_of, give_keys
+from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
 from tests.api.support_users import at
 from tests.api.test_sliding_sync import everything, slide, window
 
@@ -217,3 +218,51 @@ async def test_nothing_says_that_what_was_asked_for_is_remembered(server: Place)
     answer = await slide(alice, body)
     assert answer.keys() == {"pos", "lists", "rooms", "extensions"}
     assert (await slide(alice, body, answer["pos"])).keys() == answer.keys()
+
+
+async def test_a_device_that_has_no_one_time_keys_left_is_told_so(server: Place) -> None:
+    """What is left out has not changed: unlike in /sync, none is a number."""
+    alice, bob = await server.clients("alice", "bob")
+    body = {"extensions": {"e2ee": {"enabled": True}}}
+    answer = await slide(bob, body)
+    # Who never had any keys does not encrypt.
+    assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {}
+    (await bob.ask("POST", "/keys/upload", {"device_keys": await device_keys_of(bob)})).ok()
+    await give_keys(bob, "a")
+    answer = await slide(bob, body, answer["pos"])
+    assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {KIND: 1}
+    await claim_key(alice, bob)
+    answer = await slide(bob, body, answer["pos"])
+    assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {KIND: 0}
+    answer = await slide(bob, body)
+    assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {KIND: 0}
+
+
+async def device_keys_of(client: Client) -> dict[str, Any]:
+    device_id = await device_of(client)
+    keys = {f"{kind}:{device_id}": kind for kind in ("curve25519", "ed25519")}
+    return {
+        "user_id": client.user_id,
+        "device_id": device_id,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": keys,
+        "signatures": {client.user_id: {f"ed25519:{device_id}": "signature"}},
+    }
+
+
+async def test_who_comes_from_sync_goes_on_with_its_token_of_messages(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+
+    async def message(number: int) -> None:
+        messages = {"messages": {bob.user_id: {"*": {"n": number}}}}
+        (await alice.ask("PUT", at("sendToDevice", "x.hello", str(number)), messages)).ok()
+
+    await message(1)
+    answer = await bob.sync()
+    assert [event["content"] for event in answer["to_device"]["events"]] == [{"n": 1}]
+    await message(2)
+    body = everything(to_device={"since": answer["next_batch"]})
+    told = (await slide(bob, body))["extensions"]["to_device"]
+    assert [event["content"] for event in told["events"]] == [{"n": 2}]
+    body = everything(to_device={"since": told["next_batch"]})
+    assert (await slide(bob, body))["extensions"]["to_device"]["events"] == []

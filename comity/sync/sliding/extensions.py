@@ -12,10 +12,9 @@ from typing import Any
 import orjson
 
 from comity.bus import Bus
-from comity.protocol.errors import invalid_param
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read.tokens import SyncToken
-from comity.store import personal
+from comity.store import device_keys, personal
 from comity.store.database import Tx
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.devices import MAX_MESSAGES, Devices
@@ -26,6 +25,8 @@ from comity.users.ephemeral import Ephemeral
 
 #: Digits of a position in a token of to-device messages.
 MAX_DIGITS = 11
+#: The algorithm of the one-time keys that apps encrypt by.
+ONE_TIME_KEYS = "signed_curve25519"
 
 
 @dataclass(slots=True)
@@ -59,9 +60,10 @@ def to_device_since(wish: Wish) -> SyncToken | None:
     asked = wish.extensions.get("to_device")
     if asked is None or asked.since is None:
         return None
-    if not asked.since.isascii() or not asked.since.isdigit() or len(asked.since) > MAX_DIGITS:
-        raise invalid_param("since of to_device is not one that this server gave")
-    return SyncToken(int(asked.since))
+    if asked.since.isascii() and asked.since.isdigit() and len(asked.since) <= MAX_DIGITS:
+        return SyncToken(int(asked.since))
+    # COMPAT: apps that came from /sync have its token as that of their messages.
+    return SyncToken.parse(asked.since)
 
 
 def understood(wish: Wish, position: int) -> Wish:
@@ -134,9 +136,13 @@ class Extensions:
             if position:
                 changed, left = self._devices.lists(tx, user_id, position, asked.now)
             kept = self._devices.counts.get(tx, user_id, device_id)
-            keys = (tuple(sorted(kept.one_time.items())), tuple(sorted(kept.fallbacks)))
+            one_time = kept.one_time
+            if ONE_TIME_KEYS not in one_time and device_keys.identity(tx, user_id, device_id) is not None:
+                # Unlike in /sync, a count that is left out has not changed: apps would make no other keys.
+                one_time = {**one_time, ONE_TIME_KEYS: 0}
+            keys = (tuple(sorted(one_time.items())), tuple(sorted(kept.fallbacks)))
             told["e2ee"] = {
-                "device_one_time_keys_count": kept.one_time,
+                "device_one_time_keys_count": one_time,
                 "device_unused_fallback_key_types": kept.fallbacks,
             }
             if changed or left:
