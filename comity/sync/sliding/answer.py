@@ -19,7 +19,7 @@ from comity.sync.asked import Asked, SyncRequest
 from comity.sync.sliding.connections import Connections, State, Told
 from comity.sync.sliding.extensions import Extensions, Shown, to_device_since, understood
 from comity.sync.sliding.room import SlidingRooms
-from comity.sync.sliding.room_lists import Entry, RoomLists, direct_rooms
+from comity.sync.sliding.room_lists import Entry, RoomLists
 from comity.sync.sliding.wish import RoomWish, Wish
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
 from comity.sync.v3 import MAX_TIMEOUT
@@ -138,16 +138,12 @@ class Sliding:
         looked = self._choose(tx, asked, wish, rooms)
         told, parts = dict(base.rooms), {}
         changed = 0
-        direct: frozenset[str] | None = None
+        direct = self._lists.direct(tx, asked.user_id, asked.now)
         for room_id, (entry, room_wish) in looked.rooms.items():
-            known = base.rooms.get(room_id)
-            if known is not None and self._is_settled(entry, room_wish, known):
+            known, is_dm = base.rooms.get(room_id), room_id in direct
+            if known is not None and self._is_settled(entry, room_wish, known, is_dm=is_dm):
                 continue
-            if direct is None:
-                direct = direct_rooms(tx, asked.user_id)
-            part, ids, told[room_id] = self._rooms.part(
-                tx, asked, entry, room_wish, known, is_dm=room_id in direct
-            )
+            part, ids, told[room_id] = self._rooms.part(tx, asked, entry, room_wish, known, is_dm=is_dm)
             changed += 1
             if part is not None:
                 parts[room_id] = part
@@ -160,6 +156,9 @@ class Sliding:
             if part is not None:
                 parts[room_id] = part
         state = replace(base, rooms=told) if changed else base
+        # What is kept of a room beside it is told anew along with it.
+        anew = {room_id for room_id, part in parts.items() if "initial" in part or room_id not in told}
+        state = state.without(anew) if anew else state
         extensions, state, is_news = self._extensions.fill(tx, asked, wish, state, looked.shown)
         lists = tuple(sorted(looked.counts.items()))
         is_news = is_news or bool(parts) or lists != base.lists
@@ -171,10 +170,11 @@ class Sliding:
         }
         return _Answer(asked.now, rooms.joined, state, body, is_news)
 
-    def _is_settled(self, entry: Entry, wish: RoomWish, told: Told) -> bool:
+    def _is_settled(self, entry: Entry, wish: RoomWish, told: Told, *, is_dm: bool) -> bool:
         """Whether the client has all of a room that it wants: a look into memory."""
         return (
             wish.timeline_limit <= told.timeline_limit
+            and is_dm is told.is_dm
             and (told.required == wish.required or told.required.covers(wish.required))
             and not self._bus.changed((entry.room_id,), told.position)
             and entry.own.position <= told.position

@@ -7,7 +7,7 @@ that was taken for lost may come after all, so that the last few answers to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from comity.protocol.errors import MatrixError
@@ -31,7 +31,8 @@ MAX_IDLE_SECONDS = 7 * 24 * 3600.0
 class Told:
     """What a client was told of one room: all that was wanted then, up to `position`.
 
-    `members` were told although only those who matter are wanted; `counts` is what was not read.
+    `members` were told although only those who matter are wanted; `counts` is what was not read; `is_dm`
+    whether the user has marked it as a direct chat.
     """
 
     position: int
@@ -40,6 +41,7 @@ class Told:
     timeline_limit: int = 0
     members: frozenset[str] = frozenset()
     counts: tuple[int, int] = (0, 0)
+    is_dm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ class State:
     #: What it was last told of its keys, and of the sizes of lists: told again when they change.
     keys: object = None
     lists: object = None
+
+    def without(self, rooms: Collection[str]) -> State:
+        """The same, if nothing were known of what is kept beside these rooms."""
+        return replace(
+            self,
+            account_data=self.account_data.difference(rooms),
+            receipts=self.receipts.difference(rooms),
+            typing={room_id: serial for room_id, serial in self.typing.items() if room_id not in rooms},
+        )
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ between two heads, counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -69,11 +69,12 @@ class SlidingRooms:
         numbers, members, renamed = self._state(tx, room_num, known, current, wish.required, before, shown)
         total = self._unread.count(tx, view, tail, current, here, entry.room_id, entry.own).total()
         counts = (total.notifications, total.highlights)
-        now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts)
+        now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts, is_dm)
         # A hole in what is known here may be all that is new of the timeline: it is to be paged through.
         # Whoever wants none of it is told of what happens by the room's place in the list alone.
         is_further = shown.limited if wish.timeline_limit else entry.bump > before.position
-        is_news = bool(shown.events or is_further or numbers or renamed or counts != before.counts)
+        is_other = counts != before.counts or is_dm is not before.is_dm
+        is_news = bool(shown.events or is_further or numbers or renamed or is_other)
         if not (is_new or is_longer or is_news):
             return None, [], now_told
         reading = reader.reading(tx, asked.user_id, asked.request.device_id, shown.events, view,
@@ -96,11 +97,12 @@ class SlidingRooms:
             part["prev_batch"] = line_token(shown.before)
         if is_new:
             part["initial"] = True
+        if is_new or is_dm is not before.is_dm:
             part["is_dm"] = is_dm
         if is_longer:
             part["unstable_expanded_timeline"] = part["expanded_timeline"] = True
         if is_new or renamed:
-            part.update(self._names(tx, room_num, current, asked.user_id))
+            part.update(self._names(tx, room_num, current, asked.user_id, renamed))
         return part, [stored.event.event_id for stored in shown.events], now_told
 
     def _came_anew(self, tx: Tx, asked: Asked, entry: Entry, told: Told) -> bool:
@@ -140,19 +142,20 @@ class SlidingRooms:
         wanted: Required,
         told: Told,
         shown: Stretch,
-    ) -> tuple[list[int], frozenset[str], bool]:
-        """(the numbers of state events to tell, the members told as they matter, whether names changed)."""
+    ) -> tuple[list[int], frozenset[str], set[str]]:
+        """(the numbers of state events to tell, the members told as they matter, what of _NAMING changed)."""
         states = self._reader.states
         shown_here = _members_shown(shown) if wanted.lazy else frozenset()
         members = (told.members if wanted.lazy else frozenset()) | shown_here
         numbers: dict[int, None] = {}
-        renamed = False
+        renamed: set[str] = set()
         if known == EMPTY:
             numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
         else:
             for slot, _, number in states.difference(tx, known, current):
                 event_type, state_key = states.key(tx, room_num, slot)
-                renamed = renamed or event_type in _NAMING
+                if event_type in _NAMING:
+                    renamed.add(event_type)
                 is_wanted = wanted.wants(event_type, state_key)
                 if number and (is_wanted or (event_type == MEMBER and state_key in members)):
                     numbers[number] = None
@@ -182,8 +185,13 @@ class SlidingRooms:
             if number and wanted.wants(*states.key(tx, room_num, slot))
         ]
 
-    def _names(self, tx: Tx, room_num: int, state: bytes, user_id: str) -> dict[str, Any]:
-        """What a client calls the room and shows of it; and how many are in it."""
+    def _names(
+        self, tx: Tx, room_num: int, state: bytes, user_id: str, renamed: Collection[str]
+    ) -> dict[str, Any]:
+        """What a client calls the room and shows of it; and how many are in it.
+
+        What is left out is as it was: what is gone of what was `renamed`, since the client was told, is null.
+        """
         told: dict[str, Any] = {}
         for key, field, name in (("m.room.name", "name", "name"), ("m.room.avatar", "url", "avatar")):
             number = self._number(tx, room_num, state, (key, ""))
@@ -191,10 +199,13 @@ class SlidingRooms:
             value = stored.event.content.get(field) if stored is not None else None
             if isinstance(value, str) and value:
                 told[name] = value
-        summary, heroes = self._summaries.summary(tx, room_num, state, user_id, is_named="name" in told)
+            elif key in renamed:
+                told[name] = None
+        is_named = told.get("name") is not None
+        summary, heroes = self._summaries.summary(tx, room_num, state, user_id, is_named=is_named)
         told["joined_count"] = summary["m.joined_member_count"]
         told["invited_count"] = summary["m.invited_member_count"]
-        if heroes:
+        if heroes or (renamed and not is_named):
             told["heroes"] = [self._hero(tx, room_num, state, hero) for hero in heroes]
         return told
 
@@ -231,8 +242,11 @@ class SlidingRooms:
             "required_state": [],
             "timeline": [],
         }
-        # COMPAT: earlier drafts have a name for each.
-        part["invite_state" if invited else "knock_state"] = stripped
+        # COMPAT: earlier drafts have a name for each; apps look for that of invites alone, and take a room
+        # without it for one that they are in.
+        part["invite_state"] = stripped
+        if not invited:
+            part["knock_state"] = stripped
         return part, now_told
 
     def departure(

@@ -22,7 +22,7 @@ from comity.sync.sliding.room_facts import RoomFacts
 from comity.sync.sliding.wish import ListFilter, ListWish
 from comity.sync.user_rooms import UserRooms
 
-#: Users whose rooms are kept sorted: about 200 bytes a room.
+#: Users whose rooms are kept sorted, and their direct chats: about 200 bytes a room.
 MAX_USERS = 2_000
 _PRESENT = ("join", "invite", "knock")
 
@@ -53,6 +53,16 @@ class RoomLists:
         self._facts = facts
         self._bus = bus
         self._sorted: Bounded[str, SortedRooms] = Bounded(MAX_USERS)
+        #: User -> their direct chats, as of a position.
+        self._direct: Bounded[str, tuple[int, frozenset[str]]] = Bounded(MAX_USERS)
+
+    def direct(self, tx: Tx, user_id: str, now: int) -> frozenset[str]:
+        """The rooms that a user marked as direct chats (client-server §Direct Messaging)."""
+        known = self._direct.get(user_id)
+        if known is None or self._bus.changed((user_id,), known[0]):
+            known = (now, _direct_rooms(tx, user_id))
+            self._direct.put(user_id, known)
+        return known[1]
 
     def entries(self, tx: Tx, user_id: str, rooms: UserRooms, now: int) -> SortedRooms:
         """The rooms that lists may show: joined, invited, knocked on."""
@@ -127,7 +137,7 @@ class RoomLists:
         if wanted.is_invite is not None:
             tests.append(lambda entry: (entry.own.membership == "invite") is wanted.is_invite)
         if wanted.is_dm is not None:
-            direct = direct_rooms(tx, user_id)
+            direct = self.direct(tx, user_id, now)
             tests.append(lambda entry: (entry.room_id in direct) is wanted.is_dm)
         if wanted.tags is not None or wanted.not_tags:
             tests.append(_tag_test(tx, user_id, wanted))
@@ -175,8 +185,7 @@ def _entry(room_id: str, own: LocalMembership, activity: int) -> Entry:
     return Entry(room_id, max(activity, own.position) if is_joined else own.position, own)
 
 
-def direct_rooms(tx: Tx, user_id: str) -> frozenset[str]:
-    """The rooms that a user marked as direct chats (client-server §Direct Messaging)."""
+def _direct_rooms(tx: Tx, user_id: str) -> frozenset[str]:
     content: Any = orjson.loads(personal.account_data(tx, user_id, "", "m.direct") or "{}")
     found: set[str] = set()
     for rooms in content.values() if isinstance(content, dict) else ():

@@ -1,0 +1,124 @@
+"""What sliding sync tells of a room beside its events: names, direct chats, knocks; rooms that come back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.support_rooms import Place, by_key, place
+from tests.api.support_users import at
+from tests.api.test_sliding_edges import listed
+from tests.api.test_sliding_sync import everything, slide, window
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place(tmp_path) as opened:
+        yield opened
+
+
+async def test_a_name_and_a_picture_that_are_gone_are_null(server: Place) -> None:
+    """What is left out is as it was: a room whose name was removed must not keep it in anybody's list."""
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Old name")
+    await alice.set_state(room_id, "m.room.avatar", {"url": "mxc://example.org/a"})
+    await bob.join(room_id)
+    # Whether or not they want the state itself.
+    body = {"lists": {"all": listed((0, 9), limit=1)}}
+    answer = await slide(bob, body)
+    assert answer["rooms"][room_id]["name"] == "Old name"
+    await alice.set_state(room_id, "m.room.name", {})
+    answer = await slide(bob, body, answer["pos"])
+    told = answer["rooms"][room_id]
+    assert (told["name"], told["avatar"]) == (None, "mxc://example.org/a")
+    assert told["heroes"] == [{"user_id": alice.user_id}]
+    await alice.set_state(room_id, "m.room.avatar", {})
+    answer = await slide(bob, body, answer["pos"])
+    told = answer["rooms"][room_id]
+    assert told["avatar"] is None
+    assert "name" not in told
+    # Who begins anew is told nothing of what is not there.
+    anew = await slide(bob, {**body, "conn_id": "other"})
+    assert not {"name", "avatar"} & anew["rooms"][room_id].keys()
+    await alice.set_state(room_id, "m.room.name", {"name": "New name"})
+    told = (await slide(bob, body, answer["pos"]))["rooms"][room_id]
+    assert told["name"] == "New name"
+
+
+async def test_a_room_that_becomes_a_direct_chat(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id, far = await alice.create(), await alice.create()
+    for joined in (far, room_id):
+        await bob.join(joined)
+    body = {"lists": {"all": listed((0, 1), limit=1)}}
+    narrow = {"lists": {"all": listed((0, 0), limit=1)}}
+    answer = await slide(bob, body)
+    assert answer["rooms"][room_id]["is_dm"] is False
+    await bob.account_data("m.direct", {alice.user_id: [room_id, far]})
+    answer = await slide(bob, narrow, answer["pos"])
+    told = answer["rooms"]
+    assert told.keys() == {room_id}
+    assert (told[room_id]["is_dm"], told[room_id]["timeline"]) == (True, [])
+    assert (await slide(bob, narrow, answer["pos"]))["rooms"] == {}
+    # The other was out of sight when it changed.
+    answer = await slide(bob, body, answer["pos"])
+    assert {room: part["is_dm"] for room, part in answer["rooms"].items()} == {far: True}
+    await alice.say(room_id, "hello")
+    await bob.account_data("m.direct", {alice.user_id: [room_id]})
+    answer = await slide(bob, body, answer["pos"])
+    assert answer["rooms"][far]["is_dm"] is False
+    assert "is_dm" not in answer["rooms"][room_id]
+
+
+async def test_a_knock_is_where_apps_look_for_it(server: Place) -> None:
+    """They take a room without `invite_state` for one that they are in."""
+    alice, bob = await server.clients("alice", "bob")
+    rules = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+    room_id = await alice.create(preset="private_chat", name="Door", initial_state=[rules])
+    (await bob.ask("POST", at("knock", room_id), {})).ok()
+    told = (await slide(bob, window()))["rooms"][room_id]
+    assert told["invite_state"] == told["stripped_state"]
+    own = by_key(told["invite_state"])["m.room.member", bob.user_id]
+    assert (told["membership"], own["membership"]) == ("knock", "knock")
+
+
+async def test_what_is_kept_of_a_room_is_told_anew_with_it(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Den")
+    await bob.join(room_id)
+    tags = {"tags": {"u.work": {}}}
+    await bob.account_data("m.tag", tags, room_id)
+    said = await alice.say(room_id, "hello")
+    await alice.receipt(room_id, said)
+    body = everything()
+    first = await slide(bob, body)
+    await bob.leave(room_id)
+    gone = await slide(bob, body, first["pos"])
+    await bob.join(room_id)
+
+    def is_whole(answer: Any) -> None:
+        assert answer["rooms"][room_id]["initial"] is True
+        told = answer["extensions"]
+        assert told["account_data"]["rooms"] == {room_id: [{"type": "m.tag", "content": tags}]}
+        assert told["receipts"]["rooms"][room_id]["content"].keys() == {said}
+
+    is_whole(await slide(bob, body, gone["pos"]))
+
+
+async def test_what_is_kept_of_a_room_is_told_anew_also_to_who_missed_the_leaving(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Den")
+    await bob.join(room_id)
+    await bob.account_data("x.note", {"a": 1}, room_id)
+    first = await slide(bob, everything())
+    await bob.leave(room_id)
+    await bob.join(room_id)
+    answer = await slide(bob, everything(), first["pos"])
+    assert answer["rooms"][room_id]["initial"] is True
+    told = answer["extensions"]["account_data"]["rooms"]
+    assert told == {room_id: [{"type": "x.note", "content": {"a": 1}}]}
+    again = await slide(bob, everything(), answer["pos"])
+    assert again["extensions"]["account_data"]["rooms"] == {}
