@@ -340,6 +340,25 @@ def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
     return [_local(row) for row in rows]
 
 
+def local_stays(tx: Tx, user_id: str, upto: int) -> dict[int, int]:
+    """room number -> the position since which a local user's membership is what it is at `upto`.
+
+    Another membership event that says the same, such as one with a new name, begins no other.
+    """
+    rows = tx.all(
+        "SELECT room_num, position, membership FROM local_memberships WHERE user_id = ? AND position <= ? "
+        "ORDER BY room_num, position",
+        (user_id, upto),
+    )
+    found: dict[int, int] = {}
+    last: tuple[int, str] | None = None
+    for room_num, position, membership in rows:
+        if last != (room_num, membership):
+            found[room_num] = position
+        last = (room_num, membership)
+    return found
+
+
 def local_history(tx: Tx, user_id: str, room_num: int) -> list[LocalMembership]:
     """Every membership that a local user has had in a room, oldest first."""
     rows = tx.all(

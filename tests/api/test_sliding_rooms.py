@@ -122,3 +122,28 @@ async def test_what_is_kept_of_a_room_is_told_anew_also_to_who_missed_the_leavin
     assert told == {room_id: [{"type": "x.note", "content": {"a": 1}}]}
     again = await slide(bob, everything(), answer["pos"])
     assert again["extensions"]["account_data"]["rooms"] == {}
+
+
+async def test_a_new_name_of_ones_own_lifts_no_room(server: Place) -> None:
+    """It is told to every room at once: all would be lifted, and in another order than before."""
+    alice, bob = await server.clients("alice", "bob")
+    rooms = [await alice.create(name=str(number)) for number in range(3)]
+    for room_id in rooms:
+        await bob.join(room_id)
+    # One has had no activity since they came.
+    for room_id in (rooms[2], rooms[0]):
+        await alice.say(room_id, "hello")
+    body = {"lists": {"all": listed((0, 9), limit=1)}}
+    first = await slide(bob, body)
+    stamps = {room_id: part["bump_stamp"] for room_id, part in first["rooms"].items()}
+    assert sorted(rooms, key=stamps.__getitem__) == [rooms[1], rooms[2], rooms[0]]
+    (await bob.ask("PUT", at("profile", bob.user_id, "displayname"), {"displayname": "Robert"})).ok()
+    answer = await slide(bob, body, first["pos"])
+    assert {room_id: part["bump_stamp"] for room_id, part in answer["rooms"].items()} == stamps
+    assert (await slide(bob, {"lists": {"all": listed((0, 0), limit=1)}}))["rooms"].keys() == {rooms[0]}
+    # To come anew does, though nothing else happened.
+    await bob.leave(rooms[1])
+    await bob.join(rooms[1])
+    answer = await slide(bob, {"lists": {"all": listed((0, 0), limit=1)}})
+    assert answer["rooms"].keys() == {rooms[1]}
+    assert answer["rooms"][rooms[1]]["bump_stamp"] > max(stamps.values())

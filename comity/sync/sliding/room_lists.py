@@ -15,6 +15,7 @@ import orjson
 
 from comity.bus import Bus
 from comity.store import personal
+from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
 from comity.store.rooms import LocalMembership
@@ -29,11 +30,12 @@ _PRESENT = ("join", "invite", "knock")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A room of a user; `bump` is the position by which it is sorted."""
+    """A room of a user; `bump` is the position by which it is sorted, `came` that at which they came."""
 
     room_id: str
     bump: int
     own: LocalMembership
+    came: int
 
 
 @dataclass(slots=True)
@@ -87,7 +89,14 @@ class RoomLists:
         bumps = self._facts.activity(
             tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
         )
-        entries = [_entry(room_id, own, bumps[own.room_num]) for room_id, own in listed.items()]
+        # Another membership event in the same stay, such as a new name, is no activity: it would lift every
+        # room, and all in another order. Most rooms had some since, so that it does not matter.
+        came = {own.room_num: own.position for own in listed.values()}
+        if any(own.position > bumps[own.room_num] for own in listed.values() if own.membership == "join"):
+            came |= stored_rooms.local_stays(tx, user_id, now)
+        entries = [
+            _entry(room_id, own, came[own.room_num], bumps[own.room_num]) for room_id, own in listed.items()
+        ]
         entries.sort(key=_by_bump)
         by_id = {entry.room_id: entry for entry in entries}
         found = SortedRooms(now, rooms.memberships, entries, by_id)
@@ -110,7 +119,7 @@ class RoomLists:
         entries, by_id = known.entries.copy(), known.by_id.copy()
         for entry in moved:
             del entries[bisect_left(entries, _by_bump(entry), key=_by_bump)]
-            renewed = _entry(entry.room_id, entry.own, bumps[entry.own.room_num])
+            renewed = _entry(entry.room_id, entry.own, entry.came, bumps[entry.own.room_num])
             insort(entries, renewed, key=_by_bump)
             by_id[entry.room_id] = renewed
         return SortedRooms(now, known.memberships, entries, by_id)
@@ -179,10 +188,9 @@ def _by_bump(entry: Entry) -> tuple[int, str]:
     return -entry.bump, entry.room_id
 
 
-def _entry(room_id: str, own: LocalMembership, activity: int) -> Entry:
+def _entry(room_id: str, own: LocalMembership, came: int, activity: int) -> Entry:
     """What happened before somebody came, or where they only are invited, does not lift a room for them."""
-    is_joined = own.membership == "join"
-    return Entry(room_id, max(activity, own.position) if is_joined else own.position, own)
+    return Entry(room_id, max(activity, came) if own.membership == "join" else came, own, came)
 
 
 def _direct_rooms(tx: Tx, user_id: str) -> frozenset[str]:
