@@ -138,6 +138,10 @@ class Checker:
         for key, event_id in wanted.items():
             if room.state.get(key) != event_id:
                 raise DifferenceError(f"state {key}: held {room.state.get(key)}, expected {event_id}")
+        if isinstance(follower, SlidingFollower):
+            gone = {key for key in room.state if key not in expected and _is_wanted(follower, key, room)}
+            if gone:
+                raise DifferenceError(f"state that is gone is held: {sorted(gone)}")
 
 
 def _is_wanted(follower: Follower, key: tuple[str, str], room: HeldRoom) -> bool:

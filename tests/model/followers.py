@@ -51,9 +51,11 @@ class HeldRoom:
     senders: set[str] = field(default_factory=set)
 
     def apply(self, events: list[Told]) -> None:
-        """Take state events over."""
+        """Take state events over, and what is said to be gone (MSC4186, StateStub)."""
         for event in events:
-            if "state_key" in event:
+            if "content" not in event:
+                self.state.pop((event["type"], event["state_key"]), None)
+            elif "state_key" in event:
                 self.state[event["type"], event["state_key"]] = event["event_id"]
 
     def extend(self, events: list[Told], before: str | None, *, hole: bool) -> None:

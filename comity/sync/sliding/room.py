@@ -7,7 +7,7 @@ between two heads, counts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comity.protocol.event import StateKey
@@ -31,6 +31,21 @@ from comity.sync.timeline import stretch
 from comity.sync.unread import UnreadCounts
 
 _NAMING = ("m.room.name", "m.room.avatar", MEMBER)
+
+
+@dataclass(slots=True)
+class _Changed:
+    """The state of a room that is to be told: by event number, and what is of no event any more.
+
+    `naming` are the types of _NAMING that changed, wanted or not.
+    """
+
+    numbers: dict[int, None] = field(default_factory=dict)
+    gone: list[dict[str, str]] = field(default_factory=list)
+    naming: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers or self.gone or self.naming)
 
 
 class SlidingRooms:
@@ -66,7 +81,7 @@ class SlidingRooms:
         current = reader.tails.head(tx, room_num, tail, asked.now)
         known = EMPTY if is_new else reader.tails.head(tx, room_num, tail, after)
         before = Told(0, "join") if told is None or is_new else told
-        numbers, members, renamed = self._state(tx, room_num, known, current, wish.required, before, shown)
+        changed, members = self._state(tx, room_num, known, current, wish.required, before, shown)
         total = self._unread.count(tx, view, tail, current, here, entry.room_id, entry.own).total()
         counts = (total.notifications, total.highlights)
         now_told = Told(asked.now, "join", wish.required, wish.timeline_limit, members, counts, is_dm)
@@ -74,18 +89,20 @@ class SlidingRooms:
         # Whoever wants none of it is told of what happens by the room's place in the list alone.
         is_further = shown.limited if wish.timeline_limit else entry.bump > before.position
         is_other = counts != before.counts or is_dm is not before.is_dm
-        is_news = bool(shown.events or is_further or numbers or renamed or is_other)
+        is_news = bool(shown.events or is_further or changed or is_other)
         if not (is_new or is_longer or is_news):
             return None, [], now_told
         reading = reader.reading(tx, asked.user_id, asked.request.device_id, shown.events, view,
                                  with_room_id=False, with_bundles=shown.limited or is_new)  # fmt: skip
-        loaded = reader.events.load(tx, numbers)
+        loaded = reader.events.load(tx, sorted(changed.numbers))
         part = {
             "bump_stamp": entry.bump,
             "membership": "join",
             "notification_count": counts[0],
             "highlight_count": counts[1],
-            "required_state": reader.format.state(tx, list(loaded.values()), reading, shown.events),
+            "required_state": [
+                *reader.format.state(tx, list(loaded.values()), reading, shown.events), *changed.gone
+            ],
             "timeline": reader.format.events(tx, shown.events, reading),
             # Clients take a longer stretch for what comes after what they have, unless it says so.
             "limited": shown.limited or is_longer,
@@ -101,8 +118,8 @@ class SlidingRooms:
             part["is_dm"] = is_dm
         if is_longer:
             part["unstable_expanded_timeline"] = part["expanded_timeline"] = True
-        if is_new or renamed:
-            part.update(self._names(tx, room_num, current, asked.user_id, renamed))
+        if is_new or changed.naming:
+            part.update(self._names(tx, room_num, current, asked.user_id, changed.naming))
         return part, [stored.event.event_id for stored in shown.events], now_told
 
     def _came_anew(self, tx: Tx, asked: Asked, entry: Entry, told: Told) -> bool:
@@ -142,32 +159,38 @@ class SlidingRooms:
         wanted: Required,
         told: Told,
         shown: Stretch,
-    ) -> tuple[list[int], frozenset[str], set[str]]:
-        """(the numbers of state events to tell, the members told as they matter, what of _NAMING changed)."""
+    ) -> tuple[_Changed, frozenset[str]]:
+        """(the state to tell, the members told as they matter)."""
         states = self._reader.states
         shown_here = _members_shown(shown) if wanted.lazy else frozenset()
-        members = (told.members if wanted.lazy else frozenset()) | shown_here
-        numbers: dict[int, None] = {}
-        renamed: set[str] = set()
+        members = {*told.members, *shown_here} if wanted.lazy else set()
+        # Apps keep the list of members while they have all of the timeline, in which what state resolution
+        # changed is not; after a gap they fetch that list anew.
+        is_gapless = wanted.lazy and not shown.limited
+        changed = _Changed()
+        numbers = changed.numbers
         if known == EMPTY:
             numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
         else:
             for slot, _, number in states.difference(tx, known, current):
                 event_type, state_key = states.key(tx, room_num, slot)
                 if event_type in _NAMING:
-                    renamed.add(event_type)
+                    changed.naming.add(event_type)
                 is_wanted = wanted.wants(event_type, state_key)
-                if number and (is_wanted or (event_type == MEMBER and state_key in members)):
+                if event_type == MEMBER and (is_gapless or state_key in members):
+                    members.add(state_key)
+                    is_wanted = True
+                if is_wanted and number:
                     numbers[number] = None
+                elif is_wanted:
+                    changed.gone.append({"type": event_type, "state_key": state_key})
             if not told.required.covers(wanted):
                 numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
         for user_id in sorted(shown_here - told.members):
             number = self._number(tx, room_num, current, (MEMBER, user_id))
             if number:
                 numbers[number] = None
-        if len(members) > MAX_MEMBERS:
-            members = shown_here
-        return sorted(numbers), members, renamed
+        return changed, shown_here if len(members) > MAX_MEMBERS else frozenset(members)
 
     def _number(self, tx: Tx, room_num: int, state: bytes, key: StateKey) -> int:
         slot = self._reader.states.slot(tx, room_num, key)
@@ -193,10 +216,10 @@ class SlidingRooms:
         What is left out is as it was: what is gone of what was `renamed`, since the client was told, is null.
         """
         told: dict[str, Any] = {}
-        for key, field, name in (("m.room.name", "name", "name"), ("m.room.avatar", "url", "avatar")):
+        for key, inside, name in (("m.room.name", "name", "name"), ("m.room.avatar", "url", "avatar")):
             number = self._number(tx, room_num, state, (key, ""))
             stored = self._reader.events.get(tx, number) if number else None
-            value = stored.event.content.get(field) if stored is not None else None
+            value = stored.event.content.get(inside) if stored is not None else None
             if isinstance(value, str) and value:
                 told[name] = value
             elif key in renamed:
