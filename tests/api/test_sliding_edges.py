@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from comity.sync.sliding.wish import MAX_SUBSCRIPTIONS
 from tests.api.support_keys import KIND, claim_key, device_of, give_keys
 from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
 from tests.api.support_users import at
-from tests.api.test_sliding_sync import everything, slide, window
+from tests.api.test_sliding_sync import everything, slide, try_slide, window
 
 
 @pytest.fixture
@@ -266,3 +267,34 @@ async def test_who_comes_from_sync_goes_on_with_its_token_of_messages(server: Pl
     assert [event["content"] for event in told["events"]] == [{"n": 2}]
     body = everything(to_device={"since": told["next_batch"]})
     assert (await slide(bob, body))["extensions"]["to_device"]["events"] == []
+
+
+async def test_what_a_later_draft_calls_otherwise(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    joined = await bob.create()
+    invited = await alice.create(preset="private_chat", invite=[bob.user_id])
+    await alice.join(joined)
+    status = at("presence", bob.user_id, "status")
+    body = {"lists": {"all": {"range": [0, 9], "timeline_limit": 0, "filters": {"is_invited": True}}}}
+    # Also where a poll says how it is with its user.
+    assert (await slide(bob, {**body, "set_presence": "offline"}))["rooms"].keys() == {invited}
+    assert (await alice.ask("GET", status)).ok()["presence"] == "offline"
+    body["lists"]["all"]["filters"] = {"is_invited": False}
+    assert (await slide(bob, {**body, "set_presence": "unavailable"}))["rooms"].keys() == {joined}
+    assert (await alice.ask("GET", status)).ok()["presence"] == "unavailable"
+    for wrong in ("away", 1, ["online"]):
+        (await try_slide(bob, {**body, "set_presence": wrong})).failed(400, "M_INVALID_PARAM")
+
+
+async def test_an_app_may_name_every_room_that_its_user_looked_at(server: Place) -> None:
+    """Apps add to their subscriptions as long as they run, and cannot get by an error that says so."""
+    alice = await server.client("alice")
+    room_id = await alice.create(name="Here")
+    wish = {"timeline_limit": 1, "required_state": [["m.room.name", ""], ["m.room.create", ""]]}
+    rooms = {f"!{number}:example.org": wish for number in range(MAX_SUBSCRIPTIONS - 1)}
+    # Of one more is wanted, and that alone.
+    other = {"timeline_limit": 3, "required_state": [["m.room.create", ""]]}
+    told = (await slide(alice, {"room_subscriptions": {**rooms, room_id: other}}))["rooms"][room_id]
+    assert (by_key(told["required_state"]).keys(), len(told["timeline"])) == ({("m.room.create", "")}, 3)
+    rooms = {f"!{number}:example.org": wish for number in range(MAX_SUBSCRIPTIONS + 1)}
+    (await try_slide(alice, {"room_subscriptions": rooms})).failed(400, "M_INVALID_PARAM")

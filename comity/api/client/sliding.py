@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comity.api.client.sync import MAX_TIMEOUT_MS, presence_wish
+from comity.api.client.sync import MAX_TIMEOUT_MS, checked_presence, presence_wish
 from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import bad_json
@@ -32,8 +32,8 @@ class SlidingApi:
     async def sync(self, call: Call) -> Response:
         """POST /sync."""
         requester, body = call.requester, call.json()
-        presence = presence_wish(call)
         # COMPAT: one draft has these in the query, a later one in the body.
+        presence = presence_wish(call) or checked_presence(body.get("set_presence"))
         pos = call.query("pos") or body.get("pos") or None
         if pos is not None and not isinstance(pos, str):
             raise bad_json("pos is not a string")

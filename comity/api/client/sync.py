@@ -43,8 +43,12 @@ def routes(router: Router, guard: UserGuard, sync: Sync, filters: Filters, prese
 
 def presence_wish(call: Call) -> str | None:
     """`set_presence` of a request, None if it does not say. Raises 400 M_INVALID_PARAM."""
-    wish = call.query("set_presence")
-    if wish is not None and wish not in PRESENCES:
+    return checked_presence(call.query("set_presence"))
+
+
+def checked_presence(wish: object) -> str | None:
+    """The same, of its value. Raises 400 M_INVALID_PARAM."""
+    if wish is not None and (not isinstance(wish, str) or wish not in PRESENCES):
         raise invalid_param("set_presence is not offline, online or unavailable")
     return wish
 

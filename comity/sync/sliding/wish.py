@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from comity.protocol.errors import bad_json, invalid_param
 
-#: Lists and single rooms that one request may name; each costs a look at every room of the user.
+#: Lists that one request may name; each costs a look at every room of the user.
 MAX_LISTS = 100
-MAX_SUBSCRIPTIONS = 500
+#: Single rooms that one request may name. Apps name all that their user has looked at since their start.
+MAX_SUBSCRIPTIONS = 5_000
 #: Windows of one list.
 MAX_RANGES = 20
 #: Patterns of required state.
@@ -159,11 +162,20 @@ def parse(body: Mapping[str, Any], user_id: str) -> Wish:
     if len(lists) > MAX_LISTS or len(subscriptions) > MAX_SUBSCRIPTIONS:
         raise invalid_param(f"At most {MAX_LISTS} lists and {MAX_SUBSCRIPTIONS} room_subscriptions, please")
     extensions = _object(body, "extensions")
+    #: What is wanted of single rooms is nearly always the same: it is read once.
+    read: dict[bytes, RoomWish] = {}
+
+    def subscription(wanted: Mapping[str, Any]) -> RoomWish:
+        text = orjson.dumps(wanted)
+        if text not in read:
+            read[text] = _room(wanted, user_id)
+        return read[text]
+
     return Wish(
         connection=_text(body, "conn_id") or "",
         lists={_checked(name): _list(_value(lists, name), user_id) for name in lists},
         subscriptions={
-            _checked(room_id): _room(_value(subscriptions, room_id), user_id) for room_id in subscriptions
+            _checked(room_id): subscription(_value(subscriptions, room_id)) for room_id in subscriptions
         },
         extensions={
             name: _extension(_value(extensions, name))
@@ -314,7 +326,8 @@ def _list_filter(body: Mapping[str, Any]) -> ListFilter:
     return ListFilter(
         is_dm=_flag(body, "is_dm"),
         is_encrypted=_flag(body, "is_encrypted"),
-        is_invite=_flag(body, "is_invite"),
+        # COMPAT: the later draft has another name.
+        is_invite=_flag(body, "is_invited" if body.get("is_invite") is None else "is_invite"),
         spaces=_set(_texts(body, "spaces")),
         room_types=_types(body, "room_types"),
         not_room_types=_types(body, "not_room_types") or frozenset(),
