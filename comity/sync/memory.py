@@ -59,7 +59,17 @@ class Memory:
         since = request.since
         if since is None or request.full_state or since.device_position is not None:
             return None
-        after, user_id, bus = since.position, request.user_id, self._bus
+        looked = self.rooms_with_news(request.user_id, request.device_id, since, now)
+        if looked is None:
+            return None
+        with_presence = request.wanted.wants_presence
+        if with_presence and self._presence.has_changed(request, looked[0], since.presence):
+            return None
+        return looked
+
+    def rooms_with_news(self, user_id: str, device_id: str, since: SyncToken, now: int) -> Looked | None:
+        """The same of what is told of by every way to follow rooms: all but presence."""
+        after, bus = since.position, self._bus
         # What is remembered of a user holds as long as nothing is published for them.
         touched = bus.touched(user_id)
         rooms = self._rooms.peek(user_id)
@@ -70,13 +80,10 @@ class Memory:
         is_behind = now > after
         if is_behind and (touched > after or bus.touched(DEVICE_LISTS) > after):
             return None
-        empty = self._devices.empty((user_id, request.device_id))
+        empty = self._devices.empty((user_id, device_id))
         if empty is None or touched > empty:
             return None
         if self._ephemeral.typing_serial > since.typing and self.typed_since(since.typing, rooms.joined):
-            return None
-        with_presence = request.wanted.wants_presence
-        if with_presence and self._presence.has_changed(request, rooms, since.presence):
             return None
         changed = self._changed(rooms.joined, after, now) if is_behind else []
         return None if len(changed) > MAX_ROOMS else (rooms, changed)

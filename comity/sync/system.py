@@ -9,6 +9,7 @@ from comity.store.device_keys import KeyCounts
 from comity.sync.delta import Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.devices import Devices
+from comity.sync.memory import Memory
 from comity.sync.notifications import Notifications
 from comity.sync.old import OldSync
 from comity.sync.old_stream import EventStream
@@ -41,17 +42,21 @@ class SyncSystem:
         self.notifications = Notifications(
             database=database, bus=bus, reader=reader, user_rooms=user_rooms, unread=unread
         )
+        joined = JoinedRooms(
+            reader, deltas, summaries, unread, ephemeral, Openings(reader, deltas, megabytes)
+        )
+        presence = PresenceNews(ephemeral)
+        memory = Memory(
+            bus=bus, ephemeral=ephemeral, user_rooms=user_rooms, devices=devices, joined=joined,
+            presence=presence,
+        )  # fmt: skip
         self.v3 = Sync(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
-            devices=devices, others=others,
-            joined=JoinedRooms(
-                reader, deltas, summaries, unread, ephemeral, Openings(reader, deltas, megabytes)
-            ),
-            presence=PresenceNews(ephemeral),
+            devices=devices, others=others, joined=joined, presence=presence, memory=memory,
         )  # fmt: skip
         self.sliding = Sliding(
             database=database, bus=bus, reader=reader, ephemeral=ephemeral, user_rooms=user_rooms,
-            lists=RoomLists(RoomFacts(reader, bus), bus),
+            memory=memory, lists=RoomLists(RoomFacts(reader, bus), bus),
             rooms=SlidingRooms(reader, deltas, summaries, unread, others),
             extensions=Extensions(devices, ephemeral, bus),
         )  # fmt: skip

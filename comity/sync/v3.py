@@ -64,6 +64,7 @@ class Sync:
         joined: JoinedRooms,
         others: OtherRooms,
         presence: PresenceNews,
+        memory: Memory,
     ) -> None:
         #: Where `glance` gave something to wait by: to be parked at before anything else happens.
         self.bus = bus
@@ -77,14 +78,7 @@ class Sync:
         self._joined = joined
         self._others = others
         self._presence = presence
-        self._memory = Memory(
-            bus=bus,
-            ephemeral=ephemeral,
-            user_rooms=user_rooms,
-            devices=devices,
-            joined=joined,
-            presence=presence,
-        )
+        self._memory = memory
 
     async def sync(self, request: SyncRequest) -> dict[str, Any] | orjson.Fragment:
         """What is new for a device; empty after `request.timeout` seconds without news."""

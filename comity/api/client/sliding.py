@@ -7,6 +7,7 @@ from comity.api.router import Call, Guard, Router, json_response
 from comity.ports import Response
 from comity.protocol.errors import bad_json
 from comity.sync.sliding.answer import Sliding
+from comity.sync.sliding.requests import Requests, SlidingRequest
 from comity.sync.sliding.wish import parse
 from comity.users.presence import Presences
 
@@ -28,30 +29,44 @@ class SlidingApi:
         self._guard = guard
         self._sliding = sliding
         self._presences = presences
+        self._requests = Requests()
 
     async def sync(self, call: Call) -> Response:
         """POST /sync."""
-        requester, body = call.requester, call.json()
+        user_id, device_id = call.requester.user_id, call.requester.device_id
+        asked = self._asked(call)
         # COMPAT: one draft has these in the query, a later one in the body.
-        presence = presence_wish(call) or checked_presence(body.get("set_presence"))
-        pos = call.query("pos") or body.get("pos") or None
-        if pos is not None and not isinstance(pos, str):
-            raise bad_json("pos is not a string")
-        timeout = body.get("timeout", 0) if call.query("timeout") is None else None
-        if timeout is not None and (type(timeout) is not int or timeout < 0):
-            raise bad_json("timeout is not a whole number of milliseconds")
-        if timeout is None:
+        presence = presence_wish(call) or asked.presence
+        pos = call.query("pos") or asked.pos
+        timeout = asked.timeout or 0
+        if call.query("timeout") is not None:
             timeout = call.query_int("timeout", 0, most=MAX_TIMEOUT_MS)
-        wish = parse(body, requester.user_id)
-        user_id, device_id = requester.user_id, requester.device_id
         seconds = min(timeout, MAX_TIMEOUT_MS) / 1000
         following = self._presences.following(user_id, device_id, presence)
         try:
             if not following.is_begun:
                 await following.begin()
-            answer = await self._sliding.sync(user_id, device_id, wish, pos, seconds)
+            answer = await self._sliding.sync(user_id, device_id, asked.wish, pos, seconds)
         finally:
             following.end()
         # Whoever was logged out while they waited is told nothing more.
         await self._guard(call)
         return json_response(answer)
+
+    def _asked(self, call: Call) -> SlidingRequest:
+        """What the body asks for. Raises 400 M_BAD_JSON, M_INVALID_PARAM, M_NOT_JSON, 413 M_TOO_LARGE."""
+        user_id, body = call.requester.user_id, call.request.body
+        asked = None if call.request.body_too_large else self._requests.get(user_id, body)
+        return asked or self._requests.remember(user_id, body, _read(call))
+
+
+def _read(call: Call) -> SlidingRequest:
+    body = call.json()
+    pos = body.get("pos") or None
+    if pos is not None and not isinstance(pos, str):
+        raise bad_json("pos is not a string")
+    timeout = body.get("timeout")
+    if timeout is not None and (type(timeout) is not int or timeout < 0):
+        raise bad_json("timeout is not a whole number of milliseconds")
+    presence = checked_presence(body.get("set_presence"))
+    return SlidingRequest(parse(body, call.requester.user_id), pos, timeout, presence)

@@ -7,7 +7,7 @@ nothing, so that no wake-up can be lost (DESIGN §3).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from comity.rooms.read import Reader
 from comity.rooms.read.tokens import SyncToken
 from comity.store.database import Database, Tx
 from comity.sync.asked import Asked, SyncRequest
+from comity.sync.memory import Memory
 from comity.sync.sliding.connections import Connections, State, Told
 from comity.sync.sliding.extensions import Extensions, Shown, to_device_since, understood
 from comity.sync.sliding.room import SlidingRooms
@@ -66,6 +67,7 @@ class Sliding:
         reader: Reader,
         ephemeral: Ephemeral,
         user_rooms: RoomsOfUsers,
+        memory: Memory,
         lists: RoomLists,
         rooms: SlidingRooms,
         extensions: Extensions,
@@ -75,6 +77,7 @@ class Sliding:
         self._reader = reader
         self._ephemeral = ephemeral
         self._user_rooms = user_rooms
+        self._memory = memory
         self._lists = lists
         self._rooms = rooms
         self._extensions = extensions
@@ -88,7 +91,8 @@ class Sliding:
         Raises 400 M_UNKNOWN_POS, M_INVALID_PARAM.
         """
         clock, device = self._reader.clock, (user_id, device_id)
-        deadline = clock.monotonic() + min(timeout, MAX_TIMEOUT)
+        # Whoever knows nothing yet does not wait to be told that there is nothing.
+        deadline = clock.monotonic() + (min(timeout, MAX_TIMEOUT) if pos is not None else 0.0)
         wish = understood(wish, self._bus.position)
         request = SyncRequest(user_id, device_id, to_device_since(wish))
         if "to_device" in wish.extensions:
@@ -97,26 +101,45 @@ class Sliding:
             base = self.connections.begin(device, wish.connection, clock.monotonic())
         else:
             base = self.connections.at(device, wish.connection, pos, clock.monotonic())
-        while True:
-            # What comes from here on has a later position, which the wait compares.
-            serial = self._ephemeral.typing_serial
-            answer = await self._database.read(self._look(request, wish, base))
-            remaining = deadline - clock.monotonic()
-            if answer.is_news or pos is None or remaining <= 0:
-                break
-            if self._typed_since(serial, answer.joined):
-                continue
-            joined = answer.joined
-            # What wakes who follows by /sync without presence, too.
-            subscription = self._bus.subscription((user_id, False), joined, partial(_keys, user_id, joined))
-            if not await self._bus.wait_by(subscription, answer.now, remaining):
-                break
+        answer = await self._first_news(request, wish, base, deadline)
         new_pos = self.connections.advance(device, wish.connection, base, answer.state)
         if new_pos is None:
             # Another request began this connection anew meanwhile.
             self.connections.at(device, wish.connection, "", clock.monotonic())
         answer.body["pos"] = new_pos
         return answer.body
+
+    async def _first_news(self, request: SyncRequest, wish: Wish, base: State, deadline: float) -> _Answer:
+        """The answer on top of `base` as soon as it has news, or at the deadline (monotonic)."""
+        clock, user_id = self._reader.clock, request.user_id
+        while True:
+            # What comes from here on has a later position, which the wait compares.
+            serial, now = self._ephemeral.typing_serial, self._bus.position
+            remaining = deadline - clock.monotonic()
+            joined = self._joined_if_quiet(request, wish, base, now) if remaining > 0 else None
+            if joined is None:
+                answer = await self._database.read(self._look(request, wish, base))
+                remaining = deadline - clock.monotonic()
+                if answer.is_news or remaining <= 0:
+                    return answer
+                if self._typed_since(serial, answer.joined):
+                    continue
+                joined, now = answer.joined, answer.now
+            # What wakes who follows by /sync without presence, too.
+            subscription = self._bus.subscription((user_id, False), joined, partial(_keys, user_id, joined))
+            if not await self._bus.wait_by(subscription, now, remaining):
+                deadline = clock.monotonic()
+
+    def _joined_if_quiet(
+        self, request: SyncRequest, wish: Wish, base: State, now: int
+    ) -> Collection[str] | None:
+        """The ids of the user's rooms, if memory tells that nothing happened for them up to `now`, the bus's
+        position, since this very wish was answered: nothing need be read to wait for news."""
+        if not wish.number or base.answered != wish.number:
+            return None
+        since = SyncToken(base.position, base.typing_serial)
+        looked = self._memory.rooms_with_news(request.user_id, request.device_id, since, now)
+        return looked[0].joined if looked is not None and not looked[1] else None
 
     def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
         typing = self._ephemeral.typing
@@ -129,13 +152,16 @@ class Sliding:
             rooms = self._user_rooms.get(tx, request.user_id, now, afresh=base.position == 0)
             # To every part but the messages from devices, the place is that of the connection.
             since = SyncToken(base.position) if base.position else None
-            asked = Asked(replace(request, since=since), now, serial, rooms.ignored, rooms.blocks_invites)
+            here = SyncRequest(request.user_id, request.device_id, since)
+            asked = Asked(here, now, serial, rooms.ignored, rooms.blocks_invites)
             return self._answer(tx, asked, wish, base, rooms)
 
         return look
 
     def _answer(self, tx: Tx, asked: Asked, wish: Wish, base: State, rooms: UserRooms) -> _Answer:
         looked = self._choose(tx, asked, wish, rooms)
+        state = base.copy()
+        state.answered, state.typing_serial = wish.number, asked.typing_serial
         told, parts = dict(base.rooms), {}
         changed = 0
         direct = self._lists.direct(tx, asked.user_id, asked.now)
@@ -155,14 +181,16 @@ class Sliding:
             changed += 1
             if part is not None:
                 parts[room_id] = part
-        state = replace(base, rooms=told) if changed else base
+        if changed:
+            state.rooms = told
         # What is kept of a room beside it is told anew along with it.
         anew = {room_id for room_id, part in parts.items() if "initial" in part or room_id not in told}
-        state = state.without(anew) if anew else state
-        extensions, state, is_news = self._extensions.fill(tx, asked, wish, state, looked.shown)
+        if anew:
+            state.forget(anew)
+        extensions, is_news = self._extensions.fill(tx, asked, wish, state, looked.shown)
         lists = tuple(sorted(looked.counts.items()))
         is_news = is_news or bool(parts) or lists != base.lists
-        state = replace(state, position=asked.now, lists=lists)
+        state.position, state.lists = asked.now, lists
         body = {
             "lists": {name: {"count": count} for name, count in looked.counts.items()},
             "rooms": parts,

@@ -89,46 +89,53 @@ class Extensions:
 
     def fill(
         self, tx: Tx, asked: Asked, wish: Wish, state: State, shown: Shown
-    ) -> tuple[dict[str, Any], State, bool]:
-        """(the answer's `extensions`, the state after it, whether there is any news).
+    ) -> tuple[dict[str, Any], bool]:
+        """(the answer's `extensions`, whether there is any news).
 
-        `state.position` is up to where the client was told before.
+        `state`, which is changed to what the client knows then, is that before the answer:
+        `state.position` is up to where it was told.
         """
         told: dict[str, Any] = {}
         is_news = False
         wanted: Mapping[str, ExtensionWish] = wish.extensions
         if "to_device" in wanted or "e2ee" in wanted:
-            is_news, state = self._from_devices(tx, asked, wish, state, told)
+            is_news = self._from_devices(tx, asked, wish, state, told)
         mine = state.position == 0 or self._bus.changed((asked.user_id,), state.position)
         if "account_data" in wanted:
             scope = shown.scope(wanted["account_data"])
-            events, rooms, state = self._account_data(tx, asked, state, scope, mine=mine)
+            events, rooms = self._account_data(tx, asked, state, scope, mine=mine)
             told["account_data"] = {"global": events, "rooms": rooms}
             is_news = is_news or bool(events or rooms)
         if "receipts" in wanted:
-            found, state = self._receipts(tx, asked, state, shown, shown.scope(wanted["receipts"]))
+            found = self._receipts(tx, asked, state, shown, shown.scope(wanted["receipts"]))
             told["receipts"] = {"rooms": found}
             is_news = is_news or bool(found)
         if "typing" in wanted:
-            typing, state = self._typing(asked, state, shown.scope(wanted["typing"]))
+            typing = self._typing(asked, state, shown.scope(wanted["typing"]))
             told["typing"] = {"rooms": typing}
             is_news = is_news or bool(typing)
-        return told, state, is_news
+        return told, is_news
 
     # -- devices
 
-    def _from_devices(
-        self, tx: Tx, asked: Asked, wish: Wish, state: State, told: dict[str, Any]
-    ) -> tuple[bool, State]:
+    def _from_devices(self, tx: Tx, asked: Asked, wish: Wish, state: State, told: dict[str, Any]) -> bool:
         is_news = False
         position = state.position
         if "to_device" in wish.extensions:
             # Its messages go by a token of their own: what is acknowledged by it is gone.
             limit = min(wish.extensions["to_device"].limit or MAX_MESSAGES, MAX_MESSAGES)
-            here = replace(asked, request=replace(asked.request, since=to_device_since(wish)))
+            since = to_device_since(wish)
+            request = SyncRequest(asked.user_id, asked.request.device_id, since)
+            here = Asked(request, asked.now, asked.typing_serial)
             messages, upto = self._devices.messages(tx, here, limit)
-            told["to_device"] = {"next_batch": str(asked.now if upto is None else upto), "events": messages}
+            place = str(asked.now if upto is None else upto)
+            if since is not None and not messages:
+                # Who has nothing to acknowledge asks in the same words again, which need not be read anew.
+                place = wish.extensions["to_device"].since or place
+            told["to_device"] = {"next_batch": place, "events": messages}
             is_news = bool(messages)
+            if upto is not None:
+                state.answered = 0
         if "e2ee" in wish.extensions:
             user_id, device_id = asked.user_id, asked.request.device_id
             changed: list[str] = []
@@ -148,8 +155,8 @@ class Extensions:
             if changed or left:
                 told["e2ee"]["device_lists"] = {"changed": changed, "left": left}
             is_news = is_news or bool(changed or left) or keys != state.keys
-            state = replace(state, keys=keys)
-        return is_news, state
+            state.keys = keys
+        return is_news
 
     async def acknowledge(self, request: SyncRequest) -> None:
         """The device has the messages before the token that it gives."""
@@ -159,7 +166,7 @@ class Extensions:
 
     def _account_data(
         self, tx: Tx, asked: Asked, state: State, scope: Collection[str], *, mine: bool
-    ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]], State]:
+    ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
         events: list[dict[str, Any]] = []
         rooms: dict[str, list[dict[str, Any]]] = {}
         known = state.account_data
@@ -193,14 +200,15 @@ class Extensions:
                     event = {"type": kind, "content": orjson.Fragment(text)}
                     rooms.setdefault(room_id, []).append(event)
             known = known | new
-        return events, rooms, replace(state, account_data=known)
+        state.account_data = known
+        return events, rooms
 
     # -- receipts, typing
 
     def _receipts(
         self, tx: Tx, asked: Asked, state: State, shown: Shown, scope: Collection[str]
-    ) -> tuple[dict[str, Any], State]:
-        known, found = state.receipts, {}
+    ) -> dict[str, Any]:
+        known, found = state.receipts, dict[str, Any]()
         wanted = set(scope)
         changed = self._bus.keys_after(state.position)
         suspects = known if changed is None else known.intersection(changed)
@@ -222,9 +230,10 @@ class Extensions:
             )
             if content is not None:
                 found[room_id] = _receipt(content)
-        return found, replace(state, receipts=known | new)
+        state.receipts = known | new if new else known
+        return found
 
-    def _typing(self, asked: Asked, state: State, scope: Collection[str]) -> tuple[dict[str, Any], State]:
+    def _typing(self, asked: Asked, state: State, scope: Collection[str]) -> dict[str, Any]:
         """Who types, where the client does not know it: also in rooms that it looks at again."""
         found: dict[str, Any] = {}
         wanted, told = set(scope), dict(state.typing)
@@ -238,7 +247,9 @@ class Extensions:
                 told[room_id] = serial
             else:
                 del told[room_id]
-        return found, replace(state, typing=told) if found else state
+        if found:
+            state.typing = told
+        return found
 
 
 def _receipt(content: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from comity.protocol.event import StateKey
@@ -20,12 +21,12 @@ from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from comity.store.events import live_line
 from comity.store.state import EMPTY
-from comity.sync.asked import Asked, Stretch
+from comity.sync.asked import Asked, Stretch, SyncRequest
 from comity.sync.delta import MEMBER, Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.sliding.connections import MAX_MEMBERS, Told
 from comity.sync.sliding.room_lists import Entry
-from comity.sync.sliding.wish import Required, RoomWish
+from comity.sync.sliding.wish import MAX_TIMELINE, Required, RoomWish
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
 from comity.sync.unread import UnreadCounts
@@ -307,9 +308,12 @@ def _members_shown(shown: Stretch) -> frozenset[str]:
 def _since(asked: Asked, after: int, limit: int) -> Asked:
     """The request as one room needs it: since what was told of it, with its own limit."""
     since = SyncToken(after) if after else None
-    request = replace(asked.request, since=since, wanted=_limited(limit), use_state_after=True)
-    return replace(asked, request=request)
+    request = SyncRequest(
+        asked.user_id, asked.request.device_id, since, _limited(limit), use_state_after=True
+    )
+    return Asked(request, asked.now, asked.typing_serial, asked.ignored, asked.blocks_invites)
 
 
+@lru_cache(MAX_TIMELINE + 1)
 def _limited(limit: int) -> Filter:
     return replace(NO_FILTER, room=RoomFilter(timeline=RoomEventFilter(events=EventFilter(limit=limit))))

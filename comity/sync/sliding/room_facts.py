@@ -5,7 +5,7 @@ Remembered, and read again only for rooms in which something happened since.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from comity.bus import Bus
@@ -88,22 +88,14 @@ class RoomFacts:
         stored = self._reader.events.get(tx, number) if number else None
         return stored.event.sender if stored is not None else None
 
-    def activity(
-        self, tx: Tx, rooms: Iterable[tuple[int, str]], now: int, changed: Collection[str] | None
-    ) -> dict[int, int]:
-        """room number -> the position of its last activity (0: none), for (number, id) of rooms.
-
-        `changed` are the ids of those in which something happened since they were last asked about;
-        None if that is not known.
-        """
+    def activity(self, tx: Tx, rooms: Iterable[tuple[int, str]], now: int) -> dict[int, int]:
+        """room number -> the position of its last activity (0: none), for (number, id) of rooms."""
         found: dict[int, int] = {}
         unknown: list[int] = []
         for room_num, room_id in rooms:
             known = self._activity.get(room_num)
-            is_known = known is not None and (
-                room_id not in changed if changed is not None else not self._bus.changed((room_id,), known[0])
-            )
-            if known is not None and is_known:
+            # All who follow a room ask after each message: the first one reads.
+            if known is not None and not self._bus.key_changed(room_id, known[0]):
                 found[room_num] = known[1]
             else:
                 unknown.append(room_num)

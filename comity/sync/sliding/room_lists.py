@@ -86,9 +86,7 @@ class RoomLists:
             for room_id, own in rooms.memberships.items()
             if own.membership in shown and not own.forgotten and not self._is_ignored(tx, own, rooms)
         }
-        bumps = self._facts.activity(
-            tx, ((own.room_num, room_id) for room_id, own in listed.items()), now, None
-        )
+        bumps = self._facts.activity(tx, ((own.room_num, room_id) for room_id, own in listed.items()), now)
         # Another membership event in the same stay, such as a new name, is no activity: it would lift every
         # room, and all in another order. Most rooms had some since, so that it does not matter.
         came = {own.room_num: own.position for own in listed.values()}
@@ -115,7 +113,7 @@ class RoomLists:
         """The same with `changed` at their new places; the others are neither looked at nor compared."""
         moved = [entry for entry in map(known.by_id.get, changed) if entry is not None]
         pairs = [(entry.own.room_num, entry.room_id) for entry in moved]
-        bumps = self._facts.activity(tx, pairs, now, set(changed))
+        bumps = self._facts.activity(tx, pairs, now)
         entries, by_id = known.entries.copy(), known.by_id.copy()
         for entry in moved:
             del entries[bisect_left(entries, _by_bump(entry), key=_by_bump)]

@@ -150,6 +150,8 @@ class Wish:
     lists: Mapping[str, ListWish] = field(default_factory=dict)
     subscriptions: Mapping[str, RoomWish] = field(default_factory=dict)
     extensions: Mapping[str, ExtensionWish] = field(default_factory=dict)
+    #: What no other wish has; 0 for one that is not remembered.
+    number: int = 0
 
 
 EXTENSIONS = ("to_device", "e2ee", "account_data", "receipts", "typing")
