@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from comity.bus import Bus
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
 from comity.protocol import identifiers
@@ -34,7 +35,7 @@ from comity.rooms.succession import Successions
 from comity.rooms.vouching import Vouching
 from comity.rooms.write import ClientTransaction, Writer
 from comity.store import rooms as stored_rooms
-from comity.store.database import Database, Tx
+from comity.store.database import Database, Tx, WriteTx
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Memberships:
         self,
         *,
         database: Database,
+        bus: Bus,
         rooms: Rooms,
         merger: Merger,
         decisions: Decisions,
@@ -81,6 +83,7 @@ class Memberships:
         self._whole = whole
         self._successions = successions
         self._database = database
+        self._bus = bus
         self._rooms = rooms
         self._merger = merger
         self._decisions = decisions
@@ -202,7 +205,14 @@ class Memberships:
             raise not_found("You have never been in that room")
         if last.membership not in ("leave", "ban"):
             raise MatrixError(400, "M_UNKNOWN", "You are still in the room: leave it first")
-        await self._database.write(lambda tx: stored_rooms.forget(tx, user_id, room.number))
+
+        def store(tx: WriteTx) -> None:
+            stored_rooms.forget(tx, user_id, room.number)
+            # What is remembered of the user's rooms holds no longer.
+            position = tx.next_position()
+            tx.after_commit(lambda: self._bus.publish(position, [user_id]))
+
+        await self._database.write(store)
 
     async def kick(self, user_id: str, room_id: str, target: str, *, reason: str | None = None) -> None:
         """Remove another user. Raises 403 M_FORBIDDEN."""

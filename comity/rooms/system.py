@@ -80,6 +80,7 @@ class _Core:
     key: SigningKey
     ports: Ports
     database: Database
+    bus: Bus
     rooms: Rooms
     merger: Merger
     fetcher: Fetcher
@@ -124,7 +125,7 @@ class RoomSystem:
         decisions = Decisions(database, rooms, merger, commits)
         guest_access = GuestAccess(database, merger, directory_calls)
         core = _Core(
-            name, key, ports, database, rooms, merger, fetcher, decisions, calls, guest_access, identity
+            name, key, ports, database, bus, rooms, merger, fetcher, decisions, calls, guest_access, identity
         )
         policies = self._build_policies(config, core)
         self.writer = writer = Writer(
@@ -210,9 +211,10 @@ class RoomSystem:
         leaver = Leaver(strangers=strangers, templates=templates, calls=calls, server_name=core.name)
         vouching = Vouching(calls=calls, templates=templates, intake=self.intake)
         self.memberships = Memberships(
-            database=core.database, rooms=core.rooms, merger=core.merger, decisions=core.decisions,
-            writer=writer, joiner=joiner, leaver=leaver, restricted=restricted, vouching=vouching,
-            policies=policies, guest_access=core.guest_access, fetcher=core.fetcher, calls=calls,
+            database=core.database, bus=core.bus, rooms=core.rooms, merger=core.merger,
+            decisions=core.decisions, writer=writer, joiner=joiner, leaver=leaver,
+            restricted=restricted, vouching=vouching, policies=policies, guest_access=core.guest_access,
+            fetcher=core.fetcher, calls=calls,
             server_name=core.name, member_content=member_content, whole=completer.whole,
             successions=successions,
         )  # fmt: skip

@@ -340,22 +340,37 @@ def local_rooms(tx: Tx, user_id: str, upto: int) -> list[LocalMembership]:
     return [_local(row) for row in rows]
 
 
-def local_stays(tx: Tx, user_id: str, upto: int) -> dict[int, int]:
-    """room number -> the position since which a local user's membership is what it is at `upto`.
+@dataclass(frozen=True, slots=True)
+class LocalStay:
+    """Since when a local user's membership of a room is what it is, and what came before it.
 
-    Another membership event that says the same, such as one with a new name, begins no other.
+    `before` is the membership before, None at first; `was_joined` whether they were ever in the room.
+    """
+
+    since: int
+    membership: str
+    before: str | None = None
+    was_joined: bool = False
+
+
+def local_stays(tx: Tx, user_id: str, upto: int) -> dict[int, LocalStay]:
+    """room number -> how a local user came to the membership that they have at position `upto`.
+
+    Another membership event that says the same, such as one with a new name, begins no other stay.
     """
     rows = tx.all(
         "SELECT room_num, position, membership FROM local_memberships WHERE user_id = ? AND position <= ? "
         "ORDER BY room_num, position",
         (user_id, upto),
     )
-    found: dict[int, int] = {}
-    last: tuple[int, str] | None = None
+    found: dict[int, LocalStay] = {}
     for room_num, position, membership in rows:
-        if last != (room_num, membership):
-            found[room_num] = position
-        last = (room_num, membership)
+        last = found.get(room_num)
+        if last is None:
+            found[room_num] = LocalStay(position, membership)
+        elif last.membership != membership:
+            was_joined = last.was_joined or last.membership == "join"
+            found[room_num] = LocalStay(position, membership, last.membership, was_joined)
     return found
 
 

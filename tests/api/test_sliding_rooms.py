@@ -89,7 +89,7 @@ async def test_what_is_kept_of_a_room_is_told_anew_with_it(server: Place) -> Non
     alice, bob = await server.clients("alice", "bob")
     room_id = await alice.create(name="Den")
     await bob.join(room_id)
-    tags = {"tags": {"u.work": {}}}
+    tags: dict[str, Any] = {"tags": {"u.work": {}}}
     await bob.account_data("m.tag", tags, room_id)
     said = await alice.say(room_id, "hello")
     await alice.receipt(room_id, said)
@@ -147,3 +147,70 @@ async def test_a_new_name_of_ones_own_lifts_no_room(server: Place) -> None:
     answer = await slide(bob, {"lists": {"all": listed((0, 0), limit=1)}})
     assert answer["rooms"].keys() == {rooms[1]}
     assert answer["rooms"][rooms[1]]["bump_stamp"] > max(stamps.values())
+
+
+async def test_who_begins_anew_is_told_what_they_were_removed_from(server: Place) -> None:
+    """After a restart of the server everybody begins anew, with the rooms that they knew before."""
+    alice, bob = await server.clients("alice", "bob")
+    names = ("kicked", "banned", "left", "both", "never")
+    kicked, banned, left, both, never = [await alice.create(name=name) for name in names]
+    for room_id in (kicked, banned, left, both):
+        await bob.join(room_id)
+        await alice.say_all(room_id, "one", "two")
+    await alice.treat(never, "ban", bob)
+    invited = await alice.create(preset="private_chat", invite=[bob.user_id])
+    await alice.treat(invited, "kick", bob)
+    await bob.leave(left)
+    for how, room_id in (("kick", kicked), ("ban", banned), ("kick", both), ("ban", both)):
+        await alice.treat(room_id, how, bob)
+    await alice.say(kicked, "behind his back")
+    await alice.set_state(kicked, "m.room.name", {"name": "renamed"})
+    body = {"lists": {"all": listed((0, 9), limit=2, required=[["m.room.name", ""]])}}
+    answer = await slide(bob, body)
+    # Of what they left themselves, and where they never were, there is nothing to know.
+    assert answer["rooms"].keys() == {kicked, banned, both}
+    assert answer["lists"]["all"]["count"] == 3
+    memberships = {room_id: part["membership"] for room_id, part in answer["rooms"].items()}
+    assert memberships == {kicked: "leave", banned: "ban", both: "ban"}
+    told = answer["rooms"][kicked]
+    assert (told["initial"], told["num_live"], told["limited"]) == (True, 0, True)
+    assert [event["content"].get("body") for event in told["timeline"]] == ["two", None]
+    state = by_key(told["required_state"])
+    assert state["m.room.name", ""] == {"name": "kicked"}
+    assert state["m.room.member", bob.user_id]["membership"] == "leave"
+    assert (await slide(bob, body, answer["pos"]))["rooms"] == {}
+    # What came of it since they were removed is no affair of theirs.
+    for name, found in (("kicked", {kicked}), ("renamed", set())):
+        wish = listed((0, 9), room_name_like=name)
+        assert (await slide(bob, {"conn_id": "x", "lists": {"all": wish}}))["rooms"].keys() == found
+    single = {"room_subscriptions": {kicked: {"timeline_limit": 1, "required_state": []}}}
+    assert (await slide(bob, {**single, "conn_id": "x"}))["rooms"] == {}
+
+
+async def test_a_room_that_somebody_was_removed_from_and_comes_back_to(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Den")
+    await bob.join(room_id)
+    body = {"lists": {"all": listed((0, 9), limit=5)}}
+    first = await slide(bob, body)
+    await alice.treat(room_id, "kick", bob)
+    answer = await slide(bob, body, first["pos"])
+    assert (answer["rooms"][room_id]["membership"], answer["lists"]["all"]["count"]) == ("leave", 1)
+    assert (await slide(bob, body, answer["pos"]))["rooms"] == {}
+    # A ban after that is another end, which is told.
+    await alice.treat(room_id, "ban", bob)
+    answer = await slide(bob, body, answer["pos"])
+    assert answer["rooms"][room_id]["membership"] == "ban"
+    await alice.treat(room_id, "unban", bob)
+    answer = await slide(bob, body, answer["pos"])
+    assert (answer["rooms"], answer["lists"]["all"]["count"]) == ({}, 0)
+    await bob.join(room_id)
+    answer = await slide(bob, body, answer["pos"])
+    told = answer["rooms"][room_id]
+    assert (told["membership"], told["initial"], told["name"]) == ("join", True, "Den")
+    await alice.treat(room_id, "kick", bob)
+    answer = await slide(bob, body, answer["pos"])
+    (await bob.ask("POST", at("rooms", room_id, "forget"), {})).ok()
+    answer = await slide(bob, body, answer["pos"])
+    assert (answer["rooms"], answer["lists"]["all"]["count"]) == ({}, 0)
+    assert (await slide(bob, body))["rooms"] == {}

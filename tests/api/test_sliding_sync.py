@@ -355,7 +355,8 @@ async def test_invites_and_leaving_are_told(server: Place) -> None:
     # State comes from here alone, so here stands that they left.
     topic, own = told["required_state"]
     assert (topic["content"], own) == ({"topic": "wanted"}, told["timeline"][-1])
-    assert answer["lists"]["all"]["count"] == 0
+    # It stays in the list until it is forgotten (MSC4186, Lists), and is told once.
+    assert answer["lists"]["all"]["count"] == 1
     assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
 
 

@@ -231,7 +231,7 @@ class SlidingFollower(Follower):
         query = {} if self._pos is None else {"pos": self._pos}
         answer = await self.client.ask("POST", SLIDING, {"lists": {"all": listed}}, timeout=0, **query)
         if answer.code == "M_UNKNOWN_POS" and self._pos is not None:
-            # Rooms that were left meanwhile are not told of on a new connection.
+            # Rooms that the user left by themselves are not told of on a new connection.
             self._pos, self.rooms = None, {}
             await self.catch_up(window, limit)
             return

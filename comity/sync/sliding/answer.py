@@ -20,13 +20,11 @@ from comity.sync.memory import Memory
 from comity.sync.sliding.connections import Connections, State, Told
 from comity.sync.sliding.extensions import Extensions, Shown, to_device_since, understood
 from comity.sync.sliding.room import SlidingRooms
-from comity.sync.sliding.room_lists import Entry, RoomLists
+from comity.sync.sliding.room_lists import PRESENT, Entry, RoomLists
 from comity.sync.sliding.wish import RoomWish, Wish
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
 from comity.sync.v3 import MAX_TIMEOUT
 from comity.users.ephemeral import Ephemeral
-
-_PRESENT = ("join", "invite", "knock")
 
 
 @dataclass(slots=True)
@@ -169,6 +167,9 @@ class Sliding:
             known, is_dm = base.rooms.get(room_id), room_id in direct
             if known is not None and self._is_settled(entry, room_wish, known, is_dm=is_dm):
                 continue
+            if known is not None and known.membership in PRESENT and not entry.is_present:
+                # A departure, below.
+                continue
             part, ids, told[room_id] = self._rooms.part(tx, asked, entry, room_wish, known, is_dm=is_dm)
             changed += 1
             if part is not None:
@@ -178,13 +179,20 @@ class Sliding:
                     looked.shown.longer.add(room_id)
         for room_id, own in self._gone(asked, base, rooms):
             part = self._rooms.departure(tx, asked, room_id, own, told.pop(room_id))
+            if room_id in looked.rooms:
+                # It stays in the lists, and is not told of again there.
+                told[room_id] = Told(asked.now, own.membership)
             changed += 1
             if part is not None:
                 parts[room_id] = part
         if changed:
             state.rooms = told
         # What is kept of a room beside it is told anew along with it.
-        anew = {room_id for room_id, part in parts.items() if "initial" in part or room_id not in told}
+        anew = {
+            room_id
+            for room_id, part in parts.items()
+            if "initial" in part or part["membership"] not in PRESENT
+        }
         if anew:
             state.forget(anew)
         extensions, is_news = self._extensions.fill(tx, asked, wish, state, looked.shown)
@@ -223,7 +231,7 @@ class Sliding:
                     inside.add(entry.room_id)
         for room_id, room_wish in wish.subscriptions.items():
             subscribed = listed_rooms.by_id.get(room_id)
-            if subscribed is not None:
+            if subscribed is not None and subscribed.is_present:
                 looked.add(subscribed, room_wish)
                 looked.shown.subscribed.add(room_id)
         looked.shown.rooms = {
@@ -236,13 +244,13 @@ class Sliding:
         return looked
 
     def _gone(self, asked: Asked, base: State, rooms: UserRooms) -> list[tuple[str, Any]]:
-        """The rooms that the client was told of and that the user is not in any more."""
+        """The rooms that the user is not in any more, and was as far as the client knows."""
         if not base.rooms or not self._bus.changed((asked.user_id,), base.position):
             return []
         found = []
-        for room_id in base.rooms:
+        for room_id, told in base.rooms.items():
             own = rooms.memberships.get(room_id)
-            if own is not None and own.membership not in _PRESENT:
+            if own is not None and told.membership in PRESENT and own.membership not in PRESENT:
                 found.append((room_id, own))
         return found
 

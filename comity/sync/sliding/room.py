@@ -68,6 +68,8 @@ class SlidingRooms:
 
         `asked` is the request as a whole: its `after` is the connection's, not the room's.
         """
+        if not entry.is_present:
+            return self._removed(tx, asked, entry, wish), [], Told(asked.now, entry.own.membership)
         if entry.own.membership != "join":
             part, now_told = self._from_outside(tx, asked, entry, told)
             return part, [], now_told
@@ -272,6 +274,15 @@ class SlidingRooms:
         if not invited:
             part["knock_state"] = stripped
         return part, now_told
+
+    def _removed(self, tx: Tx, asked: Asked, entry: Entry, wish: RoomWish) -> dict[str, Any] | None:
+        """A room that the user was removed from, to who was not told of it before: as it was then."""
+        told = Told(0, "leave", wish.required, wish.timeline_limit)
+        part = self.departure(tx, asked, entry.room_id, entry.own, told)
+        if part is not None:
+            part["initial"] = True
+            part["num_live"] = int(not asked.is_initial and entry.own.position > asked.after)
+        return part
 
     def departure(
         self, tx: Tx, asked: Asked, room_id: str, own: stored_rooms.LocalMembership, told: Told

@@ -17,6 +17,10 @@ from comity.store.database import Tx
 
 #: Rooms of which facts are remembered: about 400 bytes each.
 MAX_ROOMS = 200_000
+#: Ends of stays of which they are.
+MAX_PAST = 20_000
+#: Membership events whose senders are remembered: about 150 bytes each.
+MAX_SENDERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class RoomFacts:
         self._reader = reader
         self._bus = bus
         self._facts: Bounded[int, Facts] = Bounded(MAX_ROOMS)
+        #: (room number, position) -> what was so there, of rooms that somebody was removed from.
+        self._past: Bounded[tuple[int, int], Facts] = Bounded(MAX_PAST)
+        #: Number of an event that ended a stay, or invited -> who sent it.
+        self._senders: Bounded[int, str] = Bounded(MAX_SENDERS)
         #: Room number -> (the position up to which it holds, that of the last activity).
         self._activity: Bounded[int, tuple[int, int]] = Bounded(MAX_ROOMS)
 
@@ -53,6 +61,14 @@ class RoomFacts:
             facts = self._read(tx, room_num, state, now)
         self._facts.put(room_num, facts)
         return facts
+
+    def at(self, tx: Tx, room_num: int, position: int) -> Facts:
+        """The facts about a room as they were at a position."""
+        known = self._past.get((room_num, position))
+        if known is None:
+            known = self._read(tx, room_num, heads.at(tx, room_num, position), position)
+            self._past.put((room_num, position), known)
+        return known
 
     def _read(self, tx: Tx, room_num: int, state: bytes, now: int) -> Facts:
         create = self.content(tx, room_num, state, ("m.room.create", ""))
@@ -83,10 +99,20 @@ class RoomFacts:
         stored = self._reader.events.get(tx, number) if number else None
         return stored.event.content if stored is not None else None
 
-    def sender(self, tx: Tx, number: int) -> str | None:
-        """Who sent an event, by its number (0: none)."""
-        stored = self._reader.events.get(tx, number) if number else None
-        return stored.event.sender if stored is not None else None
+    def senders(self, tx: Tx, numbers: Iterable[int]) -> dict[int, str]:
+        """event number -> who sent it, of those that are there."""
+        found: dict[int, str] = {}
+        unknown: list[int] = []
+        for number in numbers:
+            known = self._senders.get(number)
+            if known is not None:
+                found[number] = known
+            elif number:
+                unknown.append(number)
+        for number, stored in self._reader.events.load(tx, unknown).items():
+            found[number] = stored.event.sender
+            self._senders.put(number, stored.event.sender)
+        return found
 
     def activity(self, tx: Tx, rooms: Iterable[tuple[int, str]], now: int) -> dict[int, int]:
         """room number -> the position of its last activity (0: none), for (number, id) of rooms."""

@@ -7,7 +7,7 @@ the one before, not the number of rooms.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,16 @@ from comity.store import personal
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
-from comity.store.rooms import LocalMembership
-from comity.sync.sliding.room_facts import RoomFacts
+from comity.store.rooms import LocalMembership, LocalStay
+from comity.store.state import EMPTY
+from comity.sync.sliding.room_facts import Facts, RoomFacts
 from comity.sync.sliding.wish import ListFilter, ListWish
 from comity.sync.user_rooms import UserRooms
 
 #: Users whose rooms are kept sorted, and their direct chats: about 200 bytes a room.
 MAX_USERS = 2_000
-_PRESENT = ("join", "invite", "knock")
+#: Of who is in a room, or may come to be.
+PRESENT = ("join", "invite", "knock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Entry:
     bump: int
     own: LocalMembership
     came: int
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the user is in the room, or may come to be."""
+        return self.own.membership in PRESENT
 
 
 @dataclass(slots=True)
@@ -67,7 +74,7 @@ class RoomLists:
         return known[1]
 
     def entries(self, tx: Tx, user_id: str, rooms: UserRooms, now: int) -> SortedRooms:
-        """The rooms that lists may show: joined, invited, knocked on."""
+        """The rooms that lists may show: joined, invited, knocked on, and what they were removed from."""
         known = self._sorted.get(user_id)
         if known is not None and known.memberships is rooms.memberships:
             changed = self._bus.keys_after(known.position)
@@ -80,20 +87,22 @@ class RoomLists:
                     known.position = now
                 return known
         # client-server §Invite permission: whoever blocks invites is not told of any.
-        shown = set(_PRESENT) - ({"invite"} if rooms.blocks_invites else set())
+        shown = set(PRESENT) - ({"invite"} if rooms.blocks_invites else set())
+        stays = stored_rooms.local_stays(tx, user_id, now)
+        removed = self._removed_from(tx, user_id, rooms, stays)
         listed = {
             room_id: own
             for room_id, own in rooms.memberships.items()
-            if own.membership in shown and not own.forgotten and not self._is_ignored(tx, own, rooms)
+            if not own.forgotten
+            and (own.membership in shown or own.room_num in removed)
+            and not self._is_ignored(tx, own, rooms)
         }
         bumps = self._facts.activity(tx, ((own.room_num, room_id) for room_id, own in listed.items()), now)
         # Another membership event in the same stay, such as a new name, is no activity: it would lift every
-        # room, and all in another order. Most rooms had some since, so that it does not matter.
-        came = {own.room_num: own.position for own in listed.values()}
-        if any(own.position > bumps[own.room_num] for own in listed.values() if own.membership == "join"):
-            came |= stored_rooms.local_stays(tx, user_id, now)
+        # room, and all in another order.
         entries = [
-            _entry(room_id, own, came[own.room_num], bumps[own.room_num]) for room_id, own in listed.items()
+            _entry(room_id, own, stays[own.room_num].since, bumps[own.room_num])
+            for room_id, own in listed.items()
         ]
         entries.sort(key=_by_bump)
         by_id = {entry.room_id: entry for entry in entries}
@@ -101,11 +110,25 @@ class RoomLists:
         self._sorted.put(user_id, found)
         return found
 
+    def _removed_from(
+        self, tx: Tx, user_id: str, rooms: UserRooms, stays: Mapping[int, LocalStay]
+    ) -> set[int]:
+        """The numbers of rooms that the user was in and that others removed them from (MSC4186, Lists).
+
+        They stay in lists until they are forgotten: the user may not have seen it otherwise. Of rooms that
+        they left themselves they know.
+        """
+        ended = [own for own in rooms.memberships.values() if not own.forgotten]
+        banned = {own.room_num for own in ended if own.membership == "ban" and stays[own.room_num].was_joined}
+        gone = [own for own in ended if own.membership == "leave" and stays[own.room_num].before == "join"]
+        senders = self._facts.senders(tx, [own.event_num for own in gone])
+        return banned.union(own.room_num for own in gone if senders.get(own.event_num, user_id) != user_id)
+
     def _is_ignored(self, tx: Tx, own: LocalMembership, rooms: UserRooms) -> bool:
         """Whether it is an invite of somebody whom the user ignores (client-server §Ignoring Users)."""
         if own.membership != "invite" or not rooms.ignored:
             return False
-        return self._facts.sender(tx, own.event_num) in rooms.ignored
+        return self._facts.senders(tx, [own.event_num]).get(own.event_num) in rooms.ignored
 
     def _renewed(
         self, tx: Tx, known: SortedRooms, rooms: UserRooms, changed: Sequence[str], now: int
@@ -133,7 +156,7 @@ class RoomLists:
         return found
 
     def _name(self, tx: Tx, entry: Entry, now: int) -> tuple[bool, str, str]:
-        name = self._facts.get(tx, entry.own.room_num, entry.room_id, now).name
+        name = self._facts_of(tx, entry, now).name
         return name is None, (name or "").casefold(), entry.room_id
 
     def _test(
@@ -161,16 +184,22 @@ class RoomLists:
         return lambda entry: all(test(entry) for test in tests)
 
     def _fits(self, tx: Tx, entry: Entry, wanted: ListFilter, now: int) -> bool:
-        facts = self._facts.get(tx, entry.own.room_num, entry.room_id, now)
-        room_type, is_encrypted = facts.room_type, facts.is_encrypted
-        if entry.own.stripped is not None:
+        facts = self._facts_of(tx, entry, now)
+        if wanted.is_encrypted is not None and facts.is_encrypted is not wanted.is_encrypted:
+            return False
+        if wanted.room_types is not None and facts.room_type not in wanted.room_types:
+            return False
+        return facts.room_type not in wanted.not_room_types
+
+    def _facts_of(self, tx: Tx, entry: Entry, now: int) -> Facts:
+        own = entry.own
+        if own.stripped is not None:
             # Of a room that we are not in, its inviter's word is all there is.
-            room_type, is_encrypted = _stripped_facts(entry.own.stripped)
-        if wanted.is_encrypted is not None and is_encrypted is not wanted.is_encrypted:
-            return False
-        if wanted.room_types is not None and room_type not in wanted.room_types:
-            return False
-        return room_type not in wanted.not_room_types
+            return _stripped_facts(own.stripped, own.position)
+        if not entry.is_present:
+            # What became of it since is no affair of theirs.
+            return self._facts.at(tx, own.room_num, own.position)
+        return self._facts.get(tx, own.room_num, entry.room_id, now)
 
     def _children(self, tx: Tx, spaces: Iterable[str], rooms: UserRooms, now: int) -> frozenset[str]:
         """The rooms inside spaces that the user is in."""
@@ -188,7 +217,7 @@ def _by_bump(entry: Entry) -> tuple[int, str]:
 
 def _entry(room_id: str, own: LocalMembership, came: int, activity: int) -> Entry:
     """What happened before somebody came, or where they only are invited, does not lift a room for them."""
-    return Entry(room_id, max(activity, came) if own.membership == "join" else came, own, came)
+    return Entry(room_id, max(activity, came) if own.membership == "join" else own.position, own, came)
 
 
 def _direct_rooms(tx: Tx, user_id: str) -> frozenset[str]:
@@ -213,14 +242,20 @@ def _tag_test(tx: Tx, user_id: str, wanted: ListFilter) -> Callable[[Entry], boo
     return test
 
 
-def _stripped_facts(text: str) -> tuple[str | None, bool]:
-    """(room type, whether encrypted) as stripped state tells it."""
+def _stripped_facts(text: str, position: int) -> Facts:
+    """The facts about a room that stripped state tells."""
     listed: Any = orjson.loads(text)
-    room_type, is_encrypted = None, False
+    found: dict[str, dict[str, Any]] = {}
     for item in listed if isinstance(listed, list) else ():
         content = item.get("content") if isinstance(item, dict) else None
-        if isinstance(content, dict) and item.get("type") == "m.room.create":
-            told = content.get("type")
-            room_type = told if isinstance(told, str) else None
-        is_encrypted = is_encrypted or (isinstance(item, dict) and item.get("type") == "m.room.encryption")
-    return room_type, is_encrypted
+        if isinstance(content, dict) and isinstance(item.get("type"), str):
+            found[item["type"]] = content
+    room_type = found.get("m.room.create", {}).get("type")
+    name = found.get("m.room.name", {}).get("name")
+    return Facts(
+        position,
+        EMPTY,
+        room_type if isinstance(room_type, str) else None,
+        "m.room.encryption" in found,
+        name if isinstance(name, str) and name else None,
+    )
