@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.support_rooms import Place, by_key, place
 from tests.api.support_users import at
-from tests.api.test_sliding_edges import listed
+from tests.api.test_sliding_edges import device_keys_of, listed
 from tests.api.test_sliding_sync import everything, slide, window
 
 
@@ -214,3 +214,82 @@ async def test_a_room_that_somebody_was_removed_from_and_comes_back_to(server: P
     answer = await slide(bob, body, answer["pos"])
     assert (answer["rooms"], answer["lists"]["all"]["count"]) == ({}, 0)
     assert (await slide(bob, body))["rooms"] == {}
+
+
+async def test_an_extension_that_was_left_out_for_a_while_misses_nothing(server: Place) -> None:
+    """Also one that is asked for after a first answer, which an app wants soon."""
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Den")
+    await bob.join(room_id)
+    await bob.account_data("x.note", {"n": 1})
+    await bob.account_data("x.note", {"n": 1}, room_id)
+    # What is small is told at once.
+    answer = await slide(bob, window())
+    answer = await slide(bob, everything(), answer["pos"])
+
+    def notes(answer: Any) -> tuple[list[Any], list[Any]]:
+        told = answer["extensions"]["account_data"]
+        listed = (told["global"], told["rooms"].get(room_id, []))
+        whole, inside = ([one["content"] for one in events if one["type"] == "x.note"] for events in listed)
+        return whole, inside
+
+    assert notes(answer) == ([{"n": 1}], [{"n": 1}])
+    assert notes(await slide(bob, everything(), answer["pos"])) == ([], [])
+    answer = await slide(bob, everything(), answer["pos"])
+    # Nothing of this is asked for meanwhile.
+    await bob.account_data("x.note", {"n": 2})
+    await bob.account_data("x.note", {"n": 2}, room_id)
+    said = await alice.say(room_id, "hello")
+    await alice.receipt(room_id, said)
+    keys = {"device_keys": await device_keys_of(alice)}
+    (await alice.ask("POST", "/keys/upload", keys)).ok()
+    answer = await slide(bob, window(), answer["pos"])
+    assert answer["extensions"] == {}
+    answer = await slide(bob, window(), answer["pos"])
+    answer = await slide(bob, everything(), answer["pos"])
+    assert notes(answer) == ([{"n": 2}], [{"n": 2}])
+    told = answer["extensions"]
+    assert told["e2ee"]["device_lists"]["changed"] == [alice.user_id]
+    assert told["receipts"]["rooms"][room_id]["content"].keys() == {said}
+    again = (await slide(bob, everything(), answer["pos"]))["extensions"]
+    assert (again["receipts"]["rooms"], "device_lists" in again["e2ee"]) == ({}, False)
+
+
+async def test_receipts_on_what_was_shown_before_a_room_went_out_of_sight(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    near, far = await alice.create(name="near"), await alice.create(name="far")
+    for room_id in (near, far):
+        await bob.join(room_id)
+    said = await alice.say(far, "hello")
+    receipts = {"receipts": {"enabled": True}}
+    wide = {"lists": {"all": listed((0, 1), limit=1)}, "extensions": receipts}
+    narrow = {"lists": {"all": listed((0, 0), limit=1)}, "extensions": receipts}
+    answer = await slide(bob, wide)
+    assert answer["extensions"]["receipts"]["rooms"] == {}
+    await alice.say(near, "up")
+    await alice.receipt(far, said)
+    answer = await slide(bob, narrow, answer["pos"])
+    assert answer["extensions"]["receipts"]["rooms"] == {}
+    answer = await slide(bob, wide, answer["pos"])
+    # Nothing else happened there.
+    assert answer["rooms"] == {}
+    told = answer["extensions"]["receipts"]["rooms"]
+    assert told.keys() == {far}
+    assert told[far]["content"][said]["m.read"].keys() == {alice.user_id}
+    assert (await slide(bob, wide, answer["pos"]))["extensions"]["receipts"]["rooms"] == {}
+
+
+async def test_receipts_of_a_room_that_is_in_sight_before_they_are_wanted(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(name="Den")
+    await bob.join(room_id)
+    said = await alice.say(room_id, "hello")
+    await alice.receipt(room_id, said)
+    receipts: dict[str, Any] = {"enabled": True, "lists": [], "rooms": ["*"]}
+    body = {"lists": {"all": listed((0, 1), limit=1)}, "extensions": {"receipts": receipts}}
+    answer = await slide(bob, body)
+    assert answer["extensions"]["receipts"]["rooms"] == {}
+    subscribed = {**body, "room_subscriptions": {room_id: {"timeline_limit": 1, "required_state": []}}}
+    answer = await slide(bob, subscribed, answer["pos"])
+    assert answer["rooms"] == {}
+    assert answer["extensions"]["receipts"]["rooms"][room_id]["content"].keys() == {said}

@@ -177,6 +177,8 @@ class Sliding:
                 looked.shown.timelines[room_id] = ids
                 if "expanded_timeline" in part:
                     looked.shown.longer.add(room_id)
+                if "initial" in part:
+                    looked.shown.whole.add(room_id)
         for room_id, own in self._gone(asked, base, rooms):
             part = self._rooms.departure(tx, asked, room_id, own, told.pop(room_id))
             if room_id in looked.rooms:

@@ -8,7 +8,7 @@ that was taken for lost may come after all, so that the last few answers to the 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from comity.protocol.errors import MatrixError
 from comity.sync.sliding.wish import NOTHING_REQUIRED, Required
@@ -48,17 +48,21 @@ class Told:
 class State:
     """What a client knows after one answer; `serial` is given when it is kept.
 
-    `account_data` and `receipts` are the rooms of which it has all of either, up to `position`; `typing`
-    those in which it believes that somebody types, with the serial number of what it was told. Changed
-    only while its answer is made: what is made anew for every answer is not frozen, which takes three
-    times as long.
+    `account_data` and `receipts` are the rooms of which it has all of either, up to `position`;
+    `receipts_until` those of which it has receipts up to an earlier one; `has_global` whether it has all
+    account data beside rooms; `devices` up to where it was told of devices; `typing` those in
+    which it believes that somebody types, with the serial number of what it was told. Changed only while
+    its answer is made: what is made anew for every answer is not frozen, which takes three times as long.
     """
 
     serial: int = 0
     position: int = 0
     rooms: Mapping[str, Told] = field(default_factory=dict)
     account_data: frozenset[str] = frozenset()
+    has_global: bool = False
+    devices: int = 0
     receipts: frozenset[str] = frozenset()
+    receipts_until: Mapping[str, int] = field(default_factory=dict)
     typing: Mapping[str, int] = field(default_factory=dict)
     #: What it was last told of its keys, and of the sizes of lists: told again when they change.
     keys: object = None
@@ -70,21 +74,24 @@ class State:
 
     def copy(self) -> State:
         """The same, to be changed."""
-        return State(
-            self.serial, self.position, self.rooms, self.account_data, self.receipts, self.typing, self.keys,
-            self.lists, self.answered, self.typing_serial,
-        )  # fmt: skip
+        return replace(self)
 
     def forget(self, rooms: Collection[str]) -> None:
         """Nothing is known any more of what is kept beside these rooms."""
         self.account_data = self.account_data.difference(rooms)
         self.receipts = self.receipts.difference(rooms)
-        self.typing = {room_id: serial for room_id, serial in self.typing.items() if room_id not in rooms}
+        self.receipts_until = _besides(self.receipts_until, rooms)
+        self.typing = _besides(self.typing, rooms)
 
     @property
     def size(self) -> int:
         """How many rooms it holds something about, and what it costs without any, in rooms."""
-        return EMPTY_SIZE + len(self.rooms) + len(self.account_data) + len(self.receipts)
+        beside = len(self.account_data) + len(self.receipts) + len(self.receipts_until)
+        return EMPTY_SIZE + len(self.rooms) + beside
+
+
+def _besides(known: Mapping[str, int], rooms: Collection[str]) -> dict[str, int]:
+    return {room_id: value for room_id, value in known.items() if room_id not in rooms}
 
 
 @dataclass(slots=True)

@@ -33,12 +33,14 @@ ONE_TIME_KEYS = "signed_curve25519"
 class Shown:
     """The rooms of one answer: by room id the number, and the ids of the events in its timeline.
 
-    `longer` are those of which it has more than the client wanted before. `lists` are the rooms in the
+    `whole` are those that are told from the beginning, `longer` those of which it has more than the client
+    wanted before. `lists` are the rooms in the
     windows of each list, `subscribed` those that are asked for by name.
     """
 
     rooms: dict[str, int] = field(default_factory=dict)
     timelines: dict[str, list[str]] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
     longer: set[str] = field(default_factory=set)
     lists: dict[str, set[str]] = field(default_factory=dict)
     subscribed: set[str] = field(default_factory=set)
@@ -98,6 +100,7 @@ class Extensions:
         told: dict[str, Any] = {}
         is_news = False
         wanted: Mapping[str, ExtensionWish] = wish.extensions
+        _leave_unwanted(state, asked.now, wanted)
         if "to_device" in wanted or "e2ee" in wanted:
             is_news = self._from_devices(tx, asked, wish, state, told)
         mine = state.position == 0 or self._bus.changed((asked.user_id,), state.position)
@@ -120,7 +123,6 @@ class Extensions:
 
     def _from_devices(self, tx: Tx, asked: Asked, wish: Wish, state: State, told: dict[str, Any]) -> bool:
         is_news = False
-        position = state.position
         if "to_device" in wish.extensions:
             # Its messages go by a token of their own: what is acknowledged by it is gone.
             limit = min(wish.extensions["to_device"].limit or MAX_MESSAGES, MAX_MESSAGES)
@@ -138,10 +140,7 @@ class Extensions:
                 state.answered = 0
         if "e2ee" in wish.extensions:
             user_id, device_id = asked.user_id, asked.request.device_id
-            changed: list[str] = []
-            left: list[str] = []
-            if position:
-                changed, left = self._devices.lists(tx, user_id, position, asked.now)
+            changed, left = self._devices.lists(tx, user_id, state.devices, asked.now)
             kept = self._devices.counts.get(tx, user_id, device_id)
             one_time = kept.one_time
             if ONE_TIME_KEYS not in one_time and device_keys.identity(tx, user_id, device_id) is not None:
@@ -155,7 +154,7 @@ class Extensions:
             if changed or left:
                 told["e2ee"]["device_lists"] = {"changed": changed, "left": left}
             is_news = is_news or bool(changed or left) or keys != state.keys
-            state.keys = keys
+            state.keys, state.devices = keys, asked.now
         return is_news
 
     async def acknowledge(self, request: SyncRequest) -> None:
@@ -170,7 +169,7 @@ class Extensions:
         events: list[dict[str, Any]] = []
         rooms: dict[str, list[dict[str, Any]]] = {}
         known = state.account_data
-        if state.position == 0:
+        if not state.has_global:
             changed = [
                 ("", kind, text)
                 for kind, text in personal.room_account_data(tx, asked.user_id, "", asked.now)
@@ -200,7 +199,7 @@ class Extensions:
                     event = {"type": kind, "content": orjson.Fragment(text)}
                     rooms.setdefault(room_id, []).append(event)
             known = known | new
-        state.account_data = known
+        state.account_data, state.has_global = known, True
         return events, rooms
 
     # -- receipts, typing
@@ -208,8 +207,8 @@ class Extensions:
     def _receipts(
         self, tx: Tx, asked: Asked, state: State, shown: Shown, scope: Collection[str]
     ) -> dict[str, Any]:
-        known, found = state.receipts, dict[str, Any]()
-        wanted = set(scope)
+        known, until, found = state.receipts, state.receipts_until, dict[str, Any]()
+        wanted, missed = set(scope), set[str]()
         changed = self._bus.keys_after(state.position)
         suspects = known if changed is None else known.intersection(changed)
         for room_id in suspects:
@@ -220,17 +219,23 @@ class Extensions:
                 if content is not None:
                     found[room_id] = _receipt(content)
             else:
-                known = known - {room_id}
+                missed.add(room_id)
         new = wanted - state.receipts
         for room_id in new | (wanted & shown.longer):
             # Of a room that was told of before, what is new counts wherever it is.
-            after = asked.now if room_id in new else state.position
+            if room_id not in new:
+                after = state.position
+            else:
+                after = until.get(room_id, asked.now if room_id in shown.whole else 0)
             content = personal.receipts_on(
                 tx, shown.rooms[room_id], shown.timelines.get(room_id, []), after, asked.now, asked.user_id
             )
             if content is not None:
                 found[room_id] = _receipt(content)
-        state.receipts = known | new if new else known
+        if missed or new:
+            left = {room_id: position for room_id, position in until.items() if room_id not in new}
+            state.receipts_until = {**left, **dict.fromkeys(missed, state.position)}
+            state.receipts = (known - missed) | new
         return found
 
     def _typing(self, asked: Asked, state: State, scope: Collection[str]) -> dict[str, Any]:
@@ -250,6 +255,19 @@ class Extensions:
         if found:
             state.typing = told
         return found
+
+
+def _leave_unwanted(state: State, now: int, wanted: Collection[str]) -> None:
+    """Take from the state what is not followed in this answer: account data is told whole when it is wanted
+    again, of receipts and devices what was missed. Those count from the beginning of the connection.
+    """
+    if not state.devices:
+        state.devices = now
+    if "account_data" not in wanted and state.has_global:
+        state.account_data, state.has_global = frozenset(), False
+    if "receipts" not in wanted and state.receipts:
+        state.receipts_until = {**state.receipts_until, **dict.fromkeys(state.receipts, state.position)}
+        state.receipts = frozenset()
 
 
 def _receipt(content: bytes) -> dict[str, Any]:
