@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from comity.sync.sliding.wish import MAX_SUBSCRIPTIONS
+from tests.api.neighbours import neighbours, settle
 from tests.api.support_keys import KIND, claim_key, device_of, give_keys
 from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
 from tests.api.support_users import at
@@ -300,3 +301,29 @@ async def test_an_app_may_name_every_room_that_its_user_looked_at(server: Place)
     assert len(told["timeline"]) == 3
     rooms = {f"!{number}:example.org": wish for number in range(MAX_SUBSCRIPTIONS + 1)}
     (await try_slide(alice, {"room_subscriptions": rooms})).failed(400, "M_INVALID_PARAM")
+
+
+async def test_an_invite_from_elsewhere_is_filtered_by_what_it_shows_of_its_room(tmp_path: Path) -> None:
+    async with neighbours(tmp_path) as (here, there):
+        bob, alice = await here.client("bob"), await there.client("alice")
+        encryption = {"type": "m.room.encryption", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+        room_id = await alice.create(
+            preset="private_chat", name="Far away", initial_state=[encryption], invite=[bob.user_id]
+        )
+        await settle(here, there)
+        for filters, found in (
+            ({"room_name_like": "FAR"}, {room_id}),
+            ({"room_name_like": "near"}, set[str]()),
+            ({"is_encrypted": True, "room_types": [None]}, {room_id}),
+            ({"is_encrypted": False}, set[str]()),
+            ({"room_types": ["m.space"]}, set[str]()),
+        ):
+            body = {"lists": {"all": listed((0, 9), **filters)}}
+            answer = await slide(bob, body)
+            assert (answer["rooms"].keys(), answer["lists"]["all"]["count"]) == (found, len(found))
+        # And is found by its sender's word alone: nothing of the room is here.
+        told = (await slide(bob, window()))["rooms"][room_id]
+        assert by_key(told["invite_state"])["m.room.name", ""] == {"name": "Far away"}
+        await bob.leave(room_id)
+        # An invite that they turned down themselves is in no list.
+        assert (await slide(bob, window()))["rooms"] == {}
