@@ -15,10 +15,10 @@ import orjson
 
 from comity.bus import Bus
 from comity.store import personal
-from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
-from comity.store.rooms import LocalMembership, LocalStay
+from comity.store.local_stays import LocalStay, local_stays
+from comity.store.rooms import LocalMembership
 from comity.store.state import EMPTY
 from comity.sync.sliding.room_facts import Facts, RoomFacts
 from comity.sync.sliding.wish import ListFilter, ListWish
@@ -88,7 +88,7 @@ class RoomLists:
                 return known
         # client-server §Invite permission: whoever blocks invites is not told of any.
         shown = set(PRESENT) - ({"invite"} if rooms.blocks_invites else set())
-        stays = stored_rooms.local_stays(tx, user_id, now)
+        stays = local_stays(tx, user_id, now)
         removed = self._removed_from(tx, user_id, rooms, stays)
         listed = {
             room_id: own
