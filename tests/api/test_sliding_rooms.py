@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.support_rooms import Place, by_key, place
+from tests.api.support_rooms import Place, bodies, by_key, place
 from tests.api.support_users import at
 from tests.api.test_sliding_edges import device_keys_of, listed
 from tests.api.test_sliding_sync import everything, slide, window
@@ -293,3 +293,24 @@ async def test_receipts_of_a_room_that_is_in_sight_before_they_are_wanted(server
     answer = await slide(bob, subscribed, answer["pos"])
     assert answer["rooms"] == {}
     assert answer["extensions"]["receipts"]["rooms"][room_id]["content"].keys() == {said}
+
+
+async def test_a_position_is_a_place_in_timelines(server: Place) -> None:
+    """MSC4186: it can be given to /messages and /relations."""
+    alice = await server.client("alice")
+    room_id = await alice.create(name="Den")
+    root = await alice.say(room_id, "one")
+    relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    text = {"msgtype": "m.text", "body": "below", **relation}
+    below = await alice.send(room_id, "m.room.message", text)
+    pos = (await slide(alice, window()))["pos"]
+    await alice.say(room_id, "two")
+    await alice.send(room_id, "m.room.message", {**text, "body": "above"})
+    assert bodies((await alice.messages(room_id, from_=pos, limit=2))["chunk"]) == ["below", "one"]
+    assert bodies((await alice.messages(room_id, "f", from_=pos))["chunk"]) == ["two", "above"]
+    path = "/_matrix/client/v1" + at("rooms", room_id, "relations", root)
+    found = (await alice.ask("GET", path, **{"from": pos})).ok()["chunk"]
+    assert [event["event_id"] for event in found] == [below]
+    for wrong in (pos + "/1", pos.replace("/", "_"), "1/2/" + "9" * 12, "1/2/"):
+        answer = await alice.try_messages(room_id, from_=wrong)
+        answer.failed(400, "M_INVALID_PARAM")

@@ -2,9 +2,9 @@
 
 `s<position>_<typing serial>` is a place in the whole log (/sync), with `_<position>` behind it
 while a device has not been given all its messages, and `p<presence serial>` if it was told of
-presence; `t<line>` is a place between two events of a room's timeline: just above that line. Lines
-and positions share one order (DESIGN §3), so either may be given where a place in a timeline is
-asked for.
+presence; `t<line>` is a place between two events of a room's timeline: just above that line;
+`<connection>/<serial>/<position>` is one of sliding sync. Lines and positions share one order (DESIGN §3),
+so any of them may be given where a place in a timeline is asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from comity.store.events import LINE_BITS, live_line
 
 # Bounded in digits: a line, and the line of a position, must fit into the 64 bits that SQLite takes.
 _SYNC = re.compile(r"s([0-9]{1,11})_([0-9]{1,18})(?:_([0-9]{1,11}))?(?:p([0-9]{1,18}))?", re.ASCII)
+_SLIDING = re.compile(r"[0-9]{1,18}/[0-9]{1,18}/([0-9]{1,11})", re.ASCII)
 _LINE = re.compile(r"t([0-9]{1,18})", re.ASCII)
 
 
@@ -63,12 +64,17 @@ def line_token(line: int) -> str:
     return f"t{line}"
 
 
+def sliding_token(connection: int, serial: int, position: int) -> str:
+    """The token of an answer of sliding sync, which told what happened up to `position`."""
+    return f"{connection}/{serial}/{position}"
+
+
 def parse_line(text: str) -> int:
-    """The line below the place that a token of either kind names. Raises 400 M_INVALID_PARAM."""
+    """The line below the place that a token of any kind names. Raises 400 M_INVALID_PARAM."""
     match = _LINE.fullmatch(text)
     if match is not None:
         return int(match[1])
-    match = _SYNC.fullmatch(text)
+    match = _SYNC.fullmatch(text) or _SLIDING.fullmatch(text)
     if match is None:
         raise invalid_param("The token is not one that this server gave")
     return live_line(int(match[1]))

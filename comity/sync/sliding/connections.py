@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from comity.protocol.errors import MatrixError
+from comity.rooms.read.tokens import sliding_token
 from comity.sync.sliding.wish import NOTHING_REQUIRED, Required
 
 #: Connections of one device: apps keep two or three.
@@ -184,4 +185,4 @@ class Connections:
 
 
 def _pos(connection: _Connection, state: State) -> str:
-    return f"{connection.number}/{state.serial}"
+    return sliding_token(connection.number, state.serial, state.position)
