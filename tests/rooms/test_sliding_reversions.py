@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.api.support_rooms import ask
 from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place
 from tests.rooms.test_forks import a_shared_room
@@ -72,6 +74,24 @@ async def test_a_member_whom_nothing_told_of_is_told_where_there_is_no_gap(tmp_p
         told = (await client.slide(lazy, limit=1))[room_id]
         assert told["limited"] is False
         assert {"type": "m.room.member", "state_key": EVE} in told["required_state"]
+
+
+async def test_more_members_than_are_told_are_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After which apps fetch the list of members: a large room that is whole at last changes thousands."""
+    monkeypatch.setattr("comity.sync.sliding.room.MAX_MEMBERS", 0)
+    async with a_place(tmp_path) as place:
+        room_id, branch = await a_shared_room(place, "11")
+        client, lazy = await a_slider(place), ["m.room.member", "$LAZY"]
+        late = branch.fork()
+        await place.accept(branch.join(EVE))
+        await place.say(room_id, "hello")
+        await client.slide(lazy, limit=1)
+        await place.accept(late.send(BOB, "m.room.join_rules", {"join_rule": "invite"}, ""))
+        told = (await client.slide(lazy, limit=1))[room_id]
+        assert (told["limited"], told["joined_count"]) == (True, 4)
+        assert by_key(told["required_state"]).keys() == {("m.room.member", BOB)}
+        assert [event["type"] for event in told["timeline"]] == ["m.room.join_rules"]
+        assert told["prev_batch"]
 
 
 async def test_state_that_is_gone_is_told_to_who_wants_it(tmp_path: Path) -> None:

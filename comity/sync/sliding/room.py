@@ -38,12 +38,20 @@ _NAMING = ("m.room.name", "m.room.avatar", MEMBER)
 class _Changed:
     """The state of a room that is to be told: by event number, and what is of no event any more.
 
-    `naming` are the types of _NAMING that changed, wanted or not.
+    `naming` are the types of _NAMING that changed, wanted or not; `has_gap`: more members than are told.
     """
 
     numbers: dict[int, None] = field(default_factory=dict)
     gone: list[dict[str, str]] = field(default_factory=list)
     naming: set[str] = field(default_factory=set)
+    has_gap: bool = False
+
+    def add(self, event_type: str, state_key: str, number: int) -> None:
+        """Tell an entry; `number` is 0 if there is none any more."""
+        if number:
+            self.numbers[number] = None
+        else:
+            self.gone.append({"type": event_type, "state_key": state_key})
 
     def __bool__(self) -> bool:
         return bool(self.numbers or self.gone or self.naming)
@@ -108,12 +116,12 @@ class SlidingRooms:
             ],
             "timeline": reader.format.events(tx, shown.events, reading),
             # Clients take a longer stretch for what comes after what they have, unless it says so.
-            "limited": shown.limited or is_longer,
+            "limited": shown.limited or is_longer or changed.has_gap,
             "num_live": 0 if asked.is_initial else sum(
                 (stored.line or 0) > live_line(asked.after) for stored in shown.events
             ),
         }  # fmt: skip
-        if shown.events or shown.limited or is_new:
+        if shown.events or part["limited"] or is_new:
             part["prev_batch"] = line_token(shown.before)
         if is_new:
             part["initial"] = True
@@ -170,6 +178,7 @@ class SlidingRooms:
         # Apps keep the list of members while they have all of the timeline, in which what state resolution
         # changed is not; after a gap they fetch that list anew.
         is_gapless = wanted.lazy and not shown.limited
+        others: list[tuple[str, int]] = []
         changed = _Changed()
         numbers = changed.numbers
         if known == EMPTY:
@@ -179,14 +188,16 @@ class SlidingRooms:
                 event_type, state_key = states.key(tx, room_num, slot)
                 if event_type in _NAMING:
                     changed.naming.add(event_type)
-                is_wanted = wanted.wants(event_type, state_key)
-                if event_type == MEMBER and (is_gapless or state_key in members):
-                    members.add(state_key)
-                    is_wanted = True
-                if is_wanted and number:
-                    numbers[number] = None
-                elif is_wanted:
-                    changed.gone.append({"type": event_type, "state_key": state_key})
+                is_member = event_type == MEMBER
+                if wanted.wants(event_type, state_key) or (is_member and state_key in members):
+                    changed.add(event_type, state_key, number)
+                elif is_member and is_gapless:
+                    others.append((state_key, number))
+            # As many as when a room is whole at last that was joined in a moment: they are fetched, too.
+            changed.has_gap = len(others) > MAX_MEMBERS
+            for user_id, number in () if changed.has_gap else others:
+                members.add(user_id)
+                changed.add(MEMBER, user_id, number)
             if not told.required.covers(wanted):
                 numbers.update(dict.fromkeys(self._pick(tx, room_num, current, wanted)))
         for user_id in sorted(shown_here - told.members):
