@@ -382,6 +382,9 @@ class Router:
 
     def _route(self, request: Request) -> tuple[Handler, Guard | None, Call]:
         """Who answers a request, and whom to ask before. Raises 404 or 405 M_UNRECOGNIZED, 400."""
+        if request.method == "OPTIONS":
+            # Also where there is nothing: a browser that is refused here never learns of the 404.
+            return _preflight, None, Call(request, _NO_PARAMETERS)
         literal = self._literal.get(request.path)
         values: Sequence[str] = ()
         if literal is None:
@@ -391,8 +394,6 @@ class Router:
                 raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint")
             literal, values = found
         node = literal
-        if request.method == "OPTIONS":
-            return _preflight, None, Call(request, _NO_PARAMETERS)
         method = "GET" if request.method == "HEAD" and "HEAD" not in node.routes else request.method
         route = node.routes.get(method)
         if route is None:
