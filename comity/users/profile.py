@@ -137,13 +137,16 @@ class Profiles:
         return _checked_remote(await self._ask(user_id, field), field)
 
     async def _ask(self, user_id: str, field: str | None) -> Mapping[str, Any]:
-        """Another server's user's profile. Raises 404 M_NOT_FOUND, 502 M_UNKNOWN."""
+        """Another server's user's profile. Raises 403 M_FORBIDDEN, 404 M_NOT_FOUND, 502 M_UNKNOWN."""
         server = server_of(user_id)
         try:
             return await self._calls.query_profile(server, user_id, field)
         except FederationError as error:
             if error.status == 404:
                 raise not_found("There is no such profile") from None
+            if error.status == 403 and error.code == "M_FORBIDDEN":
+                # server-server §Querying for information: it may deny look-ups.
+                raise forbidden(f"{server} does not tell this profile") from None
             raise MatrixError(502, "M_UNKNOWN", f"{server} could not be asked", detail=str(error)) from None
 
     async def answer(self, user_id: str, field: str | None) -> dict[str, Any]:

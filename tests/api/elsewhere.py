@@ -17,7 +17,10 @@ from comity.protocol.signing import SigningKey
 
 
 class Elsewhere:
-    """`ports.Transport` and `ports.Resolver` where every server knows the profiles in `profiles`."""
+    """`ports.Transport` and `ports.Resolver` where every server knows the profiles in `profiles`.
+
+    One that is an error is what the server says with 403.
+    """
 
     def __init__(self, profiles: Mapping[str, dict[str, Any]]) -> None:
         self._profiles = profiles
@@ -39,7 +42,7 @@ class Elsewhere:
         profile = self._profiles.get(parse_qs(query)["user_id"][0])
         if profile is None:
             return Answer(404, {}, orjson.dumps({"errcode": "M_NOT_FOUND", "error": "There is no such user"}))
-        return Answer(200, {}, orjson.dumps(profile))
+        return Answer(403 if "errcode" in profile else 200, {}, orjson.dumps(profile))
 
     async def get_url(self, url: str, *, timeout: float, max_bytes: int) -> Answer:
         raise TransportError("There is no other network")

@@ -123,6 +123,15 @@ async def test_profiles_of_other_servers_are_asked_for(server: UserServer) -> No
     (await server.ask("GET", at("profile", other), token=token)).failed(502, "M_UNKNOWN")
 
 
+async def test_another_server_may_keep_profiles_to_itself(server: UserServer) -> None:
+    token, other = await server.user("alice"), "@olga:other.org"
+    server.remote_profiles[other] = {"errcode": "M_FORBIDDEN", "error": "Profiles are for friends"}
+    for path in (at("profile", other), field("displayname", other)):
+        (await server.ask("GET", path, token=token)).failed(403, "M_FORBIDDEN")
+    server.remote_profiles[other] = {"errcode": "M_UNKNOWN", "error": "A proxy in between"}
+    (await server.ask("GET", at("profile", other), token=token)).failed(502, "M_UNKNOWN")
+
+
 async def test_other_servers_are_answered(server: UserServer) -> None:
     token = await server.user("alice")
     await server.ask("PUT", field("displayname"), {"displayname": "Alice"}, token=token)
