@@ -24,7 +24,7 @@ OPEN_TO_SUSPENDED: Mapping[tuple[str, str], Condition] = {
     ("POST", "/login/get_token"): always,
     ("POST", "/account/password"): always,
     ("POST", "/account/deactivate"): always,
-    ("POST", "/account/3pid/delete"): always,
+    # Their addresses stay (no changelog is kept of them); what identity servers know of them need not.
     ("POST", "/account/3pid/unbind"): always,
     ("PUT", "/devices/{deviceId}"): always,
     ("DELETE", "/devices/{deviceId}"): always,

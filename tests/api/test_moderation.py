@@ -132,6 +132,7 @@ async def test_what_is_open_while_suspended_and_what_is_not(server: UserServer) 
         ("DELETE", at("profile", ALICE, "displayname"), None),
         ("PUT", at("rooms", "!r:x", "typing", ALICE), {"typing": True}),
         ("PUT", at("presence", ALICE, "status"), {"presence": "online"}),
+        ("POST", "/account/3pid/delete", {"medium": "email", "address": "alice@mail.example"}),
     )
     for method, path, denied in refusals:
         refused = await server.ask(method, path, denied, token=alice)
