@@ -219,6 +219,7 @@ def build(config: Config, ports: Ports) -> App:
         withdraw=rooms.delayed.cancel_all,
     )  # fmt: skip
     users.connect(errands.begin, rooms.intake.admits)
+    rooms.commits.followers.append(users.ephemeral.follow)
     if config.federation.enabled:
         rooms.commits.on_outbound.append(federation.outbox.wake)
     rooms.intake.on_staged = rooms.staging.work

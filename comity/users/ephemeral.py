@@ -18,10 +18,11 @@ from comity.bus import Bus
 from comity.federation.sink import EduSink, NoSink
 from comity.ports import Clock
 from comity.protocol.errors import bad_json, forbidden, missing_param
+from comity.rooms.batch import Batch
 from comity.store import personal
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
-from comity.store.database import Database, Tx
+from comity.store.database import Database, Tx, WriteTx
 from comity.users.presence import Presences, wake_key
 
 __all__ = ["Ephemeral", "wake_key"]
@@ -160,6 +161,23 @@ class Ephemeral:
         if not was_typing:
             self._changed(room_id, room)
         self._sweep_later()
+
+    def follow(self, tx: WriteTx, batch: Batch) -> None:
+        """Whoever leaves a room types there no more: a follower of `comity.rooms.commit.Commits`."""
+        gone = [
+            change.user_id
+            for decided in batch.all_decided()
+            for change in decided.members
+            if change.membership != "join"
+        ]
+        if gone:
+            room_id = batch.room.room_id
+
+            def stop() -> None:
+                for user_id in gone:
+                    self.set_typing(user_id, room_id, None)
+
+            tx.after_commit(stop)
 
     def _stop(self, user_id: str, room_id: str, room: _Room) -> None:
         del room.typing[user_id]

@@ -10,6 +10,7 @@ import pytest
 
 from comity.users.ephemeral import DEFAULT_TYPING_MS, MAX_TYPING_MS
 from comity.users.presence import GONE_SECONDS
+from tests.api.support_rooms import place
 from tests.api.support_users import SERVER, Answer, UserServer, at, user_server
 
 
@@ -71,6 +72,25 @@ async def test_typing_wakes_who_waits_for_the_room(server: UserServer) -> None:
         await asyncio.sleep(0)
         (await types(server, alice, body)).ok()
         assert await waiting
+
+
+@pytest.mark.parametrize("how", ["leave", "kick", "ban"])
+async def test_who_leaves_types_no_more(tmp_path: Path, how: str) -> None:
+    async with place(tmp_path) as here:
+        alice, bob, carol = await here.clients("alice", "bob", "carol")
+        room_id = await alice.create()
+        for client in (bob, carol):
+            await client.join(room_id)
+            typing = at("rooms", room_id, "typing", client.user_id)
+            (await client.ask("PUT", typing, {"typing": True, "timeout": 60_000})).ok()
+        since = await alice.token_now()
+        if how == "leave":
+            await bob.leave(room_id)
+        else:
+            await alice.treat(room_id, how, bob)
+        for token in (since, None):
+            told = (await alice.sync(token))["rooms"]["join"][room_id]["ephemeral"]["events"]
+            assert told == [{"type": "m.typing", "content": {"user_ids": [carol.user_id]}}]
 
 
 async def test_serial_numbers_grow_over_a_restart(tmp_path: Path) -> None:
