@@ -65,6 +65,10 @@ class NotYetError(MatrixError):
     """A stage cannot be complete yet, and the client asks again until it is: nothing was guessed."""
 
 
+class RefusedError(MatrixError):
+    """A stage is refused as it stands: told with this status, without the flows."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Offer:
     flows: Flows
@@ -129,8 +133,8 @@ class Interactive:
 
         The stages of a flow are completed in its order; `params` are told beside the flows. `body` is
         the request's, with the client's `auth` in it if it has one; `user_id` is who is logged in, for
-        stages that are completed in a browser. Raises AuthenticationNeededError with what is missing, 400
-        M_BAD_JSON or M_MISSING_PARAM for an `auth` that is none.
+        stages that are completed in a browser. Raises AuthenticationNeededError with what is missing,
+        RefusedError, 400 M_BAD_JSON or M_MISSING_PARAM for an `auth` that is none.
         """
         offer, digest = _Offer(flows, params), _digest(body)
 
@@ -178,7 +182,7 @@ class Interactive:
         auth: Mapping[str, Any],
         check: CheckStage,
     ) -> None:
-        """Complete one stage. Raises AuthenticationNeededError if it proves nothing, 429."""
+        """Complete one stage. Raises AuthenticationNeededError if it proves nothing, RefusedError, 429."""
         if not any(stage in flow for flow in offer.flows):
             unknown = MatrixError(401, "M_UNRECOGNIZED", "This is not a stage of any flow")
             raise self._needed(session_id, offer, unknown)
@@ -198,6 +202,8 @@ class Interactive:
                 again = _Session(session.operation, session.user_id, offer, check, session.begun_for)
                 text = "Too many attempts failed: begin again"
                 raise self._again(self._begin(again), offer, text) from None
+            if isinstance(error, RefusedError):
+                raise
             raise self._needed(session_id, offer, error) from None
 
     def _again(self, session_id: str, offer: _Offer, text: str) -> AuthenticationNeededError:

@@ -18,7 +18,7 @@ from comity.store import third_party
 from comity.store.accounts import User
 from comity.store.database import Database, WriteTx
 from comity.users.accounts import Accounts, wrong_password
-from comity.users.interactive import PASSWORD, SSO, Interactive, Proven
+from comity.users.interactive import PASSWORD, SSO, Interactive, Proven, RefusedError
 from comity.users.rate_limits import LOGIN_BY_ACCOUNT, LOGIN_BY_ADDRESS, PROOFS, RateLimits
 from comity.users.sessions import MAX_TOKEN_CHARACTERS, Opened, Sessions, hash_of, user_locked
 from comity.users.upstream.links import Links
@@ -227,7 +227,7 @@ class PasswordProof:
             if not isinstance(password, str):
                 raise missing_param("auth lacks password")
             if ("identifier" in given or "user" in given) and await self._login.identified(given) != user_id:
-                raise forbidden("The password of the user who asks is needed")
+                raise _not_theirs(given.get("identifier"))
             self._limits.check(PROOFS, user_id)
             return await self._login.check_password(user_id, password, "")
 
@@ -250,6 +250,17 @@ class PasswordProof:
     def finish(self, proven: Proven) -> None:
         """The operation is done."""
         self._interactive.finish(proven)
+
+
+def _not_theirs(identifier: object) -> MatrixError:
+    """Somebody else, or nobody, is named where users prove who they are.
+
+    client-server §User-Interactive Authentication API, Password-based: of addresses that are not known, 403.
+    Those of others are told alike, for whose they are is nobody's affair.
+    """
+    text = "The password of the user who asks is needed"
+    is_user = not isinstance(identifier, dict) or identifier.get("type") == "m.id.user"
+    return forbidden(text) if is_user else RefusedError(403, "M_FORBIDDEN", text)
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:

@@ -69,6 +69,9 @@ async def test_deleting_a_device_takes_the_password(server: UserServer) -> None:
     (await attempt(password=None)).failed(401, "M_MISSING_PARAM")
     await server.user("bob")
     (await attempt(identifier={"type": "m.id.user", "user": "bob"})).failed(401, "M_FORBIDDEN")
+    # Of an address that is not known, the specification wants 403 itself.
+    address = {"type": "m.id.thirdparty", "medium": "email", "address": "alice@mail.example"}
+    assert "flows" not in (await attempt(identifier=address)).failed(403, "M_FORBIDDEN")
     # A session is good for what it was begun for.
     (await attempt(path="/devices/DESK")).failed(401, "M_UNAUTHORIZED")
     (await server.ask("GET", "/account/whoami", token=phone)).ok()

@@ -166,6 +166,16 @@ async def test_logging_in_by_an_address(here: MailPlace, alice: Client) -> None:
     (await here.ask("POST", "/login", body)).failed(403, "M_FORBIDDEN")
 
 
+async def test_proving_by_an_address_who_one_is(here: MailPlace, alice: Client) -> None:
+    bob = await here.client("bob")
+    await here.add(alice, ADDRESS)
+    for client, status in ((alice, 200), (bob, 403)):
+        identifier = {"type": "m.id.thirdparty", "medium": "email", "address": ADDRESS}
+        auth = {"type": "m.login.password", "password": "correct horse", "identifier": identifier}
+        answer = await client.ask("POST", "/delete_devices", {"devices": [], "auth": auth})
+        assert answer.status == status
+
+
 async def test_letters_make_addresses_a_capability(alice: Client) -> None:
     capabilities = (await alice.ask("GET", "/capabilities")).ok()["capabilities"]
     assert capabilities["m.3pid_changes"] == {"enabled": True}
