@@ -51,12 +51,19 @@ def _words(text: str) -> list[str]:
     return sorted(words)
 
 
-def term_words(term: str) -> list[str]:
-    """What a search asks for, the longest first: beginnings of words, or of a whole user id."""
+def term_readings(term: str) -> list[list[str]]:
+    """What a search may ask for, where nobody is found by the first the second: each the longest first.
+
+    Beginnings of a whole user id, or of words. Without its @, an id looks like a name with a colon.
+    """
     term = term.strip()[:MAX_NAME_CHARACTERS]
+    words = sorted(words_of(term), key=lambda word: (-len(word), word))[:MAX_TERM_WORDS]
+    readings = [words] if words else []
     if ":" in term and not any(char.isspace() for char in term):
-        return [fold(term if term.startswith("@") else "@" + term)]
-    return sorted(words_of(term), key=lambda word: (-len(word), word))[:MAX_TERM_WORDS]
+        if term.startswith("@"):
+            return [[fold(term)]]
+        readings.insert(0, [fold("@" + term)])
+    return readings
 
 
 def match(asked: Collection[str], words: Collection[str]) -> int | None:

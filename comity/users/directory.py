@@ -17,7 +17,7 @@ import orjson
 
 from comity.protocol.errors import bad_json, invalid_param, missing_param
 from comity.protocol.identifiers import server_of
-from comity.protocol.names import id_words, match, name_words, phrase_of, term_words
+from comity.protocol.names import id_words, match, name_words, phrase_of, term_readings
 from comity.rooms.read.access import is_world_readable
 from comity.store import accounts, user_directory
 from comity.store import rooms as stored_rooms
@@ -103,12 +103,16 @@ class UserDirectory:
             raise bad_json("limit is not an integer")
         if limit < 1:
             raise invalid_param("limit is not greater than 0")
-        asked, most = term_words(term), min(limit, MAX_LIMIT)
-        if not asked:
-            return {"results": [], "limited": False}
-        await self._catch_up()
-        phrase = phrase_of(term)
-        found, is_cut = await self._database.read(lambda tx: self._find(tx, user_id, phrase, asked, most))
+        readings, phrase, most = term_readings(term), phrase_of(term), min(limit, MAX_LIMIT)
+        if readings:
+            await self._catch_up()
+        found, is_cut = list[_Found](), False
+        for asked in readings:
+            found, is_cut = await self._database.read(
+                lambda tx, asked=asked: self._find(tx, user_id, phrase, asked, most)  # type: ignore[misc]
+            )
+            if found:
+                break
         listed = sorted(found, key=_Found.rank)
         return {"results": [each.told() for each in listed[:most]], "limited": is_cut or len(listed) > most}
 

@@ -56,6 +56,16 @@ async def test_by_name_and_by_id(server: Place) -> None:
     assert await found(alice, "alice") == [alice.user_id]
 
 
+async def test_a_name_with_a_colon_is_no_id(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    await alice.join(await bob.create())
+    await call(bob, "Support:Bob")
+    for term in ("support:bob", "Support:B", "bob:support", bob.user_id, bob.user_id[1:]):
+        assert await found(alice, term) == [bob.user_id], term
+    for term in ("@support:bob", "support:carol", ":"):
+        assert await found(alice, term) == [], term
+
+
 async def test_a_name_of_old_is_forgotten(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     await bob.join(await alice.create())
