@@ -73,12 +73,13 @@ class Accounts:
 
     async def resolve(self, name: str) -> str | None:
         """The user id that somebody who logs in means: a user id of ours, or a localpart."""
-        if name.startswith("@"):
-            return name if self.is_local(name) else None
-        user_id = f"@{name}:{self.server_name}"
-        if await self.find(user_id) is not None or not name.isascii():
+        user_id = name if name.startswith("@") else f"@{name}:{self.server_name}"
+        if name.startswith("@") and not self.is_local(name):
+            return None
+        if await self.find(user_id) is not None or not user_id.isascii():
             return user_id
-        return f"@{name.lower()}:{self.server_name}"
+        localpart, _, server = user_id.partition(":")
+        return f"{localpart.lower()}:{server}"
 
     # -- making and ending
 

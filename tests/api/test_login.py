@@ -36,6 +36,7 @@ async def test_the_flows_are_told(server: UserServer) -> None:
         {"identifier": {"type": "m.id.user", "user": "alice"}},
         {"identifier": {"type": "m.id.user", "user": ALICE}},
         {"identifier": {"type": "m.id.user", "user": "Alice"}},
+        {"identifier": {"type": "m.id.user", "user": ALICE.replace("alice", "Alice")}},
         {"user": "alice"},
         {"user": ALICE},
     ],
