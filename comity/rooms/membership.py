@@ -118,9 +118,7 @@ class Memberships:
         """Join a room; its id. Raises MatrixError when no way leads in."""
         if not identifiers.is_room_id(room_id):
             raise invalid_param("That is not a room id")
-        content: dict[str, Any] = {**await self._member_content(user_id), "membership": "join"}
-        if reason is not None:
-            content["reason"] = reason
+        content = await self._content(user_id, "join", reason)
         await self._come_in(user_id, room_id, via, content)
         await self._successions.joined(user_id, room_id)
         return room_id
@@ -177,9 +175,7 @@ class Memberships:
         room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("No such room is known here")
-        content: dict[str, Any] = {"membership": "leave"}
-        if reason is not None:
-            content["reason"] = reason
+        content = await self._content(user_id, "leave", reason)
         if room.resident:
             membership = await self.membership(room, user_id)
             if membership is None:
@@ -243,10 +239,20 @@ class Memberships:
             raise forbidden(
                 "The user is not in the room" if "ban" not in from_any_of else "The user is not banned"
             )
-        content: dict[str, Any] = {"membership": membership}
+        content = await self._content(target, membership, reason)
+        await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=target))
+
+    async def _content(self, user_id: str, membership: str, reason: str | None) -> dict[str, Any]:
+        """What a membership says.
+
+        client-server §Profiles, Events on Change of Profile Information: of our own users, name and avatar.
+        Also where it is one's end: apps call those who have gone by it.
+        """
+        ours = server_of(user_id) == self._server_name
+        content = {**(await self._member_content(user_id) if ours else {}), "membership": membership}
         if reason is not None:
             content["reason"] = reason
-        await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=target))
+        return content
 
     async def _room(self, room_id: str) -> Room:
         """The room whose members are to change. Nobody here is in one that is unknown: 403 M_FORBIDDEN."""
@@ -265,11 +271,7 @@ class Memberships:
             raise invalid_param("user_id is not a user id")
         await self._room(room_id)
         await self._whole(room_id)
-        content: dict[str, Any] = {"membership": "invite"}
-        if server_of(target) == self._server_name:
-            content = {**await self._member_content(target), **content}
-        if reason is not None:
-            content["reason"] = reason
+        content = await self._content(target, "invite", reason)
         if is_direct:
             content["is_direct"] = True
         draft = Draft("m.room.member", user_id, content, state_key=target)

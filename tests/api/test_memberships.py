@@ -102,6 +102,28 @@ async def test_who_may_not_change_others(here: Place, how: str) -> None:
     await alice.treat(room_id, how, carol)
 
 
+async def test_every_membership_says_what_the_user_is_called(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    for field, value in (("displayname", "Bob"), ("avatar_url", "mxc://example.org/face")):
+        (await bob.ask("PUT", at("profile", bob.user_id, field), {field: value})).ok()
+    room_id = await alice.create()
+    for client, how, body, membership in (
+        (alice, "invite", {"user_id": bob.user_id}, "invite"),
+        (bob, "join", {}, "join"),
+        (bob, "leave", {"reason": "late"}, "leave"),
+        (bob, "join", {}, "join"),
+        (alice, "kick", {"user_id": bob.user_id}, "leave"),
+        (alice, "ban", {"user_id": bob.user_id}, "ban"),
+        (alice, "unban", {"user_id": bob.user_id}, "leave"),
+    ):
+        (await client.ask("POST", at("rooms", room_id, how), body)).ok()
+        said = await member(alice, room_id, bob)
+        assert said.pop("reason", None) == body.get("reason")
+        assert said == {
+            "membership": membership, "displayname": "Bob", "avatar_url": "mxc://example.org/face"
+        }  # fmt: skip
+
+
 async def test_inviting_who_is_invited_or_in(here: Place) -> None:
     alice, bob = await here.clients("alice", "bob")
     room_id = await alice.create()
