@@ -22,9 +22,9 @@ from comity.store.database import Database, StoreFailedError, StoreOverloadedErr
 _log = logging.getLogger(__name__)
 #: The fields of a profile that memberships carry.
 FIELDS = ("displayname", "avatar_url")
-#: What else a changed membership does not take over: who vouched for a restricted join is not asked
-#: again for a change of name.
-_NOT_KEPT = (*FIELDS, "join_authorised_via_users_server")
+#: What else a changed membership does not take over: why the user came is not why they are called
+#: otherwise, and who vouched for a restricted join is not asked again for that.
+_NOT_KEPT = (*FIELDS, "reason", "join_authorised_via_users_server")
 
 
 class Portraits:

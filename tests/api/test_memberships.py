@@ -124,6 +124,14 @@ async def test_every_membership_says_what_the_user_is_called(here: Place) -> Non
         }  # fmt: skip
 
 
+async def test_the_reason_of_a_join_is_none_of_a_new_name(here: Place) -> None:
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    (await bob.ask("POST", at("join", room_id), {"reason": "why not"})).ok()
+    (await bob.ask("PUT", at("profile", bob.user_id, "displayname"), {"displayname": "Bob"})).ok()
+    assert await member(alice, room_id, bob) == {"membership": "join", "displayname": "Bob"}
+
+
 async def test_inviting_who_is_invited_or_in(here: Place) -> None:
     alice, bob = await here.clients("alice", "bob")
     room_id = await alice.create()
