@@ -8,7 +8,7 @@ each route names its guard (`comity.api.auth`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -53,9 +53,19 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(status, orjson.dumps(value), dict(JSON_HEADERS))
 
 
+class WrongMethodError(MatrixError):
+    """405 M_UNRECOGNIZED; `allowed` are the methods that the endpoint has (RFC 9110 §15.5.6)."""
+
+    def __init__(self, method: str, allowed: Collection[str]) -> None:
+        super().__init__(405, "M_UNRECOGNIZED", f"The method {method} is not for this endpoint")
+        self.allowed = sorted({*allowed, "OPTIONS", *(["HEAD"] if "GET" in allowed else [])})
+
+
 def error_response(error: MatrixError) -> Response:
     """The answer that tells a MatrixError."""
     response = json_response(error.body(), error.status)
+    if isinstance(error, WrongMethodError):
+        response.headers["Allow"] = ", ".join(error.allowed)
     retry_after = error.extra.get("retry_after_ms")
     if isinstance(retry_after, int):
         response.headers["Retry-After"] = str(-(-retry_after // 1000))
@@ -397,7 +407,7 @@ class Router:
         method = "GET" if request.method == "HEAD" and "HEAD" not in node.routes else request.method
         route = node.routes.get(method)
         if route is None:
-            raise MatrixError(405, "M_UNRECOGNIZED", f"The method {request.method} is not for this endpoint")
+            raise WrongMethodError(request.method, node.routes)
         handler, guard, names, serves, template = route
         if serves not in request.serves:
             raise MatrixError(404, "M_UNRECOGNIZED", "No such endpoint on this listener")

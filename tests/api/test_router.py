@@ -38,3 +38,13 @@ async def test_what_is_not_there_is_told_to_scripts_too(server: UserServer) -> N
         answer = await server.ask(method, path)
         answer.failed(status, "M_UNRECOGNIZED")
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_a_wrong_method_is_told_the_right_ones(server: UserServer) -> None:
+    for method, path, allowed in (
+        ("POST", "/account/whoami", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/profile/@alice:example.org/displayname", "DELETE, GET, HEAD, OPTIONS, PUT"),
+    ):
+        answer = await server.ask(method, path)
+        answer.failed(405, "M_UNRECOGNIZED")
+        assert answer.headers["Allow"] == allowed
