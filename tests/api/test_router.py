@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from tests.api.support_rooms import place
 from tests.api.support_users import UserServer, user_server
 
 
@@ -48,3 +50,12 @@ async def test_a_wrong_method_is_told_the_right_ones(server: UserServer) -> None
         answer = await server.ask(method, path)
         answer.failed(405, "M_UNRECOGNIZED")
         assert answer.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize("text", ["1_0", "%D9%A3", "+1", "1.0", "", "abc", "0x1"])
+async def test_an_integer_is_digits(tmp_path: Path, text: str) -> None:
+    async with place(tmp_path) as here:
+        alice = await here.client("alice")
+        (await alice.ask("GET", "/notifications", limit=unquote(text))).failed(400, "M_INVALID_PARAM")
+        for right in (0, -1, 10**30):
+            (await alice.ask("GET", "/notifications", limit=right)).ok()
