@@ -136,13 +136,15 @@ class Incoming:
         self._target += part
         self.head_size += len(part)
         if len(self._target) > MAX_LINE_BYTES:
-            raise Refused(400, NO_HTTP)
+            raise Refused(400, f"The path and query of a request have at most {MAX_LINE_BYTES} bytes")
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """One header field. Raises Refused."""
         headers = self._headers
         if len(name) + len(value) > MAX_HEADER_BYTES or self._declared >= MAX_HEADERS:
-            raise Refused(400, NO_HTTP)
+            raise Refused(
+                400, f"A request has at most {MAX_HEADERS} headers, of at most {MAX_HEADER_BYTES} bytes each"
+            )
         self._declared += 1
         self.head_size += len(name) + len(value)
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")

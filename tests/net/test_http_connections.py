@@ -236,6 +236,21 @@ async def test_what_is_no_request_is_refused_quietly(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (get("/?filter=" + "a" * 40_000), "path and query"),
+        (get("/", "X-Thing: " + "a" * 10_000), "headers"),
+        (get("/", *(f"X-Thing-{number}: a" for number in range(200))), "headers"),
+    ],
+)
+async def test_what_is_too_long_is_told_so(serve: Serve, data: bytes, words: str) -> None:
+    served = await serve(Recorder())
+    async with await Wire.to(served.address) as wire:
+        wire.send(data)
+        assert words in json.loads((await wire.reply()).body)["error"]
+
+
 async def test_whoever_wants_to_speak_something_else_is_answered_in_http(serve: Serve) -> None:
     handle = Recorder()
     served = await serve(handle)
