@@ -25,6 +25,7 @@ import aiohttp
 import uvloop
 
 from bench import load, machine
+from bench.following import SLIDING, BySliding, BySync, Way
 from tests.interop.authority import create_authority
 from tests.interop.client import Client, login, register
 from tests.interop.servers import Homeserver, make_server, missing
@@ -35,15 +36,13 @@ AT_ONCE = 8
 RATE, SPEAKING_SECONDS = 20, 15.0
 #: How much longer a server may take for it, and seconds that the last message may take to all.
 SLOWEST, LAST_WITHIN = 3, 45.0
-#: Milliseconds that a long poll waits.
-POLL_MS = 20_000
 #: Requests of each kind that are timed at least, and for how long (s).
 TIMED_SECONDS = 5.0
 #: Devices of one account that ask beside each other: a server that many use is never quite at rest.
 DEVICES = 8
-SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+#: The parts that measure deliveries, and how those who wait follow.
+WAYS: dict[str, Way] = {"delivery": BySync, "sliding-delivery": BySliding}
 _numbers = itertools.count(1)
-_NEXT = re.compile(rb'"next_batch":\s?"([^"]+)"')
 _MARK = re.compile(rb'"mark ([0-9.]+)"')
 
 
@@ -170,43 +169,28 @@ def sending(room: str) -> Callable[[int], tuple[str, str, bytes]]:
     return make
 
 
-async def delivery(server: Homeserver, room: str, clients: Sequence[Client], receivers: int) -> Figures:
-    """Some who wait in /sync, and one who speaks: from the send to each receiver's answer."""
+async def delivery(
+    server: Homeserver, room: str, clients: Sequence[Client], receivers: int, way: Way
+) -> Figures:
+    """Some who wait, and one who speaks: from the send to each receiver's answer."""
     port = server.plain_port
     delays: list[float] = []
     ended = asyncio.Event()
     ready = asyncio.Semaphore(0)
-    narrow = quote(
-        json.dumps(
-            {
-                "room": {"timeline": {"limit": 50}, "state": {"lazy_load_members": True}},
-                "presence": {"types": []},
-            }
-        ),
-        safe="",
-    )
 
     async def receive(client: Client) -> None:
-        connection = await load.connect(port)
-        path = f"/_matrix/client/v3/sync?filter={narrow}"
-        _, body = await connection.request(load.request_bytes("GET", path, port, headers(client)))
-        first = _NEXT.search(body)
-        since = first[1].decode() if first else ""
+        connection, place = await load.connect(port), way()
+        _, body = await connection.request(place.request(port, headers(client)))
+        place.take(body)
         ready.release()
         try:
             while not ended.is_set():
-                path = (
-                    f"/_matrix/client/v3/sync?timeout={POLL_MS}&filter={narrow}&since={quote(since, safe='')}"
-                )
-                status, body = await connection.request(
-                    load.request_bytes("GET", path, port, headers(client))
-                )
+                status, body = await connection.request(place.request(port, headers(client)))
                 now = time.perf_counter()
                 if status != 200:
                     raise RuntimeError(f"{status} {body[:200]!r}")
                 delays.extend(now - float(mark) for mark in _MARK.findall(body))
-                found = _NEXT.search(body)
-                since = found[1].decode() if found else since
+                place.take(body)
         finally:
             connection.close()
 
@@ -237,7 +221,7 @@ async def delivery(server: Homeserver, room: str, clients: Sequence[Client], rec
     await asyncio.gather(*waiting)
     connection.close()
     note = f"{len(delays)} deliveries, {count / spoken:.1f} messages a second, {memory:.0f} MiB"
-    what = f"a message to {receivers} who wait, {RATE} a second"
+    what = f"a message to {receivers} who wait{way().title}, {RATE} a second"
     return Figures(what, server.software, 1000 * cpu / len(delays), delays, note)
 
 
@@ -310,7 +294,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sliding", type=int, default=5000, help="rooms of a sliding sync (0: not measured)")
     parser.add_argument("--sliding-servers", default="comity", help="on which servers that is measured")
     parser.add_argument("--profile", type=Path, help="run comity under cProfile and write its profile here")
-    parser.add_argument("--only", default="reading,sending,delivery,sliding", help="which parts")
+    parser.add_argument(
+        "--only", default="reading,sending,delivery,sliding-delivery,sliding", help="which parts"
+    )
     return parser.parse_args()
 
 
@@ -321,13 +307,14 @@ async def measure(
     if "reading" in parts:
         for figures in await reading(server, http, options.rooms, options.messages):
             yield figures
-    if "sending" in parts or "delivery" in parts:
+    ways = [way for part, way in WAYS.items() if part in parts]
+    if "sending" in parts or ways:
         room, clients = await crowd(server, http, options.members)
         if "sending" in parts:
             yield await timed(f"a send in a room of {options.members}", server, clients[:1], sending(room))
-        if "delivery" in parts:
+        for way in ways:
             for receivers in map(int, options.receivers.split(",")):
-                yield await delivery(server, room, clients, receivers)
+                yield await delivery(server, room, clients, receivers, way)
     if "sliding" in parts and options.sliding and server.software in options.sliding_servers.split(","):
         for figures in await sliding(server, http, options.sliding):
             yield figures
