@@ -314,3 +314,30 @@ async def test_a_position_is_a_place_in_timelines(server: Place) -> None:
     for wrong in (pos + "/1", pos.replace("/", "_"), "1/2/" + "9" * 12, "1/2/"):
         answer = await alice.try_messages(room_id, from_=wrong)
         answer.failed(400, "M_INVALID_PARAM")
+
+
+async def test_an_extension_may_name_a_room_that_is_in_a_list_alone(server: Place) -> None:
+    alice = await server.client("alice")
+    one, two, three = [await alice.create(name=name) for name in ("one", "two", "three")]
+    for room_id in (one, two, three):
+        await alice.account_data("x.note", {}, room_id)
+    subscription = {"timeline_limit": 0, "required_state": []}
+
+    async def found(**scope: list[str]) -> set[str]:
+        body = {
+            "lists": {"newest": listed((0, 1), limit=0)},
+            "room_subscriptions": {one: subscription},
+            "extensions": {"account_data": {"enabled": True, **scope}},
+        }
+        return set((await slide(alice, body))["extensions"]["account_data"]["rooms"])
+
+    assert await found() == {one, two, three}
+    assert await found(lists=[], rooms=[]) == set()
+    assert await found(lists=[], rooms=[two]) == {two}
+    assert await found(lists=[], rooms=["*"]) == {one}
+    assert await found(lists=[], rooms=["*", two]) == {one, two}
+    assert await found(lists=["newest"], rooms=[]) == {two, three}
+    assert await found(lists=["*"], rooms=[]) == {two, three}
+    assert await found(lists=["none"], rooms=[one, "!nowhere:example.org"]) == {one}
+    assert await found(lists=["newest"]) == {one, two, three}
+    assert await found(rooms=[]) == {two, three}

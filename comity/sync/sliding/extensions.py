@@ -19,7 +19,7 @@ from comity.store.database import Tx
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.devices import MAX_MESSAGES, Devices
 from comity.sync.sliding.connections import State
-from comity.sync.sliding.wish import ExtensionWish, Wish
+from comity.sync.sliding.wish import WILDCARD, ExtensionWish, Wish
 from comity.sync.unread import PUSH_RULES
 from comity.users.ephemeral import Ephemeral
 
@@ -46,14 +46,17 @@ class Shown:
     subscribed: set[str] = field(default_factory=set)
 
     def scope(self, wish: ExtensionWish) -> list[str]:
-        """The rooms that an extension is about."""
+        """The rooms that an extension is about: of those that are looked at."""
         if wish.lists is None and wish.rooms is None:
             return list(self.rooms)
         found: set[str] = set()
         for name, rooms in self.lists.items():
-            if wish.lists is None or name in wish.lists:
+            if wish.lists is None or not wish.lists.isdisjoint((name, WILDCARD)):
                 found |= rooms
-        found |= self.subscribed if wish.rooms is None else self.subscribed & wish.rooms
+        if wish.rooms is None or WILDCARD in wish.rooms:
+            found |= self.subscribed
+        # MSC3960: one that is named may also be in a list alone.
+        found.update(wish.rooms.intersection(self.rooms) if wish.rooms is not None else ())
         return sorted(found)
 
 

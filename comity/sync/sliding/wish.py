@@ -134,7 +134,10 @@ class ListWish:
 
 @dataclass(frozen=True, slots=True)
 class ExtensionWish:
-    """One extension that is asked for, and for which rooms: those of `lists` and `rooms` (None: all)."""
+    """One extension that is asked for, and for which rooms: those of `lists` and `rooms`.
+
+    None, or WILDCARD among them: those of all lists, and all that are subscribed to.
+    """
 
     lists: frozenset[str] | None = None
     rooms: frozenset[str] | None = None
@@ -345,8 +348,8 @@ def _extension(body: Mapping[str, Any]) -> ExtensionWish:
     if limit is not None and (type(limit) is not int or limit < 1):
         raise bad_json("limit is not a positive whole number")
     return ExtensionWish(
-        None if lists is None or WILDCARD in lists else frozenset(lists),
-        None if rooms is None or WILDCARD in rooms else frozenset(rooms),
+        _set(lists),
+        _set(rooms),
         _text(body, "since"),
         limit,
     )
