@@ -127,7 +127,7 @@ class Summaries:
             "num_joined_members": stored_rooms.member_counts(tx, row.room_num).get("join", 0),
             "world_readable": history_visibility(content("m.room.history_visibility")) == WORLD_READABLE,
             "guest_can_join": content("m.room.guest_access").get("guest_access") == "can_join",
-            "join_rule": rules.get("join_rule", "invite"),
+            "join_rule": _join_rule(rules),
             "room_version": row.version,
             "name": content("m.room.name").get("name"),
             "topic": _plain_topic(content("m.room.topic")),
@@ -204,6 +204,12 @@ class Summaries:
         """Whether users of other servers may be in the room (`m.federate`)."""
         create = self.find(tx, row, ("m.room.create", ""))
         return create is None or create.content.get("m.federate") is not False
+
+
+def _join_rule(rules: Mapping[str, Any]) -> str:
+    """A room's join rule. One that is no text lets nobody in: left out, it would be told as `public`."""
+    rule = rules.get("join_rule")
+    return rule if isinstance(rule, str) else "invite"
 
 
 def _plain_topic(content: Mapping[str, Any]) -> object:

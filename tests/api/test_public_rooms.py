@@ -73,6 +73,23 @@ async def test_filters(tmp_path: Path) -> None:
             (await alice.ask("POST", "/publicRooms", body)).failed(400, "M_INVALID_PARAM")
 
 
+async def test_join_rules_that_are_none(tmp_path: Path) -> None:
+    """One room cannot break the directory for all, and a rule that is no text lets nobody look in."""
+    async with neighbours(tmp_path, 1) as (here,):
+        alice, bob = await here.clients("alice", "bob")
+        wrong: tuple[object, ...] = ([], {}, 5, None)
+        for index, rule in enumerate(wrong):
+            rules = {"type": "m.room.join_rules", "content": {"join_rule": rule}}
+            room_id = await alice.create(name=str(index), visibility="public", initial_state=[rules])
+            for path in (at("room_summary", room_id), at("rooms", room_id, "hierarchy")):
+                seen = (await alice.ask("GET", "/_matrix/client/v1" + path)).ok()
+                assert (seen["rooms"][0] if "rooms" in seen else seen)["join_rule"] == "invite"
+                assert (await bob.ask("GET", "/_matrix/client/v1" + path)).status in (403, 404)
+        listed = (await bob.ask("GET", "/publicRooms")).ok()["chunk"]
+        assert sorted(room["name"] for room in listed) == ["0", "1", "2", "3"]
+        assert {room["join_rule"] for room in listed} == {"invite"}
+
+
 async def test_networks(tmp_path: Path) -> None:
     """Here there are none but Matrix; another server is asked for the same."""
     async with neighbours(tmp_path, 2, p1=PUBLISHING) as (here, there):
