@@ -60,6 +60,34 @@ async def test_members_see_a_rooms_aliases(tmp_path: Path) -> None:
         assert (await alice.ask("GET", path)).ok() == {"aliases": [HALL]}
 
 
+async def test_canonical_aliases_must_lead_to_their_room(tmp_path: Path) -> None:
+    """client-server §PUT /rooms/{roomId}/state: those that are new; what stands may have drifted away."""
+    async with place(tmp_path) as server:
+        alice = await server.client("alice")
+        room_id, other = await alice.create(room_alias_name="hall"), await alice.create()
+        porch, elsewhere = f"#porch:{SERVER}", f"#elsewhere:{SERVER}"
+        for alias, target in ((porch, room_id), (elsewhere, other)):
+            (await alice.ask("PUT", at("directory", "room", alias), {"room_id": target})).ok()
+        path = at("rooms", room_id, "state", "m.room.canonical_alias")
+        for wrong, code in (
+            (f"#nowhere:{SERVER}", "M_BAD_ALIAS"),
+            (elsewhere, "M_BAD_ALIAS"),
+            ("porch", "M_INVALID_PARAM"),
+            (7, "M_INVALID_PARAM"),
+        ):
+            (await alice.ask("PUT", path, {"alias": wrong})).failed(400, code)
+            (await alice.ask("PUT", path, {"alias": HALL, "alt_aliases": [porch, wrong]})).failed(400, code)
+        (await alice.ask("PUT", path, {"alias": HALL, "alt_aliases": [""]})).failed(400, "M_INVALID_PARAM")
+        (await alice.ask("PUT", path, {"alt_aliases": HALL})).failed(400, "M_BAD_JSON")
+        await alice.set_state(room_id, "m.room.canonical_alias", {"alias": HALL, "alt_aliases": [porch]})
+        # Of an alias that is gone, the event can still be changed; it is new again once it was taken out.
+        (await alice.ask("DELETE", at("directory", "room", porch))).ok()
+        await alice.set_state(room_id, "m.room.canonical_alias", {"alias": porch, "alt_aliases": [HALL]})
+        await alice.set_state(room_id, "m.room.canonical_alias", {"alias": HALL})
+        (await alice.ask("PUT", path, {"alias": porch})).failed(400, "M_BAD_ALIAS")
+        await alice.set_state(room_id, "m.room.canonical_alias", {"alias": ""})
+
+
 async def test_aliases_of_another_server_are_asked_for_there(tmp_path: Path) -> None:
     async with neighbours(tmp_path) as (here, there):
         alice, bob = await here.client("alice"), await there.client("bob")

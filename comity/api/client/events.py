@@ -130,21 +130,42 @@ class EventsApi:
         if event_type == "m.room.create":
             raise forbidden("A room is created once")
         if event_type == "m.room.canonical_alias":
-            await self._check_aliases(content, call.parameters["roomId"])
+            await self._check_aliases(call, content)
         if event_type == "m.room.member" and content.get("membership") == "invite":
             # Like one by POST invite, it may cost another server work.
             self._rate_limits.check(JOINS, call.requester.user_id)
 
-    async def _check_aliases(self, content: dict[str, Any], room_id: str) -> None:
-        """client-server §m.room.canonical_alias: every alias named must lead to the room."""
+    async def _check_aliases(self, call: Call, content: dict[str, Any]) -> None:
+        """client-server §PUT /rooms/{roomId}/state: every alias that is new must lead to the room."""
+        room_id, standing = call.parameters["roomId"], await self._standing_aliases(call)
         alternatives = content.get("alt_aliases", [])
         if not isinstance(alternatives, list):
             raise bad_json("alt_aliases is not a list")
-        for alias in [content.get("alias"), *alternatives]:
-            if alias in (None, ""):
-                continue
-            if not isinstance(alias, str) or split_alias(alias) is None:
+        alias = content.get("alias")
+        for name in [*([] if alias in (None, "") else [alias]), *alternatives]:
+            if not isinstance(name, str) or split_alias(name) is None:
                 raise invalid_param("A canonical alias is not a room alias")
-            found, _ = await self._directory.resolve(alias)
+            if name in standing:
+                continue
+            try:
+                found, _ = await self._directory.resolve(name)
+            except MatrixError as error:
+                if error.code != "M_NOT_FOUND":
+                    raise
+                found = ""
             if found != room_id:
-                raise MatrixError(400, "M_BAD_ALIAS", "A canonical alias leads to another room")
+                raise MatrixError(400, "M_BAD_ALIAS", f"The alias {name} does not lead to this room")
+
+    async def _standing_aliases(self, call: Call) -> set[str]:
+        """The aliases that the room's canonical alias names now, as far as the user may know it."""
+        who, key = call.requester, (call.parameters["eventType"], call.parameters.get("stateKey", ""))
+        try:
+            content = await self._reader.state_event(
+                who.user_id, who.device_id, call.parameters["roomId"], key
+            )
+        except MatrixError:
+            return set()
+        assert isinstance(content, dict)
+        others = content.get("alt_aliases")
+        names = [content.get("alias"), *(others if isinstance(others, list) else ())]
+        return {name for name in names if isinstance(name, str)}
