@@ -270,7 +270,11 @@ class Writer:
         client-server §Redactions. The rules that servers hold each other to let anybody redact what
         came from their own server (rooms/v3 §Handling redactions): who of its users may is up to it.
         """
-        target = None if draft.redacts is None else self._rooms.events.by_id(tx, draft.redacts)
+        redacts = draft.redacts
+        if redacts is None and draft.type == "m.room.redaction" and room.version.redacts_in_content:
+            # Set as state, it names its target itself.
+            redacts = draft.content.get("redacts")
+        target = self._rooms.events.by_id(tx, redacts) if isinstance(redacts, str) else None
         if target is None or target.room_num != room.number or target.event.sender == draft.sender:
             return
         find = self._merger.lookup(tx, room, room.state)

@@ -71,6 +71,19 @@ async def test_who_may_redact(server: Place, version: str) -> None:
     assert await bob.say(room_id, "and on")
 
 
+@pytest.mark.parametrize("version", ["10", "11", "12"])
+async def test_a_redaction_set_as_state_needs_the_power_to_redact(server: Place, version: str) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(room_version=version, power_level_content_override={"state_default": 0})
+    await bob.join(room_id)
+    hers, his = await alice.say(room_id, "hers"), await bob.say(room_id, "his")
+    path = at("rooms", room_id, "state", "m.room.redaction", "k")
+    for target in (hers, his):
+        answer = await bob.ask("PUT", path, {"redacts": target})
+        assert answer.status == (403 if target == hers and int(version) >= 11 else 200)
+    assert (await event(alice, room_id, hers))["content"]["body"] == "hers"
+
+
 async def test_redactions_of_nothing_are_refused(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create()
