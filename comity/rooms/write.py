@@ -18,9 +18,9 @@ from comity.protocol.admission import Outcome
 from comity.protocol.auth.power_levels import PowerLevels
 from comity.protocol.auth.rules import auth_keys
 from comity.protocol.build import Draft, Reference, build, reference_to
-from comity.protocol.errors import MatrixError, forbidden, not_found
+from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
 from comity.protocol.event import Event
-from comity.protocol.identifiers import server_of
+from comity.protocol.identifiers import is_user_id, server_of
 from comity.protocol.relations import ANNOTATION, THREAD, Relation, relation_of
 from comity.protocol.room_versions import EventIds
 from comity.protocol.signing import SigningKey
@@ -287,10 +287,14 @@ class Writer:
     def draft_event(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
         """Build a draft at the head of the batch's room: signed, not yet judged.
 
-        Raises 403 M_GUEST_ACCESS_FORBIDDEN for the join of a guest whom the room does not let in,
-        M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the rejection of the server's own invite.
+        Raises 400 M_INVALID_PARAM for the membership of what is no user, 403 M_GUEST_ACCESS_FORBIDDEN for
+        the join of a guest whom the room does not let in, M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the
+        rejection of the server's own invite.
         """
         room = batch.room
+        if draft.type == "m.room.member" and draft.state_key is not None and not is_user_id(draft.state_key):
+            # The authorization rules let it pass, but nobody could ever take it up.
+            raise invalid_param("The state_key of a membership is not a user id")
         self._guest_access.check_draft(tx, room, draft)
         self._notice_rooms.check_draft(tx, room, draft)
         prev = self._prev(room)
@@ -338,7 +342,7 @@ class Writer:
 
         Of a ban's end nobody outside need hear; told late, it would meet the user's new join.
         """
-        if event.type != "m.room.member" or event.membership not in ("leave", "ban"):
+        if event.type != "m.room.member" or event.membership not in ("leave", "ban") or not event.is_state:
             return ()
         server = server_of(event.state_key or "")
         if server == self._server_name or server in room.servers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from comity.protocol.identifiers import is_user_id
 from comity.store import rooms as stored_rooms
 from comity.store.cache import Bounded
 from comity.store.database import Tx
@@ -52,10 +53,11 @@ class Summaries:
     def _first(tx: Tx, room_num: int, memberships: tuple[str, str]) -> tuple[str, ...]:
         rows = tx.all(
             "SELECT user_id FROM memberships WHERE room_num = ? AND membership IN (?, ?) "
-            "ORDER BY position, user_id LIMIT ?",
+            "AND user_id LIKE '@%:%' ORDER BY position, user_id LIMIT ?",
             (room_num, *memberships, HEROES + 1),
         )
-        return tuple(row[0] for row in rows)
+        # The rules let other servers invite and ban what is no user; apps stumble over such heroes.
+        return tuple(row[0] for row in rows if is_user_id(row[0]))
 
     def summary(
         self, tx: Tx, room_num: int, state: bytes, user_id: str, *, is_named: bool

@@ -184,6 +184,31 @@ async def test_memberships_set_as_state(tmp_path: Path) -> None:
         (await amy.ask("PUT", path, {"membership": "invite"})).failed(403, "M_FORBIDDEN")
 
 
+@pytest.mark.parametrize("membership", ["invite", "leave", "ban", "join", "knock"])
+async def test_memberships_of_nobody(here: Place, membership: str) -> None:
+    """What is no user cannot be a member, and a membership is state."""
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    for state_key in ("bob", "", "@bob", "@bob:no server", "#bob:example.org"):
+        path = at("rooms", room_id, "state", "m.room.member", state_key)
+        (await alice.ask("PUT", path, {"membership": membership})).failed(400, "M_INVALID_PARAM")
+    path = at("rooms", room_id, "send", "m.room.member", "t")
+    (await alice.ask("PUT", path, {"membership": membership})).failed(403, "M_FORBIDDEN")
+    assert (await alice.sync())["rooms"]["join"][room_id]["summary"]["m.heroes"] == [bob.user_id]
+
+
+async def test_nobody_is_no_hero(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server may have invited what is no user: apps get no such name for a room."""
+    alice = await here.client("alice")
+    room_id = await alice.create()
+    with monkeypatch.context() as patch:
+        patch.setattr("comity.rooms.write.is_user_id", lambda _: True)
+        for state_key in ("bob", "@bob:no server"):
+            await alice.set_state(room_id, "m.room.member", {"membership": "invite"}, state_key)
+    assert (await alice.sync())["rooms"]["join"][room_id]["summary"]["m.heroes"] == []
+
+
 # -- joining with what an identity server says
 
 
