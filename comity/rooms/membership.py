@@ -115,7 +115,7 @@ class Memberships:
         *,
         reason: str | None = None,
     ) -> str:
-        """Join a room; its id. Raises MatrixError when no way leads in."""
+        """Join a room; its id. Joining twice changes nothing. Raises MatrixError when no way leads in."""
         if not identifiers.is_room_id(room_id):
             raise invalid_param("That is not a room id")
         content = await self._content(user_id, "join", reason)
@@ -127,10 +127,12 @@ class Memberships:
         """Join by whichever way leads in."""
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:
+            if await self.membership(room, user_id) == "join":
+                # Another join would take away the name and the avatar that they chose for this room.
+                return
             await self._guest_access.check_here(user_id, room)
-            if await self.membership(room, user_id) != "join":
-                # A ban may be in what is not here yet.
-                await self._whole(room_id)
+            # A ban may be in what is not here yet.
+            await self._whole(room_id)
             authoriser = await self._restricted.local_authoriser(room, user_id)
             if authoriser is not None:
                 content["join_authorised_via_users_server"] = authoriser

@@ -47,6 +47,20 @@ async def test_joining_by_alias_and_by_id(here: Place) -> None:
     (await bob.ask("POST", at("join", alias), {"third_party_signed": "x"})).failed(400, "M_BAD_JSON")
 
 
+async def test_joining_again_changes_nothing(here: Place) -> None:
+    """Apps join to be on the safe side: what one is called in the room stays, and nobody hears of it."""
+    alice, bob = await here.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    own = {"membership": "join", "displayname": "Bob of the club"}
+    await bob.set_state(room_id, "m.room.member", own, bob.user_id)
+    since = await alice.token_now()
+    for body in ({}, {"reason": "again"}):
+        assert (await bob.ask("POST", at("join", room_id), body)).ok() == {"room_id": room_id}
+    assert await member(bob, room_id, bob) == own
+    assert (await alice.sync(since))["rooms"]["join"] == {}
+
+
 async def test_who_may_not_come_in(here: Place) -> None:
     alice, bob = await here.clients("alice", "bob")
     closed = await alice.create(preset="private_chat")
