@@ -6,7 +6,7 @@ summary, ours and those of other servers, and who may be shown one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comity.protocol import identifiers
@@ -34,6 +34,13 @@ _RESTRICTED = frozenset({"restricted", "knock_restricted"})
 _TEXTS = (
     "canonical_alias", "name", "topic", "avatar_url", "join_rule", "room_type", "encryption", "room_version",
 )  # fmt: skip
+#: Texts that are left out unless they are of a certain form.
+_CHECKED: Mapping[str, Callable[[str], bool]] = {
+    "canonical_alias": lambda text: identifiers.split_alias(text) is not None,
+    "avatar_url": lambda text: text.startswith("mxc://"),
+    "name": bool,
+    "topic": bool,
+}
 #: What the published directory shows of a summary.
 DIRECTORY_FIELDS = (
     "room_id", "canonical_alias", "name", "topic", "avatar_url", "join_rule", "room_type",
@@ -47,6 +54,10 @@ def cleaned(told: Mapping[str, Any]) -> dict[str, Any]:
     """Another server's summary of a room, cut to the fields that there are and their types."""
     found: dict[str, Any] = {"room_id": told.get("room_id")}
     found |= {name: told[name] for name in _TEXTS if isinstance(told.get(name), str)}
+    # Apps stumble over the whole list if one of these is not what it should be; empty, they say nothing.
+    for name, is_one in _CHECKED.items():
+        if name in found and not is_one(found[name]):
+            del found[name]
     count = told.get("num_joined_members")
     found["num_joined_members"] = count if type(count) is int and count >= 0 else 0
     for name in ("world_readable", "guest_can_join"):

@@ -90,6 +90,21 @@ async def test_join_rules_that_are_none(tmp_path: Path) -> None:
         assert {room["join_rule"] for room in listed} == {"invite"}
 
 
+async def test_settings_that_say_nothing_are_left_out(tmp_path: Path) -> None:
+    """An alias that is none in one room must not make the whole list unreadable for apps."""
+    async with neighbours(tmp_path, 1) as (here,):
+        alice = await here.client("alice")
+        for wrong in ("", "nonsense"):
+            state = (
+                ("m.room.canonical_alias", {"alias": wrong}), ("m.room.avatar", {"url": wrong}),
+                ("m.room.name", {"name": ""}), ("m.room.topic", {"topic": ""}),
+            )  # fmt: skip
+            given = [{"type": event_type, "content": content} for event_type, content in state]
+            await alice.create(visibility="public", initial_state=given)
+        for room in (await alice.ask("GET", "/publicRooms")).ok()["chunk"]:
+            assert not {"canonical_alias", "avatar_url", "name", "topic"} & set(room)
+
+
 async def test_networks(tmp_path: Path) -> None:
     """Here there are none but Matrix; another server is asked for the same."""
     async with neighbours(tmp_path, 2, p1=PUBLISHING) as (here, there):
