@@ -12,7 +12,9 @@ from typing import Any
 
 from comity.ports import Clock, Entropy
 from comity.protocol import identifiers
+from comity.protocol.auth.power_levels import DEFAULT_STATE_LEVEL
 from comity.protocol.build import Draft, build
+from comity.protocol.canonical_json import MAX_INTEGER
 from comity.protocol.errors import MatrixError, bad_json, invalid_param
 from comity.protocol.event import Event
 from comity.protocol.room_versions import RoomVersion, room_version
@@ -324,10 +326,17 @@ def _overridden(
 ) -> dict[str, Any]:
     """`levels` with the client's word on top, key by key.
 
-    rooms/v12: where that says nothing of tombstones, their level stays above `state_default`.
+    rooms/v12: where that says nothing of tombstones, their level is above `state_default` all the same.
     """
     content = {**levels, **override}
-    events = content.get("events")
-    if not version.creators_have_infinite_power or "events" not in override or not isinstance(events, dict):
+    events, state_default = content.get("events"), content.get("state_default", DEFAULT_STATE_LEVEL)
+    if (
+        not version.creators_have_infinite_power
+        or not override.keys() & {"events", "state_default"}
+        or not isinstance(events, dict)
+        or type(state_default) is not int
+        or events.get("m.room.tombstone", CREATORS_ALONE) != CREATORS_ALONE
+    ):
         return content
-    return {**content, "events": {"m.room.tombstone": CREATORS_ALONE, **events}}
+    above = max(CREATORS_ALONE, min(state_default + 1, MAX_INTEGER))
+    return {**content, "events": {**events, "m.room.tombstone": above}}

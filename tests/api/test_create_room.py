@@ -131,7 +131,10 @@ async def test_direct_chats_of_equals(here: Place, version: str) -> None:
 async def test_the_level_of_tombstones(here: Place) -> None:
     """In version 12 it MUST be above `state_default`, also where the levels of events are overridden."""
     alice = await here.client("alice")
-    overrides: tuple[dict[str, Any], ...] = ({}, {"events": {}}, {"events": {"x.y": 3}})
+    overrides: tuple[dict[str, Any], ...] = (
+        {}, {"events": {}}, {"events": {"x.y": 3}}, {"state_default": 150},
+        {"state_default": 400, "events": {}},
+    )  # fmt: skip
     for override in overrides:
         room_id = await create(alice, room_version="12", power_level_content_override=override)
         levels = (await state(alice, room_id))["m.room.power_levels", ""]
