@@ -7,14 +7,13 @@ say; what others say is remembered for a while. Who may see a room is asked for 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from comity.federation.directory_calls import DirectoryCalls
 from comity.federation.errors import FederationError
 from comity.ports import Clock, Entropy
-from comity.protocol import identifiers
 from comity.protocol.errors import forbidden, invalid_param, not_found
 from comity.rooms.room_summary import (
     MAX_CHILDREN,
@@ -97,7 +96,10 @@ class Hierarchies:
         clock: Clock,
         entropy: Entropy,
         server_name: str,
+        candidates: Callable[[str, str, Sequence[str]], Awaitable[list[str]]],
     ) -> None:
+        """`candidates` are servers that may know a room that a user asks for (`Memberships.candidates`)."""
+        self._candidates = candidates
         self._database = database
         self._summaries = summaries
         self._calls = calls
@@ -159,7 +161,7 @@ class Hierarchies:
         """
         depth = MAX_DEPTH if max_depth is None else min(max_depth, MAX_DEPTH)
         if start is None:
-            first = _Waiting(room_id, 0, [identifiers.server_of(room_id)] if ":" in room_id else [])
+            first = _Waiting(room_id, 0, ())
             walk = _Walk(user_id, room_id, suggested_only, depth, [first])
         else:
             walk = self._continued(user_id, room_id, suggested_only, depth, start)
@@ -202,7 +204,10 @@ class Hierarchies:
             known = known or waiting.known
             if known is None and waiting.room_id not in walk.inaccessible:
                 asked += 1
-                known = await self._elsewhere(waiting.room_id, waiting.via, walk.suggested_only)
+                via = waiting.via
+                if waiting.depth == 0:
+                    via = await self._candidates(walk.user_id, waiting.room_id, via)
+                known = await self._elsewhere(waiting.room_id, via, walk.suggested_only)
             if known is None or not await self._may_see(walk.user_id, known):
                 continue
             rooms.append(known.told())
@@ -230,9 +235,7 @@ class Hierarchies:
         """One room's summary, with the user's membership (GET room_summary). Raises 404 M_NOT_FOUND."""
         known = await self._database.read(lambda tx: self._here(tx, room_id, suggested_only=False))
         if known is None:
-            servers = [name for name in via if identifiers.is_server_name(name)]
-            if ":" in room_id:
-                servers.append(identifiers.server_of(room_id))
+            servers = await self._candidates(user_id, room_id, via)
             known = await self._elsewhere(room_id, servers, suggested_only=False)
         if known is None or not await self._may_see(user_id, known):
             raise not_found("There is no such room that you could see")

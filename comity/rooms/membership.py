@@ -27,6 +27,7 @@ from comity.rooms.guest_access import GuestAccess
 from comity.rooms.invite_permission import check_takes_invites
 from comity.rooms.join import Joiner, Leaver
 from comity.rooms.merge import Merger
+from comity.rooms.neighbours import Neighbours
 from comity.rooms.policy import Policies
 from comity.rooms.restricted import Restricted
 from comity.rooms.room import Room, Rooms
@@ -36,6 +37,7 @@ from comity.rooms.vouching import Vouching
 from comity.rooms.write import ClientTransaction, Writer
 from comity.store import rooms as stored_rooms
 from comity.store.database import Database, Tx, WriteTx
+from comity.store.rooms import LocalMembership
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,6 +100,7 @@ class Memberships:
         self._calls = calls
         self._server_name = server_name
         self._member_content = member_content
+        self._neighbours = Neighbours(database, merger, server_name)
 
     async def membership(self, room: Room, user_id: str) -> str | None:
         """A user's membership in the current state of a room that we are in."""
@@ -149,10 +152,12 @@ class Memberships:
         await finish(self._joiner.join(user_id, room_id, candidates, content))
 
     async def candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
-        """Servers to come in through: those named, the inviter's, the room id's."""
+        """Servers to come in through: those named, the inviter's, the room id's, those once met there."""
         named = [server for server in via if identifiers.is_server_name(server)]
         inviter = await self._told_by(user_id, room_id)
-        wanted = [*named, inviter or "", server_of(room_id)]
+        room = await self._rooms.get(room_id)
+        met = await self._neighbours.to_ask(room, (), MAX_CANDIDATES) if room is not None else []
+        wanted = [*named, inviter or "", server_of(room_id), *met]
         return [server for server in dict.fromkeys(wanted) if server and server != self._server_name][
             :MAX_CANDIDATES
         ]
@@ -188,17 +193,23 @@ class Memberships:
             return
         server = await self._told_by(user_id, room_id)
         if server is None:
+            last = await self._last(user_id, room)
+            if last is not None and last.membership == "leave":
+                return
             raise forbidden("You are not in the room")
         await finish(self._leaver.leave(user_id, room, server, content))
+
+    async def _last(self, user_id: str, room: Room) -> LocalMembership | None:
+        return await self._database.read(
+            lambda tx: stored_rooms.last_local_membership(tx, user_id, room.number)
+        )
 
     async def forget(self, user_id: str, room_id: str) -> None:
         """client-server §Leaving Rooms: only a room that the user is not in can be forgotten."""
         room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("No such room is known here")
-        last = await self._database.read(
-            lambda tx: stored_rooms.last_local_membership(tx, user_id, room.number)
-        )
+        last = await self._last(user_id, room)
         if last is None:
             raise not_found("You have never been in that room")
         if last.membership not in ("leave", "ban"):

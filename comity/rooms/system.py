@@ -258,7 +258,7 @@ class RoomSystem:
         self.public_rooms = PublicRooms(database, summaries, directory_calls, core.name)
         self.hierarchies = Hierarchies(
             database=database, summaries=summaries, calls=directory_calls, clock=ports.clock,
-            entropy=ports.entropy, server_name=core.name,
+            entropy=ports.entropy, server_name=core.name, candidates=self.memberships.candidates,
         )  # fmt: skip
         self.portraits = Portraits(database, rooms, merger, self.writer, self.memberships, member_content)
         self.reader = Reader(

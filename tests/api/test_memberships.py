@@ -61,6 +61,31 @@ async def test_joining_again_changes_nothing(here: Place) -> None:
     assert (await alice.sync(since))["rooms"]["join"] == {}
 
 
+async def test_coming_back_and_leaving_twice(tmp_path: Path) -> None:
+    """Nobody here is in the room any more, and a room id of version 12 names no server."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        room_id = await alice.create()
+        closed = await alice.create(preset="private_chat")
+        await bob.join(room_id, via=ONE)
+        await alice.treat(closed, "invite", bob)
+        for left in (room_id, closed):
+            for _ in range(2):
+                await bob.leave(left)
+            await settle(here, there)
+        assert (await bob.ask("POST", at("join", room_id), {})).ok() == {"room_id": room_id}
+        await settle(here, there)
+        assert (await member(alice, room_id, bob))["membership"] == "join"
+        # A ban is not left, and those who never were in a room cannot leave it.
+        await bob.leave(room_id)
+        await alice.treat(closed, "invite", bob)
+        await alice.treat(closed, "ban", bob)
+        await settle(here, there)
+        (await bob.ask("POST", at("rooms", closed, "leave"), {})).failed(403, "M_FORBIDDEN")
+        amy = await there.client("amy")
+        (await amy.ask("POST", at("rooms", closed, "leave"), {})).failed(403, "M_FORBIDDEN")
+
+
 async def test_who_may_not_come_in(here: Place) -> None:
     alice, bob = await here.clients("alice", "bob")
     closed = await alice.create(preset="private_chat")

@@ -201,3 +201,19 @@ async def test_a_summary_tells_the_membership(tmp_path: Path) -> None:
         assert (await summary())["membership"] == "leave"
         await alice.treat(room_id, "ban", amy)
         (await amy.ask("GET", V1 + at("room_summary", room_id))).failed(404, "M_NOT_FOUND")
+
+
+async def test_who_is_invited_or_has_left_need_name_no_server(tmp_path: Path) -> None:
+    """A room id of version 12 names none, but whose server invited, and who was in the room, is known."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        space = await a_space(alice, "Closed", preset="private_chat")
+        room_id = await alice.create(name="Open")
+        await alice.treat(space, "invite", bob)
+        await bob.join(room_id, via=ONE)
+        await bob.leave(room_id)
+        await settle(here, there)
+        for wanted, name, membership in ((space, "Closed", "invite"), (room_id, "Open", "leave")):
+            assert names((await hierarchy(bob, wanted)).ok()) == [name]
+            seen = (await bob.ask("GET", "/_matrix/client/v1" + at("room_summary", wanted))).ok()
+            assert (seen["name"], seen["membership"]) == (name, membership)
