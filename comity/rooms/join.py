@@ -37,6 +37,8 @@ from comity.store.partial import Partial
 _log = logging.getLogger(__name__)
 #: Errors of another server that the user is told as they are.
 _TOLD = {"M_FORBIDDEN", "M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_INCOMPATIBLE_ROOM_VERSION"}
+#: Characters of a room version that are told of.
+MAX_VERSION = 255
 
 
 def tell(error: FederationError) -> MatrixError:
@@ -44,7 +46,12 @@ def tell(error: FederationError) -> MatrixError:
     if error.kind == "unwelcome":
         return forbidden(f"The operator of this server does not let it talk to {error.server}")
     if error.code in _TOLD and error.status is not None:
-        return MatrixError(error.status, str(error.code), f"{error.server} refused: {error.text}")
+        version, extra = error.body.get("room_version"), {}
+        if error.code == "M_INCOMPATIBLE_ROOM_VERSION" and isinstance(version, str):
+            extra["room_version"] = version[:MAX_VERSION]
+        return MatrixError(
+            error.status, str(error.code), f"{error.server} refused: {error.text}", extra=extra
+        )
     if error.status == 404:
         return not_found(f"{error.server} does not know the room")
     return MatrixError(502, "M_UNKNOWN", f"{error.server} could not be asked", detail=str(error))

@@ -136,7 +136,10 @@ async def test_where_nobody_can_knock(tmp_path: Path) -> None:
         closed = await a_room(alice, "invite")
         (await knock(bob, closed)).failed(403, "M_FORBIDDEN")
         old = await a_room(alice, "invite", room_version="6")
-        assert (await knock(bob, old)).failed(400, "M_INCOMPATIBLE_ROOM_VERSION")
+        refused = await knock(bob, old)
+        assert refused.failed(400, "M_INCOMPATIBLE_ROOM_VERSION")
+        # client-server §Standard error response: "Inspect the room_version property".
+        assert refused.body["room_version"] == "6"
         room_id = await a_room(alice)
         await alice.treat(room_id, "ban", bob)
         (await knock(bob, room_id)).failed(403, "M_FORBIDDEN")
