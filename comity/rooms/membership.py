@@ -47,6 +47,14 @@ _UNSUPPORTED = frozenset({"M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VER
 MAX_CANDIDATES = 10
 
 
+def _is_ours(room: Room) -> bool:
+    """Whether memberships in a room are changed here: we are in it, or everybody has left it, us last.
+
+    Then nobody else can say who may come in, and all of it is here.
+    """
+    return room.resident or (bool(room.extremities) and not room.servers and room.partial is None)
+
+
 async def finish(handshake: Coroutine[Any, Any, T]) -> T:
     """Wait for a handshake with another server, which goes on even if the client does not wait.
 
@@ -129,7 +137,7 @@ class Memberships:
     async def _come_in(self, user_id: str, room_id: str, via: Sequence[str], content: dict[str, Any]) -> None:
         """Join by whichever way leads in."""
         room = await self._rooms.get(room_id)
-        if room is not None and room.resident:
+        if room is not None and _is_ours(room):
             if await self.membership(room, user_id) == "join":
                 # Another join would take away the name and the avatar that they chose for this room.
                 return
@@ -183,7 +191,7 @@ class Memberships:
         if room is None:
             raise not_found("No such room is known here")
         content = await self._content(user_id, "leave", reason)
-        if room.resident:
+        if _is_ours(room):
             membership = await self.membership(room, user_id)
             if membership is None:
                 raise forbidden("You are not in the room")

@@ -86,6 +86,30 @@ async def test_coming_back_and_leaving_twice(tmp_path: Path) -> None:
         (await amy.ask("POST", at("rooms", closed, "leave"), {})).failed(403, "M_FORBIDDEN")
 
 
+async def test_a_room_that_everybody_has_left(here: Place) -> None:
+    """It is as they left it: who may come in is for its rules to say, and nobody else knows them."""
+    alice, bob, carol = await here.clients("alice", "bob", "carol")
+    room_id = await alice.create(visibility="public", name="Club")
+    await alice.treat(room_id, "ban", carol)
+    closed = await alice.create(preset="private_chat")
+    await alice.treat(closed, "invite", bob)
+    await alice.treat(closed, "invite", carol)
+    for left in (room_id, closed):
+        await alice.leave(left)
+    assert (await bob.ask("GET", "/publicRooms")).ok()["chunk"] == []
+    (await carol.ask("POST", at("join", room_id), {})).failed(403, "M_FORBIDDEN")
+    await bob.join(room_id)
+    (found,) = (await bob.ask("GET", "/publicRooms")).ok()["chunk"]
+    assert (found["room_id"], found["num_joined_members"]) == (room_id, 1)
+    (await alice.ask("POST", at("join", closed), {})).failed(403, "M_FORBIDDEN")
+    await carol.leave(closed)
+    await bob.join(closed)
+    # Who turned the invite down meanwhile can be invited again.
+    assert (await member(bob, closed, carol))["membership"] == "leave"
+    await bob.treat(closed, "invite", carol)
+    assert closed in (await carol.sync())["rooms"]["invite"]
+
+
 async def test_who_may_not_come_in(here: Place) -> None:
     alice, bob = await here.clients("alice", "bob")
     closed = await alice.create(preset="private_chat")
