@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from comity.bus import Bus
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: With which a server says that it does not know an invite's room version; clients have one code for it.
 _UNSUPPORTED = frozenset({"M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VERSION"})
+#: rooms/v8: the property of a join that names who vouches for it.
+VOUCHER = "join_authorised_via_users_server"
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
 
@@ -146,7 +149,7 @@ class Memberships:
             await self._whole(room_id)
             authoriser = await self._restricted.local_authoriser(room, user_id)
             if authoriser is not None:
-                content["join_authorised_via_users_server"] = authoriser
+                content[VOUCHER] = authoriser
             if authoriser is not None or not await self._restricted.applies(room, user_id):
                 await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
                 return
@@ -309,8 +312,10 @@ class Memberships:
     async def put(self, room_id: str, draft: Draft, *, transaction: ClientTransaction | None = None) -> str:
         """A membership that a client sets as state; the event's id. Raises MatrixError.
 
-        Whom it invites is told, and what comes with a join comes, as by the endpoints for that.
+        Whom it invites is told, who vouches for a join is found, and what comes with it comes, as by the
+        endpoints for that.
         """
+        draft = await self._vouched(room_id, draft)
         membership, server = draft.content.get("membership"), server_of(draft.state_key or "")
         if membership == "invite" and identifiers.is_user_id(draft.state_key) and server != self._server_name:
             await self._room(room_id)
@@ -320,6 +325,16 @@ class Memberships:
         if membership == "join":
             await self._successions.joined(draft.sender, room_id)
         return event_id
+
+    async def _vouched(self, room_id: str, draft: Draft) -> Draft:
+        """The draft with who vouches for it, whatever the client says: our signature would make it true."""
+        content = {name: value for name, value in draft.content.items() if name != VOUCHER}
+        room = await self._rooms.get(room_id)
+        if content.get("membership") == "join" and draft.state_key == draft.sender and room is not None:
+            authoriser = await self._restricted.local_authoriser(room, draft.sender)
+            if authoriser is not None:
+                content[VOUCHER] = authoriser
+        return replace(draft, content=content)
 
     async def invite_remote(self, room_id: str, draft: Draft, server: str) -> str:
         """Invite a user of another server, which signs the invite before it is stored; the event's id.

@@ -131,3 +131,32 @@ async def test_conditions_of_no_known_kind_count_as_failed(tmp_path: Path) -> No
         (await join(bob, room_id, ONE)).failed(403, "M_FORBIDDEN")
         amy = await here.client("amy")
         (await join(amy, room_id, ONE)).failed(403, "M_FORBIDDEN")
+
+
+@pytest.mark.parametrize("version", ["8", "12"])
+async def test_nobody_vouches_for_themselves(tmp_path: Path, version: str) -> None:
+    """A join that is set as state is vouched for as any other, whatever the client says of it."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, amy = await here.clients("alice", "amy")
+        bob = await there.client("bob")
+        space = await alice.create()
+        room_id = await a_restricted_room(alice, space, room_version=version)
+        path = at("rooms", room_id, "state", "m.room.member", amy.user_id)
+        forged = {"membership": "join", VOUCHER: alice.user_id}
+        (await amy.ask("PUT", path, forged)).failed(403, "M_FORBIDDEN")
+        delay = {"org.matrix.msc4140.delay": 10}
+        (await amy.ask("PUT", path, forged, **delay)).ok()
+        await here.clock.turn(1)
+        (await amy.ask("POST", at("join", room_id), {})).failed(403, "M_FORBIDDEN")
+        await amy.join(space)
+        (await amy.ask("PUT", path, {"membership": "join"})).ok()
+        assert await membership(alice, room_id, amy.user_id) == forged
+        # Who was let in by another server changes their name with all that stands there, as apps do.
+        await bob.join(space, via=ONE)
+        (await join(bob, room_id, ONE)).ok()
+        standing = await membership(bob, room_id, bob.user_id)
+        assert standing[VOUCHER] == alice.user_id
+        await bob.set_state(room_id, "m.room.member", {**standing, "displayname": "Bob"}, bob.user_id)
+        await settle(here, there)
+        found = await membership(alice, room_id, bob.user_id)
+        assert found == {"membership": "join", "displayname": "Bob"}
