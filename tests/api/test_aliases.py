@@ -79,6 +79,9 @@ async def test_canonical_aliases_must_lead_to_their_room(tmp_path: Path) -> None
             (await alice.ask("PUT", path, {"alias": HALL, "alt_aliases": [porch, wrong]})).failed(400, code)
         (await alice.ask("PUT", path, {"alias": HALL, "alt_aliases": [""]})).failed(400, "M_INVALID_PARAM")
         (await alice.ask("PUT", path, {"alt_aliases": HALL})).failed(400, "M_BAD_JSON")
+        many = [f"#{number}:{SERVER}" for number in range(51)]
+        (await alice.ask("PUT", path, {"alt_aliases": many})).failed(400, "M_INVALID_PARAM")
+        (await alice.ask("PUT", path, {"alt_aliases": many[:50]})).failed(400, "M_BAD_ALIAS")
         await alice.set_state(room_id, "m.room.canonical_alias", {"alias": HALL, "alt_aliases": [porch]})
         # Of an alias that is gone, the event can still be changed; it is new again once it was taken out.
         (await alice.ask("DELETE", at("directory", "room", porch))).ok()

@@ -22,6 +22,9 @@ from comity.rooms.write import Writer
 from comity.users.presence import Presences
 from comity.users.rate_limits import JOINS, MESSAGES, RateLimits
 
+#: Aliases that one event may add to those of a room: for each, another server may have to be asked.
+MAX_NEW_ALIASES = 50
+
 
 class EventsApi:
     """Routes by which users write into rooms."""
@@ -142,11 +145,13 @@ class EventsApi:
         if not isinstance(alternatives, list):
             raise bad_json("alt_aliases is not a list")
         alias = content.get("alias")
-        for name in [*([] if alias in (None, "") else [alias]), *alternatives]:
-            if not isinstance(name, str) or split_alias(name) is None:
-                raise invalid_param("A canonical alias is not a room alias")
-            if name in standing:
-                continue
+        named = [*([] if alias in (None, "") else [alias]), *alternatives]
+        if not all(isinstance(name, str) and split_alias(name) is not None for name in named):
+            raise invalid_param("A canonical alias is not a room alias")
+        new = [name for name in dict.fromkeys(named) if name not in standing]
+        if len(new) > MAX_NEW_ALIASES:
+            raise invalid_param(f"At most {MAX_NEW_ALIASES} aliases can be added at once")
+        for name in new:
             try:
                 found, _ = await self._directory.resolve(name)
             except MatrixError as error:
