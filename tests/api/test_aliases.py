@@ -89,6 +89,10 @@ async def test_canonical_aliases_must_lead_to_their_room(tmp_path: Path) -> None
         await alice.set_state(room_id, "m.room.canonical_alias", {"alias": HALL})
         (await alice.ask("PUT", path, {"alias": porch})).failed(400, "M_BAD_ALIAS")
         await alice.set_state(room_id, "m.room.canonical_alias", {"alias": ""})
+        # What stands is not held against the grammar either, wherever it came from.
+        odd = [{"type": "m.room.canonical_alias", "content": {"alias": "no alias"}}]
+        room_id = await alice.create(initial_state=odd)
+        await alice.set_state(room_id, "m.room.canonical_alias", {"alt_aliases": ["no alias"]})
 
 
 async def test_aliases_of_another_server_are_asked_for_there(tmp_path: Path) -> None:

@@ -146,9 +146,11 @@ class EventsApi:
             raise bad_json("alt_aliases is not a list")
         alias = content.get("alias")
         named = [*([] if alias in (None, "") else [alias]), *alternatives]
-        if not all(isinstance(name, str) and split_alias(name) is not None for name in named):
+        if not all(isinstance(name, str) for name in named):
             raise invalid_param("A canonical alias is not a room alias")
         new = [name for name in dict.fromkeys(named) if name not in standing]
+        if not all(split_alias(name) is not None for name in new):
+            raise invalid_param("A canonical alias is not a room alias")
         if len(new) > MAX_NEW_ALIASES:
             raise invalid_param(f"At most {MAX_NEW_ALIASES} aliases can be added at once")
         for name in new:
