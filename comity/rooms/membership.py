@@ -315,6 +315,9 @@ class Memberships:
         Whom it invites is told, who vouches for a join is found, and what comes with it comes, as by the
         endpoints for that.
         """
+        room, is_own = await self._rooms.get(room_id), draft.state_key == draft.sender
+        if is_own and draft.content.get("membership") == "leave" and room is not None and not _is_ours(room):
+            return await self._put_out(room, draft)
         draft = await self._vouched(room_id, draft)
         membership, server = draft.content.get("membership"), server_of(draft.state_key or "")
         if membership == "invite" and identifiers.is_user_id(draft.state_key) and server != self._server_name:
@@ -325,6 +328,20 @@ class Memberships:
         if membership == "join":
             await self._successions.joined(draft.sender, room_id)
         return event_id
+
+    async def _put_out(self, room: Room, draft: Draft) -> str:
+        """Turn down an invite, or take back a knock, to a room that only others are in; the event's id."""
+        reason = draft.content.get("reason")
+        await self.leave(draft.sender, room.room_id, reason=reason if isinstance(reason, str) else None)
+
+        def read(tx: Tx) -> str:
+            last = stored_rooms.last_local_membership(tx, draft.sender, room.number)
+            event = self._rooms.events.get(tx, last.event_num) if last is not None else None
+            if event is None:
+                raise forbidden("You are not in the room")
+            return event.event.event_id
+
+        return await self._database.read(read)
 
     async def _vouched(self, room_id: str, draft: Draft) -> Draft:
         """The draft with who vouches for it, whatever the client says: our signature would make it true."""

@@ -272,6 +272,29 @@ async def test_nobody_is_no_hero(here: Place, monkeypatch: pytest.MonkeyPatch) -
     assert (await alice.sync())["rooms"]["join"][room_id]["summary"]["m.heroes"] == []
 
 
+async def test_turning_down_from_elsewhere_set_as_state(tmp_path: Path) -> None:
+    """client-server §Room membership: an invite is rejected, and a knock retracted, by such an event."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        rules = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        room_id = await alice.create(preset="private_chat", initial_state=rules)
+        path = at("rooms", room_id, "state", "m.room.member", bob.user_id)
+        for how in ("invite", "knock"):
+            if how == "invite":
+                await alice.treat(room_id, "invite", bob)
+            else:
+                (await bob.ask("POST", at("knock", room_id), {}, via=ONE)).ok()
+            assert room_id in (await bob.sync())["rooms"][how]
+            answer = await bob.ask("PUT", path, {"membership": "leave", "reason": how})
+            assert answer.ok()["event_id"].startswith("$")
+            assert room_id not in (await bob.sync())["rooms"][how]
+            await settle(here, there)
+            assert await member(alice, room_id, bob) == {"membership": "leave", "reason": how}
+        amy = await there.client("amy")
+        path = at("rooms", room_id, "state", "m.room.member", amy.user_id)
+        (await amy.ask("PUT", path, {"membership": "leave"})).failed(403, "M_FORBIDDEN")
+
+
 # -- joining with what an identity server says
 
 
