@@ -1,15 +1,19 @@
 """POST /createRoom as a whole: the room, then the invites to it (client-server §Creation).
 
 The room is made by `comity.rooms.create`, the invites are those of `comity.rooms.membership`. Owns what
-an invite that fails means for the room.
+an invite that fails means for the room, and for how long a client is kept waiting for other servers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
+from comity.ports import Clock
 from comity.protocol.errors import MatrixError
+from comity.protocol.identifiers import server_of
 from comity.rooms.address_invites import Address, AddressInvites
 from comity.rooms.create import Creator, NewRoom
 from comity.rooms.membership import Memberships
@@ -21,6 +25,12 @@ _log = logging.getLogger(__name__)
 #: Refusals of an invite that createRoom answers with: a room of that version, or by that user, cannot be
 #: for whom it was meant. With any other the room stands, and the invite can be repeated.
 FATAL = frozenset({"M_UNSUPPORTED_ROOM_VERSION", "M_INVITE_BLOCKED"})
+#: Other servers' users that are invited at once: each may make the room's graph fork.
+MAX_AT_ONCE = 5
+#: Seconds after which the client has its answer, while servers that do not answer are waited for further:
+#: apps give up after half a minute, and make the room again.
+PATIENCE_SECONDS = 15.0
+T = TypeVar("T")
 
 
 class Founder:
@@ -33,34 +43,45 @@ class Founder:
         creator: Creator,
         memberships: Memberships,
         address_invites: AddressInvites,
+        clock: Clock,
+        server_name: str,
     ) -> None:
         self._database = database
         self._rooms = rooms
         self._creator = creator
         self._memberships = memberships
         self._address_invites = address_invites
+        self._clock = clock
+        self._server_name = server_name
+        #: What goes on although nobody waits for it.
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def create(self, new: NewRoom, addresses: Sequence[Address] = ()) -> str:
         """Create the room, invite to it, whoever has one of the `addresses` too; its id. Raises MatrixError.
 
         400 M_UNSUPPORTED_ROOM_VERSION also where the server of an invited user does not support the
         version, 403 M_INVITE_BLOCKED where one of them wants no such invites: then the creator has left
-        the room, and nothing leads to it.
+        the room, and nothing leads to it. A server that answers too late is not waited for.
         """
+        # It goes on when the client does not wait: half of the invites are of no use to anybody.
+        return await asyncio.shield(self._begun(self._create(new, addresses)))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.info("a new room, or an invite to it, came to nothing: %s", error)
+
+    async def _create(self, new: NewRoom, addresses: Sequence[Address]) -> str:
         # Of users of ours it is known before there is a room.
         await self._memberships.check_invitable(new.invite)
         room_id = await self._creator.create(new)
-        invited: list[str] = []
-        for target in dict.fromkeys(new.invite):
-            try:
-                await self._memberships.invite(new.creator, room_id, target, is_direct=new.is_direct)
-            except MatrixError as error:
-                _log.warning("%s could not be invited to %s: %s", target, room_id, error)
-                if error.code in FATAL:
-                    await self._withdraw(new.creator, room_id, invited)
-                    raise
-            else:
-                invited.append(target)
+        await self._invite(new, room_id)
         for whom in addresses:
             try:
                 await self._address_invites.invite(new.creator, room_id, whom, is_direct=new.is_direct)
@@ -68,6 +89,50 @@ class Founder:
                 # As with other invites, the room stands, and the invite can be repeated.
                 _log.warning("an address could not be invited to %s: %s", room_id, error)
         return room_id
+
+    async def _invite(self, new: NewRoom, room_id: str) -> None:
+        """Invite all who are to come: ours in their order, others as their servers answer."""
+        invited: list[str] = []
+        fatal: list[MatrixError] = []
+        at_once = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def invite(target: str) -> None:
+            try:
+                async with at_once:
+                    await self._memberships.invite(new.creator, room_id, target, is_direct=new.is_direct)
+            except MatrixError as error:
+                _log.warning("%s could not be invited to %s: %s", target, room_id, error)
+                if error.code in FATAL:
+                    fatal.append(error)
+            else:
+                invited.append(target)
+
+        targets = dict.fromkeys(new.invite)
+        for target in targets:
+            if server_of(target) == self._server_name:
+                await invite(target)
+        await self._patiently(
+            [self._begun(invite(target)) for target in targets if server_of(target) != self._server_name]
+        )
+        if fatal:
+            await self._withdraw(new.creator, room_id, invited)
+            raise fatal[0]
+
+    async def _patiently(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Wait until all are done, or for PATIENCE_SECONDS. Raises what one of them raised."""
+        if not tasks:
+            return
+        pause = asyncio.ensure_future(self._clock.sleep(PATIENCE_SECONDS))
+        waiting = set(tasks)
+        try:
+            while waiting and not pause.done():
+                await asyncio.wait({*waiting, pause}, return_when=asyncio.FIRST_COMPLETED)
+                waiting = {task for task in waiting if not task.done()}
+        finally:
+            pause.cancel()
+        for task in tasks:
+            if task.done():
+                task.result()
 
     async def _withdraw(self, creator: str, room_id: str, invited: Sequence[str]) -> None:
         """Take back what was made: invites first, while there is somebody who can."""

@@ -223,8 +223,9 @@ class RoomSystem:
             writer=writer, memberships=self.memberships, identity=core.identity,
         )  # fmt: skip
         self.founder = Founder(
-            core.database, core.rooms, self.creator, self.memberships, self.address_invites
-        )
+            core.database, core.rooms, self.creator, self.memberships, self.address_invites, ports.clock,
+            core.name,
+        )  # fmt: skip
         self.guest_departures = GuestDepartures(
             database=core.database, rooms=core.rooms, guest_access=core.guest_access,
             memberships=self.memberships, clock=ports.clock, server_name=core.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import orjson
 import pytest
 
 from comity.ports import Request, Response
-from tests.api.neighbours import name_of, neighbours
+from tests.api.neighbours import MANY_TURNS, name_of, neighbours
 from tests.api.support_rooms import Client, Place, by_key, place
 from tests.api.support_users import Answer, at
+from tests.engines import quiet
 
 TWO = name_of(2)
 
@@ -217,6 +219,40 @@ async def test_an_invite_that_makes_the_room_useless(
         room_id = await create(alice)
         answer = await alice.ask("POST", at("rooms", room_id, "invite"), {"user_id": bob.user_id})
         answer.failed(*told)
+
+
+class Slow:
+    """A server that thinks about invites until it is let go, and is a server of ours otherwise."""
+
+    def __init__(self, there: Place) -> None:
+        self.app, self._there, self.go = self, there.app, asyncio.Event()
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request."""
+        if "/invite/" in request.path:
+            await self.go.wait()
+        return await self._there.handle(request)
+
+
+async def test_a_server_that_takes_its_time(tmp_path: Path) -> None:
+    """It keeps neither the others nor the client waiting, whose app would make the room once more."""
+    async with neighbours(tmp_path, 3) as (here, there, third):
+        alice, bob, cat = await here.client("alice"), await there.client("bob"), await third.client("cat")
+        transport: Any = here.app._ports.transport
+        transport.places[2] = slow = Slow(there)
+        creating = asyncio.ensure_future(create(alice, invite=[bob.user_id, cat.user_id]))
+        await quiet(MANY_TURNS)
+        (room_id,) = (await cat.sync())["rooms"]["invite"]
+        assert not creating.done()
+        await here.clock.turn(15)
+        assert await creating == room_id
+        # The client may as well go away: everything is done all the same.
+        leaving = asyncio.ensure_future(create(alice, invite=[bob.user_id, cat.user_id]))
+        await quiet(MANY_TURNS)
+        leaving.cancel()
+        slow.go.set()
+        await quiet(MANY_TURNS)
+        assert len((await bob.sync())["rooms"]["invite"]) == len((await cat.sync())["rooms"]["invite"]) == 2
 
 
 async def test_an_invite_that_may_be_repeated(tmp_path: Path) -> None:
