@@ -6,11 +6,12 @@ summary, ours and those of other servers, and who may be shown one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from comity.protocol import identifiers
 from comity.protocol.event import Event, StateKey
+from comity.protocol.room_versions import room_version
 from comity.protocol.server_acl import is_allowed
 from comity.protocol.visibility import WORLD_READABLE, history_visibility
 from comity.store import rooms as stored_rooms
@@ -28,8 +29,6 @@ MAX_CHILDREN = 500
 MAX_ALLOWED_ROOMS = 100
 SPACE = "m.space"
 CHILD = "m.space.child"
-#: Join rules with which anybody may come in, or ask to.
-_OPEN = frozenset({"public", "knock", "knock_restricted"})
 _RESTRICTED = frozenset({"restricted", "knock_restricted"})
 _TEXTS = (
     "canonical_alias", "name", "topic", "avatar_url", "join_rule", "room_type", "encryption", "room_version",
@@ -180,9 +179,9 @@ class Summaries:
         if not is_allowed(acl.content if acl is not None else None, server):
             return False
         summary = self.of(tx, row)
-        if summary["world_readable"] or summary.get("join_rule") in _OPEN:
+        if summary["world_readable"] or _is_open(summary):
             return True
-        for room_id in summary.get("allowed_room_ids", ()):
+        for room_id in _effective(summary):
             allowed = stored_rooms.by_id(tx, room_id)
             if allowed is not None and stored_rooms.has_joined_members(tx, allowed.room_num, server):
                 return True
@@ -198,11 +197,9 @@ class Summaries:
             return True
         if membership == "ban":
             return False
-        if summary["world_readable"] or summary.get("join_rule", "public") in _OPEN:
+        if summary["world_readable"] or _is_open(summary):
             return True
-        return any(
-            self.membership(tx, room_id, user_id) == "join" for room_id in summary.get("allowed_room_ids", ())
-        )
+        return any(self.membership(tx, room_id, user_id) == "join" for room_id in _effective(summary))
 
     @staticmethod
     def membership(tx: Tx, room_id: str, user_id: str) -> str | None:
@@ -215,6 +212,26 @@ class Summaries:
         """Whether users of other servers may be in the room (`m.federate`)."""
         create = self.find(tx, row, ("m.room.create", ""))
         return create is None or create.content.get("m.federate") is not False
+
+
+def _is_open(summary: Mapping[str, Any]) -> bool:
+    """Whether anybody may come in, or ask to, as the room's version has it (if it is told)."""
+    rule, version = summary.get("join_rule", "public"), room_version(summary.get("room_version", ""))
+    if rule == "knock":
+        return version is None or version.allows_knocking
+    if rule == "knock_restricted":
+        return version is None or version.allows_knock_restricted
+    return bool(rule == "public")
+
+
+def _effective(summary: Mapping[str, Any]) -> Sequence[str]:
+    """The rooms whose members may come in; none in a version that knows no such rule."""
+    rule, version = summary.get("join_rule"), room_version(summary.get("room_version", ""))
+    known = version is None or (
+        version.allows_knock_restricted if rule == "knock_restricted" else version.allows_restricted_joins
+    )
+    allowed: Sequence[str] = summary.get("allowed_room_ids", ())
+    return allowed if known else ()
 
 
 def _join_rule(rules: Mapping[str, Any]) -> str:

@@ -217,3 +217,25 @@ async def test_who_is_invited_or_has_left_need_name_no_server(tmp_path: Path) ->
             assert names((await hierarchy(bob, wanted)).ok()) == [name]
             seen = (await bob.ask("GET", "/_matrix/client/v1" + at("room_summary", wanted))).ok()
             assert (seen["name"], seen["membership"]) == (name, membership)
+
+
+async def test_rules_that_the_version_does_not_know_open_nothing(tmp_path: Path) -> None:
+    """GET hierarchy: "in a room version that supports those settings"."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, amy = await here.clients("alice", "amy")
+        bob = await there.client("bob")
+        club = await alice.create()
+        await amy.join(club)
+        await bob.join(club, via=ONE)
+        await settle(here, there)
+        allow = [{"type": "m.room_membership", "room_id": club}]
+        for rule, version, is_shown in (
+            ("knock", "6", False), ("knock", "7", True),
+            ("restricted", "7", False), ("restricted", "8", True),
+            ("knock_restricted", "9", False), ("knock_restricted", "10", True),
+        ):  # fmt: skip
+            rules = {"type": "m.room.join_rules", "content": {"join_rule": rule, "allow": allow}}
+            room_id = await alice.create(preset="private_chat", room_version=version, initial_state=[rules])
+            for client in (amy, bob):
+                answer = await client.ask("GET", V1 + at("room_summary", room_id), via=ONE)
+                assert (answer.status == 200) == is_shown, (rule, version)
