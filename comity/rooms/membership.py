@@ -366,7 +366,7 @@ class Memberships:
         event = await self._policies.signed(room, event)
         try:
             answer = await self._calls.invite(
-                server, room_id, event, room.version.identifier, await self.invite_state(room)
+                server, room_id, event, room.version.identifier, await self.invite_state(room, draft.sender)
             )
         except FederationError as error:
             if error.kind == "unwelcome":
@@ -403,6 +403,6 @@ class Memberships:
         self._writer.append_event(tx, batch, event)
         return event
 
-    async def invite_state(self, room: Room) -> list[Event]:
+    async def invite_state(self, room: Room, inviter: str | None = None) -> list[Event]:
         """The state events that an invite to the room carries."""
-        return await self._database.read(lambda tx: shown_state(self._state(tx, room)))
+        return await self._database.read(lambda tx: shown_state(self._state(tx, room), inviter))

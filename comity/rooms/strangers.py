@@ -40,9 +40,13 @@ SHOWN_STATE = (
 )
 
 
-def shown_state(find: StateLookup) -> list[Event]:
-    """The state events that somebody outside is shown of a room."""
-    found = (find((event_type, "")) for event_type in SHOWN_STATE)
+def shown_state(find: StateLookup, inviter: str | None = None) -> list[Event]:
+    """The state events that somebody outside is shown of a room, and of whoever invites them to it."""
+    keys = [(event_type, "") for event_type in SHOWN_STATE]
+    if inviter is not None:
+        # Whoever invites has a name and a face that apps show.
+        keys.append(("m.room.member", inviter))
+    found = (find(key) for key in keys)
     return [event for event in found if event is not None]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from comity.protocol.signing import SigningKey, sign_json
 from tests.api.neighbours import name_of, neighbours, settle
-from tests.api.support_rooms import Client, Place, place
+from tests.api.support_rooms import Client, Place, by_key, place
 from tests.api.support_users import at
 
 ONE, TWO = name_of(1), name_of(2)
@@ -270,6 +270,21 @@ async def test_nobody_is_no_hero(here: Place, monkeypatch: pytest.MonkeyPatch) -
         for state_key in ("bob", "@bob:no server"):
             await alice.set_state(room_id, "m.room.member", {"membership": "invite"}, state_key)
     assert (await alice.sync())["rooms"]["join"][room_id]["summary"]["m.heroes"] == []
+
+
+async def test_who_invites_is_shown_elsewhere_too(tmp_path: Path) -> None:
+    """Apps show who invites by the name and avatar in the stripped state."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, amy = await here.clients("alice", "amy")
+        bob = await there.client("bob")
+        path = at("profile", alice.user_id, "displayname")
+        (await alice.ask("PUT", path, {"displayname": "Alice"})).ok()
+        room_id = await alice.create()
+        for target in (amy, bob):
+            await alice.treat(room_id, "invite", target)
+            invite = (await target.sync())["rooms"]["invite"][room_id]["invite_state"]["events"]
+            shown = by_key(invite)["m.room.member", alice.user_id]
+            assert shown == {"membership": "join", "displayname": "Alice"}
 
 
 async def test_turning_down_from_elsewhere_set_as_state(tmp_path: Path) -> None:
