@@ -379,6 +379,8 @@ class Memberships:
                 raise MatrixError(
                     403, error.code or "M_FORBIDDEN", "The invited user's server refused"
                 ) from None
+            if error.status == 404 and error.code == "M_NOT_FOUND":
+                raise not_found("The invited user's server knows no such user") from None
             raise MatrixError(
                 502,
                 error.code or "M_UNKNOWN",

@@ -287,6 +287,19 @@ async def test_who_invites_is_shown_elsewhere_too(tmp_path: Path) -> None:
             assert shown == {"membership": "join", "displayname": "Alice"}
 
 
+async def test_inviting_who_does_not_exist_elsewhere(tmp_path: Path) -> None:
+    """Their server has answered: it is not that it could not be asked."""
+    async with neighbours(tmp_path) as (here, _):
+        alice = await here.client("alice")
+        room_id = await alice.create()
+        for user_id, status, code in (
+            (f"@nobody:{TWO}", 404, "M_NOT_FOUND"),
+            (f"@nobody:{name_of(3)}", 502, "M_UNKNOWN"),
+        ):
+            answer = await alice.ask("POST", at("rooms", room_id, "invite"), {"user_id": user_id})
+            answer.failed(status, code)
+
+
 async def test_turning_down_from_elsewhere_set_as_state(tmp_path: Path) -> None:
     """client-server §Room membership: an invite is rejected, and a knock retracted, by such an event."""
     async with neighbours(tmp_path) as (here, there):
