@@ -170,12 +170,12 @@ class Openings:
         return None if own is None else orjson.Fragment(own)
 
     def others(
-        self, tx: Tx, opening: Opening, room_id: str, room_num: int, current: bytes, users: Iterable[str]
+        self, tx: Tx, opening: Opening, room_id: str, view: RoomView, current: bytes, users: Iterable[str]
     ) -> tuple[list[orjson.Fragment], list[tuple[str, int]]]:
         """The member events of users that are not told with the opening; and (user, event number) of each."""
         reader, found = self._reader, list[tuple[str, int]]()
         for user_id in dict.fromkeys(users):
-            slot = reader.states.slot(tx, room_num, (MEMBER, user_id))
+            slot = reader.states.slot(tx, view.room_num, (MEMBER, user_id))
             if slot is None or slot in opening.slots:
                 continue
             number = reader.states.get(tx, current, slot)
@@ -184,7 +184,9 @@ class Openings:
         loaded = reader.events.load(tx, [number for _, number in found]).values()
         wanted = opening.wanted.room.state
         told = [e for e in loaded if wanted.matches(MEMBER, e.event.sender, room_id, e.event.content)]
-        reading = Reading(now_ms=reader.clock.now_ms(), with_room_id=False, in_context=False)
+        reading = Reading(
+            now_ms=reader.clock.now_ms(), with_room_id=False, in_context=False, may_see=view.may_see
+        )
         return reader.format.events(tx, told, reading), found
 
     # -- making one

@@ -187,7 +187,7 @@ class JoinedRooms:
         if asked.wanted.room.state.lazy_load_members:
             device = (user_id, asked.request.device_id)
             users = (user_id, *heroes)
-            others, told = self._openings.others(tx, opening, room_id, room_num, current, users)
+            others, told = self._openings.others(tx, opening, room_id, view, current, users)
             self._sent.forget(device, room_num)
             for member, number in (*opening.members, *told):
                 self._sent.note(device, room_num, member, number, asked.now)

@@ -84,6 +84,19 @@ async def test_a_redaction_set_as_state_needs_the_power_to_redact(server: Place,
     assert (await event(alice, room_id, hers))["content"]["body"] == "hers"
 
 
+@pytest.mark.parametrize("version", ["10", "12"])
+async def test_what_is_redacted_stays_so_when_its_redaction_is(server: Place, version: str) -> None:
+    alice = await server.client("alice")
+    room_id = await alice.create(room_version=version)
+    said = await alice.say(room_id, "secret")
+    first = await alice.redact(room_id, said)
+    await alice.redact(room_id, first)
+    told = await event(alice, room_id, said)
+    assert told["content"] == {}
+    assert told["unsigned"]["redacted_because"]["event_id"] == first
+    assert "reason" not in told["unsigned"]["redacted_because"]["content"]
+
+
 async def test_redactions_of_nothing_are_refused(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create()

@@ -172,6 +172,26 @@ async def test_prev_content_is_not_told_of_what_may_not_be_seen(server: Place) -
     assert for_bob["replaces_state"] == for_alice["replaces_state"]
 
 
+@pytest.mark.parametrize("version", ["10", "12"])
+async def test_those_who_left_are_not_told_why_something_was_redacted_since(
+    server: Place, version: str
+) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create(room_version=version)
+    await bob.join(room_id)
+    said = await alice.say(room_id, "hello")
+    await bob.leave(room_id)
+    redaction = await alice.redact(room_id, said)
+    for client, reason in ((alice, "spam"), (bob, None)):
+        event = (await client.ask("GET", at("rooms", room_id, "event", said))).ok()
+        listed = (await client.messages(room_id, limit=20))["chunk"]
+        for told in (event, *(one for one in listed if one["event_id"] == said)):
+            because = told["unsigned"]["redacted_because"]
+            assert because["event_id"] == redaction
+            assert because["content"].get("reason") == reason
+    assert redaction not in ids((await bob.messages(room_id, limit=20))["chunk"])
+
+
 async def test_the_readers_membership_at_the_event_is_told(server: Place) -> None:
     story = await a_story(server, "shared")
     page = await story.bob.messages(story.room_id, limit=100)

@@ -83,7 +83,8 @@ class Reading:
     `transactions`: event id -> transaction id, for events that this device sent.
     `delays`: event id -> delay id, for events that the reader had scheduled (MSC4140).
     `membership`: the reader's membership at an event, None to leave it out.
-    `may_see`: whether the reader may see an event, asked of the state that an event replaced.
+    `may_see`: whether the reader may see an event, asked of the state that an event replaced and of what
+    redacted it.
     `is_erased`: whether the reader is given an event without what its sender said (§Account deactivation).
     """
 
@@ -253,7 +254,7 @@ class ClientFormat:
             parts.append(b',"m.relations":%b' % self._bundle(tx, bundle, reading))
         if stored.redacted_by is not None:
             redaction = self._events.get(tx, stored.redacted_by)
-            if redaction is not None and redaction.redacted_by is None:
+            if redaction is not None:
                 parts.append(b',"redacted_because":%b' % self._redaction(redaction, reading))
         return b"".join(parts)
 
@@ -273,7 +274,9 @@ class ClientFormat:
         return encode(told)
 
     def _redaction(self, redaction: StoredEvent, reading: Reading) -> bytes:
-        if reading.is_erased(redaction):
+        """client-server §Redactions: that an event was redacted is told whoever may see it, why it was to
+        those alone who may see the redaction, which may have come after they left."""
+        if reading.is_erased(redaction) or not reading.may_see(redaction):
             redaction = bare(redaction)
         body, room = redaction.body or _body(redaction), reading.room_part(redaction.event.room_id)
         return b'%b%b,"unsigned":{"age":%d}}' % (
@@ -283,7 +286,6 @@ class ClientFormat:
         )
 
     def replaced(self, tx: Tx, stored: StoredEvent) -> StoredEvent | None:
-        """The state event that a state event replaced on its branch."""
         """The state event that a state event replaced on its branch."""
         number = stored.replaced
         if number is None:
