@@ -202,6 +202,38 @@ async def test_the_readers_membership_at_the_event_is_told(server: Place) -> Non
     assert [event["unsigned"]["membership"] for event in own] == ["join", "invite"]
 
 
+@pytest.mark.parametrize("visibility", WHILE_JOINED)
+async def test_who_was_in_the_room_when_is_history_too(server: Place, visibility: str) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    initial = {"type": "m.room.history_visibility", "content": {"history_visibility": visibility}}
+    room_id = await alice.create(initial_state=[initial])
+
+    async def is_named(name: str) -> None:
+        content = {"membership": "join", "displayname": name}
+        await alice.set_state(room_id, "m.room.member", content, alice.user_id)
+
+    await is_named("secret")
+    outside = await alice.token_now()
+    await is_named("invited")
+    await alice.treat(room_id, "invite", bob)
+    invited = await alice.token_now()
+    await is_named("joined")
+    await bob.join(room_id)
+    joined = await alice.token_now()
+    expected = {"outside": "secret", "invited": "invited", "joined": "joined"}
+    await is_named("now")
+    for stays in (True, False):
+        for token, then in ((outside, "outside"), (invited, "invited"), (joined, "joined")):
+            answer = await bob.ask("GET", at("rooms", room_id, "members"), at=token, not_membership="leave")
+            if then in WHILE_JOINED[visibility]:
+                names = {member["content"].get("displayname") for member in answer.ok()["chunk"]}
+                assert expected[then] in names
+            else:
+                answer.failed(403, "M_FORBIDDEN")
+        if stays:
+            await bob.leave(room_id)
+
+
 async def test_who_forgot_a_room_sees_of_it_what_strangers_see(server: Place) -> None:
     alice, bob, carol = await server.clients("alice", "bob", "carol")
     room_id = await alice.create()

@@ -244,15 +244,18 @@ class Reader:
         def read(tx: Tx) -> dict[str, Any]:
             allowed = self._access(tx, user_id, room_id)
             room_num, root = allowed.room.room_num, allowed.state
+            view = self.visibility.view(tx, user_id, room_num)
             if line is not None and line < allowed.line:
                 root = self._state_at(tx, room_num, line) or root
+                # Who was in the room then is history like what was said.
+                if not view.sees(root, in_time=line <= view.last_line):
+                    raise forbidden("You may not see what the room was like at that time")
             numbers = self.states.by_type(tx, room_num, root, "m.room.member").values()
             listed = [
                 stored
                 for stored in self.events.load(tx, numbers).values()
                 if _is_wanted(stored.event.membership, membership, not_membership)
             ]
-            view = self.visibility.view(tx, user_id, room_num)
             reading = self.reading(tx, user_id, device_id, listed, view)
             return {"chunk": self.format.events(tx, listed, reading.brief())}
 
