@@ -186,8 +186,13 @@ async def test_children_of_children_are_listed_if_asked(server: Place) -> None:
     assert ids(found["chunk"]) == [deep, reaction, reply]
     assert found["recursion_depth"] == 3
     assert beyond not in ids(found["chunk"])
-    found = await relations(bob, room_id, root, "m.annotation", recurse=True)
-    assert ids(found["chunk"]) == [reaction]
+    # client-server §Relationships API: what only an event leads to that is not asked for is not included.
+    assert ids((await relations(bob, room_id, root, "m.annotation", recurse=True))["chunk"]) == []
+    assert ids((await relations(bob, room_id, reply, "m.annotation", recurse=True))["chunk"]) == [reaction]
+    found = await relations(bob, room_id, reaction, "m.reference", recurse=True)
+    assert ids(found["chunk"]) == [beyond, deep]
+    found = await relations(bob, room_id, reaction, "m.reference", "m.room.message", recurse=True)
+    assert ids(found["chunk"]) == [beyond, deep]
 
 
 async def test_what_may_not_be_seen_is_neither_listed_nor_counted(server: Place) -> None:

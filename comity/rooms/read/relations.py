@@ -82,7 +82,7 @@ class RelationsReader:
             raise not_found("There is no such event in the room, or you may not see it")
         parents, depth = [request.event_id], 1
         if request.recurse:
-            parents, depth = self._descendants(tx, room_num, request.event_id)
+            parents, depth = self._descendants(tx, room_num, request)
         back = request.backwards
         low, high = (end, start) if back else (start, end)
         after = 0 if low is None else low
@@ -121,12 +121,19 @@ class RelationsReader:
             answer["recursion_depth"] = depth
         return answer
 
-    def _descendants(self, tx: Tx, room_num: int, event_id: str) -> tuple[list[str], int]:
-        """The event and those below it whose children are listed too; and how deep that reaches."""
-        known = {event_id: None}
-        level, depth = [event_id], 1
+    def _descendants(self, tx: Tx, room_num: int, request: RelationsRequest) -> tuple[list[str], int]:
+        """The event and those below it whose children are listed too; and how deep that reaches.
+
+        client-server §Relationships API: what is reached through an event that is not asked for is not
+        listed.
+        """
+        known = {request.event_id: None}
+        level, depth = [request.event_id], 1
         while level and depth < MAX_DEPTH and len(known) < MAX_PARENTS:
-            rows = relations.children(tx, room_num, level, limit=MAX_PARENTS - len(known))
+            rows = relations.children(
+                tx, room_num, level, rel_type=request.rel_type, event_type=request.event_type,
+                limit=MAX_PARENTS - len(known),
+            )  # fmt: skip
             ids = self._reader.events.ids(tx, [number for _, number in rows]).values()
             level = [child for child in ids if child not in known]
             known.update(dict.fromkeys(level))
