@@ -76,6 +76,37 @@ async def test_pages_of_both_directions_meet(server: Place) -> None:
     assert ids(back["chunk"]) == ids(page["chunk"])
 
 
+async def test_an_end_is_told_where_there_is_more(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    before = await alice.token_now()
+    room_id = await alice.create()
+    await bob.join(room_id)
+    first = await alice.token_now()
+    await alice.say_all(room_id, *"abc")
+    middle = await bob.token_now()
+    await alice.say(room_id, "d")
+    # A bound of the client's is no end of history: what is behind it can be had from there.
+    page = await bob.messages(room_id, to=middle, limit=5)
+    assert bodies(page["chunk"]) == ["d"]
+    assert bodies((await bob.messages(room_id, from_=page["end"], limit=3))["chunk"]) == ["c", "b", "a"]
+    page = await bob.messages(room_id, to=first, limit=5)
+    assert bodies(page["chunk"]) == ["d", "c", "b", "a"]
+    page = await bob.messages(room_id, from_=page["end"], to=before, limit=99)
+    assert page["chunk"][-1]["type"] == "m.room.create"
+    assert "end" not in page
+    # Nothing comes to who has left, as long as they stay away.
+    page = await bob.messages(room_id, "f", from_=middle)
+    assert bodies((await bob.messages(room_id, "f", from_=page["end"]))["chunk"]) == []
+    await bob.leave(room_id)
+    await alice.say(room_id, "after bob")
+    page = await bob.messages(room_id, "f", from_=middle, limit=1)
+    assert bodies(page["chunk"]) == ["d"]
+    page = await bob.messages(room_id, "f", from_=page["end"])
+    assert [event["type"] for event in page["chunk"]] == ["m.room.member"]
+    assert "end" not in page
+    assert "end" in await bob.messages(room_id, "f", from_=first, to=middle)
+
+
 async def test_tokens_of_sync_are_places_in_history(server: Place) -> None:
     alice = await server.client("alice")
     room_id = await alice.create()

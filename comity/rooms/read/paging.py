@@ -53,10 +53,15 @@ class Walk:
 
 @dataclass(slots=True)
 class _Progress:
-    """Where a walk has come to. `cursor` and `bound` are lines."""
+    """Where a walk has come to. `cursor` and `bound` are lines, as is `edge`: the bound if none is asked for.
+
+    `lasts`: what happens in the room from now on is the reader's to see as well.
+    """
 
     cursor: int
     bound: int
+    edge: int
+    lasts: bool
     found: list[StoredEvent] = field(default_factory=list)
     passed: set[int] = field(default_factory=set)
     exhausted: bool = False
@@ -173,9 +178,10 @@ class Paging:
         end = parse_line(walk.end) if walk.end is not None else None
         if walk.backwards:
             first = allowed.line if start is None else start
-            return _Progress(min(first, allowed.line), 0 if end is None else end), first
+            bound = 0 if end is None else end
+            return _Progress(min(first, allowed.line), bound, 0, allowed.present), first
         last = allowed.line if end is None else min(end, allowed.line)
-        return _Progress(start or 0, last), start or 0
+        return _Progress(start or 0, last, allowed.line, allowed.present), start or 0
 
     def _step(self, tx: Tx, walk: Walk, progress: _Progress, room_num: int) -> Window:
         view = self._visibility.view(tx, walk.user_id, room_num)
@@ -220,12 +226,26 @@ class Paging:
             senders = {item.event.sender for item in chunk}
             members = members_of(tx, self._states, self._events, chunk[0].room_num, root or b"", senders)
             answer["state"] = self._format.events(tx, members, reading.brief())
-        if not progress.exhausted or (chunk and not walk.backwards):
-            # Going forwards, what comes next may not have happened yet.
+        if not progress.exhausted or (chunk and self._goes_on(tx, walk, progress, view)):
             answer["end"] = line_token(progress.cursor)
-        elif chunk and walk.end is not None and progress.bound > 0:
-            answer["end"] = line_token(progress.bound)
         return answer
+
+    def _goes_on(self, tx: Tx, walk: Walk, progress: _Progress, view: RoomView) -> bool:
+        """Whether something may come behind the bound of a walk that has come there."""
+        if not walk.backwards and progress.lasts:
+            # What comes next may not have happened yet.
+            return True
+        if progress.bound == progress.edge:
+            return False
+        # The client has set the bound: whether there is more does not depend on it.
+        keep = wanted_events(tx, self._events, view, walk.user_id, walk.room_id, walk.wanted)
+        low, high = sorted((progress.bound, progress.edge))
+        scan = scan_back if walk.backwards else scan_forward
+        beyond = scan(
+            tx, self._events, view.room_num, after=low, upto=high, limit=0, keep=keep,
+            passed=progress.passed,
+        )  # fmt: skip
+        return not beyond.exhausted
 
     # -- context
 
