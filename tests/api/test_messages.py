@@ -138,6 +138,22 @@ async def test_filters_choose_and_members_are_loaded(server: Place) -> None:
     assert await walk(alice, room_id, "b", 1, wanted={"not_senders": [alice.user_id]}) == ["his"]
 
 
+async def test_senders_who_come_on_the_way_are_loaded_too(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await alice.say(room_id, "alone")
+    await bob.join(room_id)
+    await bob.say(room_id, "here too")
+    wanted = {"types": ["m.room.message"], "lazy_load_members": True}
+    for direction in ("f", "b"):
+        page = await alice.messages(room_id, direction, wanted=wanted)
+        assert {key for _, key in by_key(page["state"])} == {alice.user_id, bob.user_id}
+    # The join itself says it.
+    page = await alice.messages(room_id, "f", wanted={"lazy_load_members": True}, limit=50)
+    assert bodies(page["chunk"]) == ["alone", "here too"]
+    assert bob.user_id not in {key for _, key in by_key(page["state"])}
+
+
 async def test_bad_questions_are_refused(server: Place) -> None:
     alice, bob = await server.clients("alice", "bob")
     room_id = await alice.create()

@@ -222,13 +222,30 @@ class Paging:
             "chunk": self._format.array(tx, chunk, reading),
         }
         if walk.wanted.lazy_load_members and chunk:
-            root = chunk[0].state_after if walk.backwards else chunk[0].state_before
-            senders = {item.event.sender for item in chunk}
-            members = members_of(tx, self._states, self._events, chunk[0].room_num, root or b"", senders)
+            members = self._senders(tx, chunk, backwards=walk.backwards)
             answer["state"] = self._format.events(tx, members, reading.brief())
         if not progress.exhausted or (chunk and self._goes_on(tx, walk, progress, view)):
             answer["end"] = line_token(progress.cursor)
         return answer
+
+    def _senders(self, tx: Tx, chunk: Sequence[StoredEvent], *, backwards: bool) -> list[StoredEvent]:
+        """The members who sent the events of a page, as they were where it begins.
+
+        Going forwards, some come to the room only on the way, by an event that the client may not have asked
+        for: they are told as they are at its end.
+        """
+        first, last = chunk[0], chunk[-1]
+        senders = {item.event.sender for item in chunk}
+        root = first.state_after if backwards else first.state_before
+        found = members_of(tx, self._states, self._events, first.room_num, root or b"", senders)
+        missing = senders.difference(str(member.event.state_key) for member in found)
+        if missing and not backwards:
+            told = {item.number for item in chunk}
+            late = members_of(
+                tx, self._states, self._events, first.room_num, last.state_after or b"", missing
+            )
+            found += [member for member in late if member.number not in told]
+        return found
 
     def _goes_on(self, tx: Tx, walk: Walk, progress: _Progress, view: RoomView) -> bool:
         """Whether something may come behind the bound of a walk that has come there."""
