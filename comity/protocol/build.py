@@ -54,6 +54,15 @@ def message_draft(event_type: str, sender: str, content: Mapping[str, Any]) -> D
     return Draft(event_type, sender, rest, redacts=redacts)
 
 
+def check_name_sizes(draft: Draft) -> None:
+    """client-server §Size limits, of an event's type and state key. Raises 413 M_TOO_LARGE."""
+    named = {"type": draft.type, **({} if draft.state_key is None else {"state_key": draft.state_key})}
+    try:
+        check_names(named)
+    except EventFormatError as error:
+        raise too_large(str(error)) from None
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """An event that another points to, with what room versions 1–2 want to know of it."""
@@ -122,11 +131,9 @@ def build(
         # What we write ourselves is strict in every room version (appendices §Canonical JSON).
         canonical_json.check_values(source)
         # Everything else in it is of our own making.
-        check_names(source)
+        check_name_sizes(draft)
         event = sign_event(version, source, server, key)
-    except canonical_json.CanonicalJsonError as error:
-        raise bad_json(str(error)) from None
-    except EventFormatError as error:
+    except (canonical_json.CanonicalJsonError, EventFormatError) as error:
         raise bad_json(str(error)) from None
     if len(event.encoded) > MAX_EVENT_BYTES:
         raise too_large(f"The event is larger than {MAX_EVENT_BYTES} bytes")

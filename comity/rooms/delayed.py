@@ -24,16 +24,9 @@ import orjson
 from comity.background import Worker
 from comity.ports import Clock, Entropy
 from comity.protocol import canonical_json
-from comity.protocol.build import Draft, message_draft
-from comity.protocol.errors import (
-    EventFormatError,
-    MatrixError,
-    bad_json,
-    invalid_param,
-    not_found,
-    too_large,
-)
-from comity.protocol.event import MAX_EVENT_BYTES, check_names
+from comity.protocol.build import Draft, check_name_sizes, message_draft
+from comity.protocol.errors import MatrixError, bad_json, invalid_param, not_found, too_large
+from comity.protocol.event import MAX_EVENT_BYTES
 from comity.rooms.membership import Memberships
 from comity.rooms.merge import Merger
 from comity.rooms.room import Rooms
@@ -151,11 +144,10 @@ class DelayedEvents(Worker):
             )  # fmt: skip
         if wish.state_key is None:
             message_draft(wish.type, wish.user_id, wish.content)
-        named = {"type": wish.type, **({} if wish.state_key is None else {"state_key": wish.state_key})}
+        check_name_sizes(Draft(wish.type, wish.user_id, wish.content, wish.state_key))
         try:
-            check_names(named)
             canonical_json.check_values(dict(wish.content))
-        except (EventFormatError, canonical_json.CanonicalJsonError) as error:
+        except canonical_json.CanonicalJsonError as error:
             raise bad_json(str(error)) from None
         if len(orjson.dumps(wish.content)) > MAX_EVENT_BYTES:
             raise too_large(f"The event is larger than {MAX_EVENT_BYTES} bytes")
