@@ -248,7 +248,8 @@ class Writer:
             return
         if relates["rel_type"] == THREAD:
             root = events.by_id(tx, target)
-            if root is not None and relation_of(root.event) is not None:
+            is_here = root is not None and root.room_num == room.number
+            if root is not None and is_here and relation_of(root.event) is not None:
                 raise MatrixError(
                     400, "M_UNKNOWN", "That event relates to another: no thread can start at it"
                 )
