@@ -232,6 +232,7 @@ async def test_nobody_hears_of_those_whom_they_ignore(server: Place) -> None:
     await relate(alice, room_id, root, "m.thread", "from alice")
     await relate(carol, room_id, root, "m.thread", "from carol")
     other = await carol.say(room_id, "a root of carol's")
+    await edit(carol, room_id, other, "changed by carol")
     await relate(alice, room_id, other, "m.thread", "an answer to carol")
     await bob.account_data("m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
     told = (await bundle(bob, room_id, root))["m.thread"]
@@ -240,8 +241,12 @@ async def test_nobody_hears_of_those_whom_they_ignore(server: Place) -> None:
     listed = (await threads(bob, room_id))["chunk"]
     assert ids(listed) == [other, root]
     assert listed[0]["content"] == {}
-    assert listed[0]["unsigned"]["m.relations"]["m.thread"]["count"] == 1
-    assert (await threads(alice, room_id))["chunk"][0]["content"]["body"] == "a root of carol's"
+    children = listed[0]["unsigned"]["m.relations"]
+    assert children["m.thread"]["count"] == 1
+    assert "m.replace" not in children
+    for_alice = (await threads(alice, room_id))["chunk"][0]
+    assert for_alice["content"]["body"] == "a root of carol's"
+    assert "m.replace" in for_alice["unsigned"]["m.relations"]
 
 
 async def test_threads_are_listed_by_their_last_event(server: Place) -> None:

@@ -69,7 +69,7 @@ class Aggregations:
         for event_id, kinds in relations.kinds(tx, list(parents)).items():
             parent = parents[event_id]
             edit = None
-            if REPLACE in kinds and parent.redacted_by is None:
+            if REPLACE in kinds and parent.redacted_by is None and parent.event.sender not in ignored:
                 edit = self._edit(tx, view, parent)
             bundle = Bundle(
                 edit,
