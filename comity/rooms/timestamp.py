@@ -18,18 +18,20 @@ from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.graft import Cutting, Grafter
 from comity.rooms.read.access import access
-from comity.rooms.read.visible import Visibility
+from comity.rooms.read.visible import RoomView, Visibility
 from comity.rooms.room import Room, Rooms
 from comity.rooms.serve import Server
 from comity.store import rooms as stored_rooms
 from comity.store import times
 from comity.store.database import Database, Tx
-from comity.store.events import StoredEvent
+from comity.store.events import StoredEvent, live_line
 from comity.store.rooms import Gap
 
 _log = logging.getLogger(__name__)
 #: Events that are looked at for one that may be seen; in how many reads of the store.
 MAX_SEEN, MAX_AT_ONCE = 500, 50
+#: A user's stays in a room that are looked into where none of those is theirs to see, the last ones.
+MAX_STAYS = 20
 #: Servers that are asked, and the seconds after which no other is.
 MAX_SERVERS = 3
 PATIENCE_SECONDS = 20.0
@@ -127,13 +129,36 @@ class Timestamps:
         allowed = access(tx, self._rooms.states, self._rooms.events, user_id, room_id, self._position())
         number = allowed.room.room_num
         view = self._visibility.view(tx, user_id, number)
-        sides = [self._closest(tx, number, at_ms, way, allowed.line, view.may_see) for way in (False, True)]
+        sides = [
+            self._closest(tx, number, at_ms, way, allowed.line, view.may_see)
+            or self._in_stays(tx, view, at_ms, way, allowed.line)
+            for way in (False, True)
+        ]
         before, after = (stored.line if stored is not None else None for stored in sides)
         lines = [line for line in (before, after) if line is not None]
         upto = allowed.line if after is None else max(lines)
         lowest = min(lines) if before is not None else 0
         gaps = stored_rooms.gaps(tx, number, after=lowest, upto=upto)
         return sides[1 if forwards else 0], (gaps[0] if gaps and allowed.joined else None)
+
+    def _in_stays(self, tx: Tx, view: RoomView, at_ms: int, forwards: bool, upto: int) -> StoredEvent | None:
+        """The closest event of the times when the user was in the room, which they may see.
+
+        Between it and the time may lie more that they may not see than is looked at one by one.
+        """
+        history = stored_rooms.local_history(tx, view.user_id, view.room_num)
+        found: list[StoredEvent] = []
+        ends = [min(upto, live_line(entry.position)) for entry in history[1:]]
+        for entry, last in list(zip(history, [*ends, upto], strict=False))[-MAX_STAYS:]:
+            if entry.membership != "join" or entry.forgotten:
+                continue
+            numbers = times.closest(
+                tx, view.room_num, at_ms, forwards=forwards, after=live_line(entry.position) - 1, upto=last,
+                limit=MAX_AT_ONCE,
+            )  # fmt: skip
+            loaded = self._rooms.events.load(tx, numbers)
+            found += view.visible(loaded[number] for number in numbers if number in loaded)[:1]
+        return min(found, key=lambda stored: abs(stored.event.origin_server_ts - at_ms), default=None)
 
     async def _from_elsewhere(
         self, room: Room, gap: Gap, found: StoredEvent | None, at_ms: int, forwards: bool

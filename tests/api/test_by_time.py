@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from comity.rooms import timestamp
 from tests.api.neighbours import ask_as, name_of, neighbours, refusal, settle
 from tests.api.support_rooms import Client, Place, bodies
 from tests.api.support_users import Answer, at
@@ -64,6 +67,32 @@ async def test_only_what_may_be_seen(tmp_path: Path) -> None:
         joined = here.clock.now_ms()
         found = (await closest(amy, room_id, said[0][1])).ok()
         assert found["origin_server_ts"] == joined
+
+
+async def test_behind_much_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timestamp, "MAX_SEEN", 4)
+    monkeypatch.setattr(timestamp, "MAX_AT_ONCE", 2)
+    async with neighbours(tmp_path, 1) as (here,):
+        alice, amy = await here.clients("alice", "amy")
+        hidden = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+        room_id = await alice.create(initial_state=[{**hidden, "state_key": ""}])
+        before = await talk(here, alice, room_id, 6)
+        await amy.join(room_id)
+        seen = await talk(here, alice, room_id, 3)
+        await amy.leave(room_id)
+        between = await talk(here, alice, room_id, 6)
+        await amy.join(room_id)
+        again = await talk(here, alice, room_id, 2)
+        first = (await closest(amy, room_id, before[0][1], "f")).ok()
+        assert before[5][1] <= first["origin_server_ts"] <= seen[0][1], "her joining"
+        assert (await closest(amy, room_id, seen[1][1], "f")).ok() == told(seen[1])
+        second = (await closest(amy, room_id, between[0][1] + 1, "f")).ok()
+        assert between[5][1] <= second["origin_server_ts"] <= again[0][1]
+        last = (await closest(amy, room_id, between[4][1], "b")).ok()
+        assert seen[2][1] <= last["origin_server_ts"] <= between[0][1], "her leaving"
+        await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
+        ben = await here.client("ben")
+        (await closest(ben, room_id, here.clock.now_ms() + 1, "f")).failed(404, "M_NOT_FOUND")
 
 
 async def test_what_another_server_is_told(tmp_path: Path) -> None:
