@@ -37,6 +37,8 @@ class Draft:
     #: A client's `ts` (application services) or None for now.
     origin_server_ts: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether an administrator of this server says it, who may redact what its users sent.
+    by_administrator: bool = False
 
 
 def message_draft(event_type: str, sender: str, content: Mapping[str, Any]) -> Draft:

@@ -268,8 +268,9 @@ class Writer:
     def _check_redaction(self, tx: Tx, room: Room, draft: Draft) -> None:
         """Raises 403 M_FORBIDDEN for a redaction of somebody else's event without the power to.
 
-        client-server §Redactions. The rules that servers hold each other to let anybody redact what
-        came from their own server (rooms/v3 §Handling redactions): who of its users may is up to it.
+        client-server §Redactions, PUT …/redact: administrators may redact what this server's users sent.
+        The rules that servers hold each other to let anybody redact what came from their own server
+        (rooms/v3 §Handling redactions): who of its users may is up to it.
         """
         redacts = draft.redacts
         if redacts is None and draft.type == "m.room.redaction" and room.version.redacts_in_content:
@@ -277,6 +278,8 @@ class Writer:
             redacts = draft.content.get("redacts")
         target = self._rooms.events.by_id(tx, redacts) if isinstance(redacts, str) else None
         if target is None or target.room_num != room.number or target.event.sender == draft.sender:
+            return
+        if draft.by_administrator and server_of(target.event.sender) == self._server_name:
             return
         find = self._merger.lookup(tx, room, room.state)
         levels = PowerLevels(room.version, find(("m.room.create", "")), find(("m.room.power_levels", "")))

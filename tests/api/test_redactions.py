@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from comity.store import accounts
+from tests.api.neighbours import name_of, neighbours, settle
 from tests.api.support_rooms import Client, Place, place
 from tests.api.support_users import at
 
@@ -95,6 +97,33 @@ async def test_what_is_redacted_stays_so_when_its_redaction_is(server: Place, ve
     assert told["content"] == {}
     assert told["unsigned"]["redacted_because"]["event_id"] == first
     assert "reason" not in told["unsigned"]["redacted_because"]["content"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_administrators_redact_what_users_of_their_server_sent(tmp_path: Path, version: str) -> None:
+    """client-server, PUT …/redact; every server lets what came from there be redacted from there."""
+    async with neighbours(tmp_path) as (here, there):
+        alice, admin = await here.clients("alice", "admin")
+        bob = await there.client("bob")
+        await here.database.write(lambda tx: accounts.set_admin(tx, admin.user_id, admin=True))
+        room_id = await bob.create(room_version=version)
+        await alice.join(room_id, name_of(2))
+        await admin.join(room_id)
+        hers, hers_too, his = (
+            *(await alice.say_all(room_id, "hers", "hers too")),
+            await bob.say(room_id, "his"),
+        )
+        await settle(here, there)
+        await admin.redact(room_id, hers)
+        await admin.send(room_id, "m.room.redaction", {"redacts": hers_too})
+        await settle(here, there)
+        for client in (alice, bob):
+            for event_id in (hers, hers_too):
+                assert (await event(client, room_id, event_id))["content"] == {}
+        path = at("rooms", room_id, "redact", his, "t")
+        (await admin.ask("PUT", path, {})).failed(403, "M_FORBIDDEN")
+        path = at("rooms", room_id, "redact", await admin.say(room_id, "theirs"), "t")
+        (await alice.ask("PUT", path, {})).failed(403, "M_FORBIDDEN")
 
 
 async def test_redactions_of_nothing_are_refused(server: Place) -> None:

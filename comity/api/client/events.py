@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -67,6 +68,8 @@ class EventsApi:
         if call.query(DELAY_PARAMETER) is not None:
             return await self._delayed.schedule(call, content, None)
         draft = message_draft(event_type, call.requester.user_id, content)
+        if call.requester.admin:
+            draft = replace(draft, by_administrator=True)
         transaction = transaction_of(call, f"send/{event_type}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
         await self._presences.active(call.requester.user_id, call.requester.device_id)
@@ -82,10 +85,11 @@ class EventsApi:
         content = {name: value for name, value in call.json_or_empty().items() if name == "reason"}
         if not isinstance(content.get("reason", ""), str):
             raise bad_json("reason is not a string")
-        draft = Draft("m.room.redaction", call.requester.user_id, content, redacts=target)
+        who = call.requester
+        draft = Draft("m.room.redaction", who.user_id, content, redacts=target, by_administrator=who.admin)
         transaction = transaction_of(call, f"redact/{target}")
         event_id = await self._writer.send(call.parameters["roomId"], draft, transaction=transaction)
-        await self._presences.active(call.requester.user_id, call.requester.device_id)
+        await self._presences.active(who.user_id, who.device_id)
         return json_response({"event_id": event_id})
 
     async def _check_may_redact(self, call: Call, target: object) -> None:
