@@ -244,7 +244,11 @@ async def test_nobody_hears_of_those_whom_they_ignore(server: Place) -> None:
     children = listed[0]["unsigned"]["m.relations"]
     assert children["m.thread"]["count"] == 1
     assert "m.replace" not in children
-    for_alice = (await threads(alice, room_id))["chunk"][0]
+    # Where carol speaks last is not where bob hears of something last.
+    await relate(carol, room_id, root, "m.thread", "again from carol")
+    assert ids((await threads(bob, room_id))["chunk"]) == [other, root]
+    assert ids((await threads(alice, room_id))["chunk"]) == [root, other]
+    for_alice = (await threads(alice, room_id))["chunk"][1]
     assert for_alice["content"]["body"] == "a root of carol's"
     assert "m.replace" in for_alice["unsigned"]["m.relations"]
 

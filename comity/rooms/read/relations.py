@@ -5,13 +5,14 @@ Each answers from one snapshot, with what the reader may see and nobody's whom t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from comity.protocol.errors import not_found
 from comity.protocol.relations import relation_of
 from comity.rooms.read.access import access, ignored_users
+from comity.rooms.read.format import Reading
 from comity.rooms.read.reader import Reader
 from comity.rooms.read.tokens import line_token, parse_line
 from comity.store import relations
@@ -172,11 +173,21 @@ class RelationsReader:
                 reader.format.redacted(tx, root, reading)
                 if root.event.sender in ignored
                 else reader.format.event(tx, root, reading)
-                for root in roots
-                # Without anything in it that the reader may see, there is no thread for them.
-                if root.number in reading.bundles and reading.bundles[root.number].thread is not None
+                for root in _by_latest(roots, reading)
             ]
         }
         if more:
             answer["next_batch"] = line_token(below)
         return answer
+
+
+def _by_latest(roots: Iterable[StoredEvent], reading: Reading) -> list[StoredEvent]:
+    """Those of some roots that have a thread for the reader, by the newest event of it that is theirs to
+    see: others may have spoken there since, whom they ignore or do not see any more.
+    """
+    lines: dict[int, int] = {}
+    for number, bundle in reading.bundles.items():
+        if bundle.thread is not None:
+            lines[number] = bundle.thread.latest.line or 0
+    shown = [root for root in roots if root.number in lines]
+    return sorted(shown, key=lambda root: lines[root.number], reverse=True)
