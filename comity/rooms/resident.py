@@ -255,6 +255,25 @@ class Resident:
         if room is not None and room.resident:
             # It comes to us as a member of the room too; the ACL holds here as it does there.
             await self._server.room_for(room_id, origin, must_be_in=False)
+            if version is room.version:
+                advised = (await self._policies.recommended(room, [signed]))[0]
+                await self._decisions.make(
+                    lambda: self._rooms.get(room_id), lambda tx, batch: self._take_early(tx, batch, advised)
+                )
         else:
             await self._strangers.record(version, signed, "invite", [*shown, dict(signed.source)])
         return signed
+
+    def _take_early(self, tx: Tx, batch: Batch, event: Event) -> None:
+        """Take an invite into a room that we are in, if it can be judged already.
+
+        Whoever invited has been told that it is done, and their transaction may be long in coming: until
+        then the invited user would be told of nothing, and not be let in.
+        """
+        held = self._rooms.events.by_id(tx, event.event_id)
+        if held is not None and held.state_before is not None:
+            return
+        judged = self._judge.judge(tx, batch, event)
+        if isinstance(judged, Missing) or judged.verdict.outcome is not Outcome.ACCEPT:
+            return
+        batch.add(tx, event, Outcome.ACCEPT, judged.state_before)

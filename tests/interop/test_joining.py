@@ -124,3 +124,18 @@ async def test_second_user_joins_where_the_server_is_already(
 
 async def _is(viewer: Client, room: str, whom: Client, membership: str) -> bool:
     return await viewer.membership(room, whom.user_id) == membership
+
+
+async def test_second_user_is_invited_where_the_server_is_already(
+    pair: Pair, version: str, alice: Client, bob: Client, user: MakeUser
+) -> None:
+    """They need not wait until the invite has come with the room's other events."""
+    room = await alice.create_room(version, preset="private_chat")
+    carol = await user(pair.guest, "carol")
+    for guest in (bob, carol):
+        await alice.invite(room, guest.user_id)
+        await guest.join(room, pair.host)
+        # Synapse joins before it knows the whole state, and until then lets nobody follow.
+        await same_state(room, alice, guest)
+    await same_state(room, alice, bob, carol)
+    await same_events(room, alice, bob)

@@ -16,7 +16,7 @@ from comity.rooms.graft import Cutting
 from comity.store import heads, queues
 from comity.store import rooms as stored_rooms
 from comity.store.events import ACCEPTED, REJECTED
-from tests.rooms.support import ALICE, BOB, CAROL, Place, a_place, settle
+from tests.rooms.support import ALICE, AMY, BOB, CAROL, Place, a_place, settle
 from tests.rules.rooms import Room, key_of
 
 
@@ -107,6 +107,46 @@ async def test_the_acl_holds_for_transactions_and_invites(tmp_path: Path) -> Non
                 "b.example", room_id, invite.event_id, asked, user_exists=True
             )
         assert (caught.value.status, caught.value.code) == (403, "M_FORBIDDEN")
+
+
+async def test_an_invite_into_a_room_that_we_are_in_does_not_wait_for_its_transaction(tmp_path: Path) -> None:
+    """Who is told by their friend that the invite is sent can come in at once."""
+    async with a_place(tmp_path) as place:
+        room_id = await place.create(preset="private_chat", version="10")
+        await place.send(room_id, ALICE, "m.room.join_rules", {"join_rule": "public"}, "")
+        await place.accept(place.branch(room_id).join(BOB))
+        await place.send(room_id, ALICE, "m.room.join_rules", {"join_rule": "invite"}, "")
+        branch = place.branch(room_id)
+        invite = branch.membership(BOB, "invite", AMY)
+
+        async def invited(event: Event) -> Event:
+            asked = {"room_version": "10", "event": dict(event.source), "invite_room_state": []}
+            return await place.rooms.resident.take_invite(
+                "b.example", room_id, event.event_id, asked, user_exists=True
+            )
+
+        signed = await invited(invite)
+        assert place.membership(room_id, AMY) == "invite"
+        place.assert_head_is_stored(room_id)
+        await place.rooms.memberships.join(AMY, room_id, [])
+        # It comes again, from everybody who has it.
+        count = place.count("events")
+        assert (await invited(invite)).encoded == signed.encoded
+        await place.accept(signed)
+        assert place.count("events") == count
+        assert place.membership(room_id, AMY) == "join"
+        # What cannot be judged yet, or is not allowed as far as is known here, is theirs to bring about.
+        branch = place.branch(room_id)
+        branch.send(BOB, "m.room.message", {"body": "on its way"})
+        for event in (
+            branch.membership(BOB, "invite", "@ann:a.example"),
+            place.branch(room_id).membership(CAROL, "invite", "@ann:a.example"),
+        ):
+            asked = {"room_version": "10", "event": dict(event.source), "invite_room_state": []}
+            origin = event.sender.partition(":")[2]
+            await place.rooms.resident.take_invite(origin, room_id, event.event_id, asked, user_exists=True)
+            assert place.stored(event.event_id) is None
+            assert place.membership(room_id, "@ann:a.example") is None
 
 
 async def test_what_lacks_something_is_staged_in_the_same_commit(tmp_path: Path) -> None:
