@@ -222,6 +222,10 @@ class Resident:
         self, origin: str, room_id: str, event_id: str, body: Mapping[str, Any], *, user_exists: bool
     ) -> Event:
         """server-server §Inviting: sign an invite of a user of ours, and keep it. Raises MatrixError."""
+        room = await self._rooms.get(room_id)
+        if room is not None and room.resident:
+            # The ACL of a room that we are in holds here as it does there, whatever else is wrong.
+            await self._server.room_for(room_id, origin, must_be_in=False)
         version = room_version(body.get("room_version"))
         if version is None:
             raise MatrixError(
@@ -253,8 +257,7 @@ class Resident:
         signed = add_signature(event, self._server_name, self._key)
         room = await self._rooms.get(room_id)
         if room is not None and room.resident:
-            # It comes to us as a member of the room too; the ACL holds here as it does there.
-            await self._server.room_for(room_id, origin, must_be_in=False)
+            # It comes to us as a member of the room too.
             if version is room.version:
                 advised = (await self._policies.recommended(room, [signed]))[0]
                 await self._decisions.make(
