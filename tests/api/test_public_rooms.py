@@ -121,6 +121,13 @@ async def test_networks(tmp_path: Path) -> None:
                 answer = (await client.ask("POST", "/publicRooms", asked, **query)).ok()
                 assert names(answer) == found
                 assert answer["total_room_count_estimate"] == len(found)
+        # Of the two ways in which another server may ask, the one without a body.
+        for name, value, found in (
+            ("include_all_networks", "true", ["Ours"]),
+            ("third_party_instance_id", "irc", []),
+            ("third_party_instance_id", "", ["Ours"]),
+        ):
+            assert names(await ask_as(there, ONE, "GET", "/v1/publicRooms", None, **{name: value})) == found
 
 
 async def test_who_decides_what_is_published(tmp_path: Path) -> None:

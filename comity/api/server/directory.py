@@ -39,9 +39,13 @@ class DirectoryApi:
 
     async def public_rooms(self, call: Call) -> Response:
         """GET /publicRooms."""
-        return await self._listed(
-            search_of({"limit": call.query_int("limit", 0), "since": call.query("since")})
-        )
+        asked = {
+            "limit": call.query_int("limit", 0),
+            "since": call.query("since"),
+            "include_all_networks": call.query_bool("include_all_networks"),
+            "third_party_instance_id": call.query("third_party_instance_id"),
+        }
+        return await self._listed(search_of(asked))
 
     async def search(self, call: Call) -> Response:
         """POST /publicRooms, with a filter."""
