@@ -19,8 +19,9 @@ from comity.rooms.serve import Server, splice
 from comity.rooms.timestamp import Timestamps
 from comity.users.accounts import Accounts
 
-#: Event ids that one request may name.
-MAX_EVENT_IDS = 100
+#: Event ids that one request may name; of those that the asking server has already (all ends of the room's
+#: graph, as some servers have it: they may be hundreds).
+MAX_EVENT_IDS, MAX_HELD_IDS = 100, 5_000
 #: server-server §Inviting to a room: what can be invited to by v1.
 _V1_INVITE_VERSIONS = ("1", "2")
 _V1 = "/_matrix/federation/v1"
@@ -31,13 +32,9 @@ def _json(body: bytes) -> Response:
     return Response(200, body, dict(JSON_HEADERS))
 
 
-def _ids(value: object, name: str) -> list[str]:
-    if (
-        not isinstance(value, list)
-        or len(value) > MAX_EVENT_IDS
-        or not all(is_event_id(item) for item in value)
-    ):
-        raise bad_json(f"{name} is not a list of at most {MAX_EVENT_IDS} event ids")
+def _ids(value: object, name: str, most: int = MAX_EVENT_IDS) -> list[str]:
+    if not isinstance(value, list) or len(value) > most or not all(is_event_id(item) for item in value):
+        raise bad_json(f"{name} is not a list of at most {most} event ids")
     return value
 
 
@@ -124,7 +121,7 @@ class RoomsApi:
     async def missing_events(self, call: Call) -> Response:
         """POST /get_missing_events/{roomId}."""
         room = await self._server.room_for(call.parameters["roomId"], call.origin)
-        earliest = _ids(call.field("earliest_events", list), "earliest_events")
+        earliest = _ids(call.field("earliest_events", list), "earliest_events", MAX_HELD_IDS)
         latest = _ids(call.field("latest_events", list), "latest_events")
         limit = call.field("limit", int, required=False)
         min_depth = call.field("min_depth", int, required=False)
