@@ -27,7 +27,7 @@ from comity.rooms.complete import Completer
 from comity.rooms.decisions import Decisions
 from comity.rooms.fetch import Fetcher
 from comity.rooms.intake import Arrivals
-from comity.rooms.room import Room
+from comity.rooms.room import Room, Rooms
 from comity.rooms.strangers import Strangers
 from comity.rooms.write import ASSIGNED_ID_LENGTH
 from comity.store import partial as stored_partial
@@ -116,6 +116,7 @@ class Joiner:
     def __init__(
         self,
         *,
+        rooms: Rooms,
         decisions: Decisions,
         strangers: Strangers,
         arrivals: Arrivals,
@@ -125,6 +126,7 @@ class Joiner:
         completer: Completer,
         clock: Clock,
     ) -> None:
+        self._rooms = rooms
         self._completer = completer
         self._clock = clock
         self._decisions = decisions
@@ -137,12 +139,20 @@ class Joiner:
 
     async def join(
         self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any]
-    ) -> None:
-        """Join through the first server that lets us. Raises MatrixError."""
+    ) -> bool:
+        """Join through the first server that lets us. Raises MatrixError.
+
+        False, with nothing done, if another user's join has brought us into the room meanwhile: another
+        server's view of it must not replace our own.
+        """
         lock = self._joining.setdefault(room_id, asyncio.Lock())
         try:
             async with lock:
+                room = await self._rooms.get(room_id)
+                if room is not None and room.resident:
+                    return False
                 await self._join_in_turn(user_id, room_id, servers, content)
+                return True
         finally:
             if not lock.locked():
                 self._joining.pop(room_id, None)

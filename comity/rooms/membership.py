@@ -139,6 +139,11 @@ class Memberships:
 
     async def _come_in(self, user_id: str, room_id: str, via: Sequence[str], content: dict[str, Any]) -> None:
         """Join by whichever way leads in."""
+        while not await self._came_in(user_id, room_id, via, content):
+            pass
+
+    async def _came_in(self, user_id: str, room_id: str, via: Sequence[str], content: dict[str, Any]) -> bool:
+        """Join; False if it turned out that another way leads in now."""
         room = await self._rooms.get(room_id)
         if room is not None and _is_ours(room):
             if await self.membership(room, user_id) == "join":
@@ -152,15 +157,15 @@ class Memberships:
                 content[VOUCHER] = authoriser
             if authoriser is not None or not await self._restricted.applies(room, user_id):
                 await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
-                return
+                return True
             vouchers = await self._restricted.vouchers(room, user_id)
             await finish(self._vouching.join(user_id, room, vouchers[:MAX_CANDIDATES], content))
-            return
+            return True
         candidates = await self.candidates(user_id, room_id, via)
         if not candidates:
             raise not_found("No server is known through which the room could be joined")
         await self._guest_access.check_elsewhere(user_id, room_id, candidates)
-        await finish(self._joiner.join(user_id, room_id, candidates, content))
+        return await finish(self._joiner.join(user_id, room_id, candidates, content))
 
     async def candidates(self, user_id: str, room_id: str, via: Sequence[str]) -> list[str]:
         """Servers to come in through: those named, the inviter's, the room id's, those once met there."""

@@ -205,8 +205,8 @@ class RoomSystem:
         ports, calls, writer, completer = core.ports, core.calls, self.writer, self.completer
         templates = Templates(ports.clock, ports.entropy, core.name, core.key)
         joiner = Joiner(
-            decisions=core.decisions, strangers=strangers, arrivals=arrivals, templates=templates,
-            fetcher=core.fetcher, calls=calls, completer=completer, clock=ports.clock,
+            rooms=core.rooms, decisions=core.decisions, strangers=strangers, arrivals=arrivals,
+            templates=templates, fetcher=core.fetcher, calls=calls, completer=completer, clock=ports.clock,
         )  # fmt: skip
         leaver = Leaver(strangers=strangers, templates=templates, calls=calls, server_name=core.name)
         vouching = Vouching(calls=calls, templates=templates, intake=self.intake)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,21 @@ async def test_messages_go_both_ways(tmp_path: Path) -> None:
         await settle(one.clock, two.clock, seconds=1)
         assert two.membership(room_id, BOB) == one.membership(room_id, BOB) == "leave"
         assert not two.head(room_id).resident
+
+
+async def test_several_who_join_at_once(tmp_path: Path) -> None:
+    """The first brings the server into the room: what it knows of it since is not replaced."""
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        room_id = await one.create(ALICE)
+        await one.say(room_id, "before", ALICE)
+        users = [f"@{name}:{TWO}" for name in ("bob", "ben", "bea")]
+        await asyncio.gather(*(two.rooms.memberships.join(user_id, room_id, [ONE]) for user_id in users))
+        for place in (one, two):
+            await settle(one.clock, two.clock, seconds=1)
+            assert {place.membership(room_id, user_id) for user_id in users} == {"join"}
+        assert two.state(room_id) == one.state(room_id)
+        network: Any = two.app._ports.transport
+        assert len([path for _, path in network.requests if "/send_join/" in path]) == 1
 
 
 async def test_coming_back_after_having_left(tmp_path: Path) -> None:
