@@ -262,16 +262,30 @@ class Leaver:
         self._calls = calls
         self._server_name = server_name
 
-    async def leave(self, user_id: str, room: Room, server: str, content: Mapping[str, Any]) -> None:
-        """Reject an invite. The user is out here even when the other server cannot be told."""
-        try:
-            answer = await self._calls.make_leave(server, room.room_id, user_id)
-            event = self._templates.sign(answer, server, room.room_id, user_id, content)
-            await self._calls.send_leave(server, room.room_id, event)
-        except FederationError as error:
-            _log.warning("%s could not be told that %s rejects its invite: %s", server, user_id, error)
+    async def leave(
+        self, user_id: str, room: Room, servers: Sequence[str], content: Mapping[str, Any]
+    ) -> None:
+        """Reject an invite through the first of the servers that lets us.
+
+        The user is out here even when none of them can be told.
+        """
+        for server in servers:
+            try:
+                event = await self._leave_through(server, user_id, room, content)
+                break
+            except FederationError as error:
+                _log.warning("%s could not be told that %s rejects an invite: %s", server, user_id, error)
+        else:
             event = self._alone(user_id, room, content)
         await self._strangers.record(room.version, event, "leave")
+
+    async def _leave_through(
+        self, server: str, user_id: str, room: Room, content: Mapping[str, Any]
+    ) -> Event:
+        answer = await self._calls.make_leave(server, room.room_id, user_id)
+        event = self._templates.sign(answer, server, room.room_id, user_id, content)
+        await self._calls.send_leave(server, room.room_id, event)
+        return event
 
     def _alone(self, user_id: str, room: Room, content: Mapping[str, Any]) -> Event:
         """A leave that nobody else will see, standing on nothing."""

@@ -48,6 +48,8 @@ _UNSUPPORTED = frozenset({"M_INCOMPATIBLE_ROOM_VERSION", "M_UNSUPPORTED_ROOM_VER
 VOUCHER = "join_authorised_via_users_server"
 #: Servers tried for one join.
 MAX_CANDIDATES = 10
+#: Servers through which a rejection is tried, one after the other: the user waits for it.
+MAX_TOLD = 2
 
 
 def _is_ours(room: Room) -> bool:
@@ -207,13 +209,14 @@ class Memberships:
                 return
             await self._writer.send(room_id, Draft("m.room.member", user_id, content, state_key=user_id))
             return
-        server = await self._told_by(user_id, room_id)
-        if server is None:
+        if await self._told_by(user_id, room_id) is None:
             last = await self._last(user_id, room)
             if last is not None and last.membership == "leave":
                 return
             raise forbidden("You are not in the room")
-        await finish(self._leaver.leave(user_id, room, server, content))
+        # Whoever invited may be gone, or out of the room: others in it are to learn of the rejection too.
+        servers = (await self.candidates(user_id, room_id, ()))[:MAX_TOLD]
+        await finish(self._leaver.leave(user_id, room, servers, content))
 
     async def _last(self, user_id: str, room: Room) -> LocalMembership | None:
         return await self._database.read(

@@ -159,6 +159,64 @@ async def test_an_invite_turned_down(tmp_path: Path) -> None:
         one.assert_head_is_stored(room_id)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_an_invite_turned_down_while_the_inviter_is_away(tmp_path: Path, alone: bool) -> None:
+    """The server that the id of the room names is told instead; if there is none, the user is out here."""
+    async with places(tmp_path, ONE, TWO, THREE) as (one, two, three):
+        await three.app._users.accounts.create(CAROL, "correct horse battery")
+        room_id = await one.create(ALICE, version="11")
+        await two.rooms.memberships.join(BOB, room_id, [ONE])
+        await two.rooms.memberships.invite(BOB, room_id, CAROL)
+        await settle(one.clock, two.clock, seconds=1)
+        network: Any = three.app._ports.transport
+        for name in (TWO, ONE) if alone else (TWO,):
+            del network.apps[name]
+        await three.rooms.memberships.leave(CAROL, room_id)
+
+        def last(tx: Tx) -> str | None:
+            found = stored_rooms.last_local_membership(tx, CAROL, three.head(room_id).number)
+            return found.membership if found is not None else None
+
+        assert three.database.read_now(last) == "leave"
+        assert one.membership(room_id, CAROL) == ("invite" if alone else "leave")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_leaving_twice_is_no_error_where_nobody_of_us_is_left(tmp_path: Path, joined: bool) -> None:
+    """A client that heard nothing of the answer asks again."""
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        await two.app._users.accounts.create(BOB, "correct horse battery")
+        room_id = await one.create(ALICE, preset="private_chat")
+        await one.rooms.memberships.invite(ALICE, room_id, BOB)
+        if joined:
+            await two.rooms.memberships.join(BOB, room_id, [])
+        await two.rooms.memberships.leave(BOB, room_id)
+        await settle(one.clock, two.clock, seconds=1)
+        events = two.count("events")
+        await two.rooms.memberships.leave(BOB, room_id)
+        assert two.count("events") == events
+        # Who was never in it has nothing to leave.
+        with pytest.raises(MatrixError) as caught:
+            await two.rooms.memberships.leave(f"@ben:{TWO}", room_id)
+        assert caught.value.code == "M_FORBIDDEN"
+
+
+async def test_an_invite_tells_who_invites(tmp_path: Path) -> None:
+    async with places(tmp_path, ONE, TWO) as (one, two):
+        await two.app._users.accounts.create(BOB, "correct horse battery")
+        room_id = await one.create(ALICE, preset="private_chat")
+        profile = {"membership": "join", "displayname": "Alice", "avatar_url": "mxc://one.test/alice"}
+        await one.send(room_id, ALICE, "m.room.member", profile, ALICE)
+        await one.rooms.memberships.invite(ALICE, room_id, BOB)
+
+        def shown(tx: Tx) -> str | None:
+            last = stored_rooms.last_local_membership(tx, BOB, two.head(room_id).number)
+            return last.stripped if last is not None else None
+
+        stripped = orjson.loads(two.database.read_now(shown) or "[]")
+        assert {"type": "m.room.member", "state_key": ALICE, "sender": ALICE, "content": profile} in stripped
+
+
 async def test_who_is_banned_hears_nothing_of_the_end_of_it(tmp_path: Path) -> None:
     """Told late, an unban would meet the join that it allows."""
     async with places(tmp_path, ONE, TWO) as (one, two):
