@@ -150,7 +150,7 @@ class Memberships:
         if room is not None and _is_ours(room):
             if await self.membership(room, user_id) == "join":
                 # Another join would take away the name and the avatar that they chose for this room.
-                return
+                return True
             await self._guest_access.check_here(user_id, room)
             # A ban may be in what is not here yet.
             await self._whole(room_id)

@@ -6,17 +6,20 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from comity.protocol.build import Draft, build
+from comity.protocol.errors import MatrixError
 from comity.protocol.room_versions import ROOM_VERSIONS
 from comity.store import queues
+from comity.store import rooms as stored_rooms
 from comity.store.database import Tx
 from tests.rooms.support import Place, learn_keys, places, settle
 from tests.rules.rooms import key_of
 
-ONE, TWO = "one.test:1001", "two.test:1002"
-ALICE, BOB = f"@alice:{ONE}", f"@bob:{TWO}"
+ONE, TWO, THREE = "one.test:1001", "two.test:1002", "three.test:1003"
+ALICE, BOB, CAROL = f"@alice:{ONE}", f"@bob:{TWO}", f"@carol:{THREE}"
 
 
 async def fill(place: Place, room_id: str, limit: int) -> None:
