@@ -251,3 +251,34 @@ async def test_each_device_has_what_is_its_own(server: Place) -> None:
         (event,) = got["rooms"]["join"][room_id]["timeline"]["events"]
         assert event["event_id"] == said
         assert ("transaction_id" in event["unsigned"]) is has_transaction
+
+
+# -- state that the user may not see, and the one before it that they may
+
+
+@pytest.mark.parametrize("limit", [3, 50])
+@pytest.mark.parametrize("knows", [True, False], ids=["incremental", "initial"])
+@pytest.mark.parametrize("at_end", [True, False], ids=["state_after", "state"])
+async def test_the_state_is_right_though_some_of_what_set_it_is_hidden(
+    server: Place, limit: int, *, knows: bool, at_end: bool
+) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    since = await bob.token_now() if knows else None
+    await alice.set_state(room_id, "m.room.name", {"name": "For all to see"})
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+    await alice.set_state(room_id, "m.room.name", {"name": "For members"})
+    await bob.join(room_id)
+    wanted = {"room": {"timeline": {"limit": limit}}}
+    part = (await bob.sync(since, wanted, use_state_after=at_end))["rooms"]["join"][room_id]
+    listed = part["state_after"]["events"] if at_end else part["state"]["events"] + part["timeline"]["events"]
+    told = by_key([event for event in listed if "state_key" in event])
+    now = by_key((await bob.ask("GET", at("rooms", room_id, "state"))).ok())
+    assert told == now
+    assert now["m.room.name", ""] == {"name": "For members"}
+    # What is not shown for that is there to be paged through.
+    found, token = ids(part["timeline"]["events"]), part["timeline"]["prev_batch"]
+    assert part["timeline"]["limited"]
+    page = await bob.messages(room_id, from_=token, limit=100)
+    every = ids((await bob.messages(room_id, limit=100))["chunk"])[::-1]
+    assert ids(page["chunk"])[::-1] + found == every
