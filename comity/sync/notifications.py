@@ -1,8 +1,8 @@
 """GET /notifications: what a user was notified of, newest first (client-server §Listing notifications).
 
-Of the rooms that the user is in, since they came. Nothing is kept for it by user: it is worked out
-from what is kept with events, once for all members, and for who has rules of their own by holding
-events against them.
+Of the rooms that the user is in, since they came, and invites that wait for an answer. Nothing is kept
+for it by user: it is worked out from what is kept with events, once for all members, and for who has
+rules of their own by holding events against them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from comity.rooms.read.visible import RoomView
 from comity.store import heads, notices, relations
 from comity.store.database import Database, Tx
 from comity.store.events import StoredEvent, is_live, live_line
+from comity.store.rooms import LocalMembership
 from comity.sync.unread import Rules, UnreadCounts
 from comity.sync.user_rooms import RoomsOfUsers, UserRooms
 
 #: Notifications in one answer, and where the client does not say how many.
 MAX_LIMIT, DEFAULT_LIMIT = 100, 20
-#: Rooms that are looked at, those that the user came into last.
+#: Rooms that are looked at, those that the user came into last; and so many of the newest invites.
 MAX_ROOMS = 2_000
 #: Events of one room that are looked at in one round: as many as an answer may hold, and one.
 ROUND_EVENTS = MAX_LIMIT + 1
@@ -104,6 +105,7 @@ class _Walk:
         newest = sorted(rooms.joined.items(), key=lambda item: -item[1].position)[:MAX_ROOMS]
         self._ids = {entry.room_num: room_id for room_id, entry in newest}
         self._own = {num for num, room in self._ids.items() if self._rules.difference.matters_in(room)}
+        self._invites = _invites(rooms)
         self._known: dict[int, _Room] = {}
         self._read = 0
         self.found: list[dict[str, Any]] = []
@@ -114,7 +116,8 @@ class _Walk:
         for _ in range(MAX_ROUNDS):
             candidates, floor = self._candidates(before)
             for line, room_num, weight in candidates:
-                told = self._told(line, room_num, weight)
+                invite = self._invites.get(line)
+                told = self._told(line, room_num, weight) if invite is None else self._invited(*invite)
                 if told is not None:
                     if len(self.found) == self._page.limit:
                         return last
@@ -148,7 +151,10 @@ class _Walk:
                 lowest[room_num] = min(line, lowest.get(room_num, line))
             # Below the last that was read of any room, that room may have more.
             floor = max([floor, *(lowest[num] for num, count in counts.items() if count >= ROUND_EVENTS)])
-        listed = [(line, room_num, weight) for (line, room_num), weight in weights.items() if line >= floor]
+        weights.update(((line, invite.room_num), 0) for line, (_, invite) in self._invites.items())
+        listed = [
+            (line, room_num, weight) for (line, room_num), weight in weights.items() if floor <= line < before
+        ]
         return sorted(listed, reverse=True), floor
 
     def _told(self, line: int, room_num: int, weight: int) -> dict[str, Any] | None:
@@ -172,15 +178,39 @@ class _Walk:
         if not (outcome.notify or weight) or (page.only_highlights and not outcome.highlight and weight != 2):
             return None
         thread = relations.thread_of(tx, relation_of(event))
-        reading = reader.reading(
-            tx, page.user_id, page.device_id, [stored], room.view, with_room_id=False, with_bundles=False
+        is_read = line <= max(room.read[""], room.read.get(thread, 0))
+        return self._notification(
+            stored, room.view, room.room_id, self._actions(outcome, weight), is_read=is_read
         )
+
+    def _invited(self, room_id: str, invite: LocalMembership) -> dict[str, Any] | None:
+        """The notification of an invite that waits for an answer; None if the user's rules let it pass."""
+        tx, reader, page = self._tx, self._reader, self._page
+        self._read += 1
+        stored = reader.events.get(tx, invite.event_num)
+        if stored is None or stored.event.sender in self._ignored:
+            return None
+        # Of the room itself nothing is known that rules could ask for.
+        outcome = evaluate(self._rules.compiled, view_of(stored.event), RoomContext(0, 0), None)
+        if not outcome.notify or (page.only_highlights and not outcome.highlight):
+            return None
+        view = reader.visibility.view(tx, page.user_id, invite.room_num)
+        return self._notification(stored, view, room_id, self._actions(outcome, 1), is_read=False)
+
+    def _notification(
+        self, stored: StoredEvent, view: RoomView, room_id: str, actions: Sequence[object], *, is_read: bool
+    ) -> dict[str, Any]:
+        """As clients get it."""
+        reading = self._reader.reading(
+            self._tx, self._page.user_id, self._page.device_id, [stored], view,
+            with_room_id=False, with_bundles=False,
+        )  # fmt: skip
         return {
-            "actions": self._actions(outcome, weight),
-            "event": reader.format.event(tx, stored, reading),
-            "read": line <= max(room.read[""], room.read.get(thread, 0)),
-            "room_id": room.room_id,
-            "ts": event.origin_server_ts,
+            "actions": actions,
+            "event": self._reader.format.event(self._tx, stored, reading),
+            "read": is_read,
+            "room_id": room_id,
+            "ts": stored.event.origin_server_ts,
         }
 
     def _room(self, room_num: int) -> _Room:
@@ -214,3 +244,15 @@ class _Walk:
                 actions = rule.get("actions")
                 return actions if isinstance(actions, list) else []
         return ["notify", {"set_tweak": "highlight"}] if weight == 2 else ["notify"]
+
+
+def _invites(rooms: UserRooms) -> dict[int, tuple[str, LocalMembership]]:
+    """By line, the newest of the invites that wait for the user's answer, and their rooms' ids.
+
+    An invite to a room that nobody here is in has no line of its own; its position has one.
+    """
+    if rooms.blocks_invites:
+        return {}
+    waiting = [item for item in rooms.memberships.items() if item[1].membership == "invite"]
+    waiting.sort(key=lambda item: -item[1].position)
+    return {live_line(entry.position): (room_id, entry) for room_id, entry in waiting[:MAX_ROOMS]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from comity.sync import notifications
+from tests.api.neighbours import neighbours
 from tests.api.support_rooms import Client, Place, place
 
 
@@ -155,3 +156,59 @@ async def test_who_is_ignored_notifies_nobody_and_other_rooms_are_not_listed(ser
     await carol.say(room_id, "hello too")
     await bob.account_data("m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
     assert ids(await listed(bob)) == [heard]
+
+
+@pytest.mark.parametrize("own_rules", [False, True])
+async def test_an_invite_is_listed_while_it_waits(
+    server: Place, own_rules: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, carol = await server.clients("alice", "bob", "carol")
+    if own_rules:
+        await with_a_rule(bob)
+    room_id = await alice.create()
+    await bob.join(room_id)
+    first = await alice.say(room_id, "first")
+    secret = await alice.create(preset="private_chat", invite=[bob.user_id])
+    last = await alice.say(room_id, "last")
+    unwanted = await carol.create(preset="private_chat", invite=[bob.user_id])
+    await carol.treat(await carol.create(preset="private_chat"), "invite", bob)
+    found = await listed(bob)
+    assert [each["room_id"] for each in found[1:]] == [unwanted, room_id, secret, room_id]
+    invite = found[3]
+    assert (invite["event"]["type"], invite["event"]["state_key"]) == ("m.room.member", bob.user_id)
+    assert invite["event"]["content"]["membership"] == "invite"
+    assert invite["event"]["sender"] == alice.user_id
+    assert invite["actions"] == ["notify", {"set_tweak": "sound", "value": "default"}]
+    assert invite["read"] is False
+    assert await listed(bob, only="highlight") == []
+    # Nobody is told of what they have not been asked for, nor of what comes of those they ignore.
+    assert [each["room_id"] for each in await listed(alice)] == []
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
+    assert ids(await listed(bob)) == [last, invite["event"]["event_id"], first]
+    for limit in (1, 2):
+        assert ids(await listed(bob, limit=limit)) == [last, invite["event"]["event_id"], first]
+    monkeypatch.setattr(notifications, "ROUND_EVENTS", 1)
+    assert ids(await listed(bob)) == [last, invite["event"]["event_id"], first]
+    # Rules of one's own hold for invites too; and one that is answered waits no more.
+    rule = "/pushrules/global/override/.m.rule.invite_for_me/enabled"
+    (await bob.ask("PUT", rule, {"enabled": False})).ok()
+    assert ids(await listed(bob)) == [last, first]
+    (await bob.ask("PUT", rule, {"enabled": True})).ok()
+    await bob.account_data("m.invite_permission_config", {"default_action": "block"})
+    assert ids(await listed(bob)) == [last, first]
+    await bob.account_data("m.invite_permission_config", {})
+    assert len(await listed(bob)) == 3
+    await bob.join(secret)
+    assert ids(await listed(bob)) == [last, first]
+
+
+async def test_an_invite_from_another_server_is_listed(tmp_path: Path) -> None:
+    async with neighbours(tmp_path) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        room_id = await alice.create(preset="private_chat")
+        await alice.treat(room_id, "invite", bob)
+        (found,) = await listed(bob)
+        assert found["room_id"] == room_id
+        assert found["event"]["state_key"] == bob.user_id
+        await bob.leave(room_id)
+        assert await listed(bob) == []
