@@ -168,7 +168,13 @@ class Presences:
             return NOT_FOLLOWED
         known = self._known.get(user_id)
         device = known.devices.get(device_id) if known is not None else None
-        if known is None or device is None or device.state != ONLINE or wish not in (None, ONLINE):
+        if (
+            known is None
+            or device is None
+            or device.state != ONLINE
+            or wish not in (None, ONLINE)
+            or self._is_gone(device)
+        ):
             begun = self._begin(user_id, device_id, wish)
             return NOT_FOLLOWED if begun is None else Following(self, user_id, *begun)
         # Most who ask have just been here, and are what they were.
@@ -188,12 +194,14 @@ class Presences:
             if not held.is_set:
                 held.state = OFFLINE
         known = known or self._of(user_id)
+        held = known.devices.get(device_id)
+        was_online = held is not None and held.state == ONLINE and not self._is_gone(held)
         device = self._device(known, device_id)
         device.running += 1
         if wish == UNAVAILABLE:
             device.state, device.is_set = UNAVAILABLE, False
         elif wish != OFFLINE and not (wish is None and device.is_set and device.state == UNAVAILABLE):
-            if device.state != ONLINE:
+            if not was_online:
                 # client-server §Last active ago: becoming online is an activity.
                 known.active_ms = self.clock.now_ms()
             device.state, device.is_set = ONLINE, False
@@ -232,11 +240,15 @@ class Presences:
             del known.devices[next(iter(known.devices))]
         return device
 
+    def _is_gone(self, device: _Device) -> bool:
+        """Whether a device is not connected any more."""
+        return device.running <= 0 and self.clock.monotonic() - device.seen >= GONE_SECONDS
+
     def state_now(self, known: _Known) -> str:
         """What a user of ours is, by their devices and their last activity."""
-        state, monotonic = OFFLINE, self.clock.monotonic
+        state = OFFLINE
         for device in known.devices.values():
-            if device.state == OFFLINE or (device.running <= 0 and monotonic() - device.seen >= GONE_SECONDS):
+            if device.state == OFFLINE or self._is_gone(device):
                 continue
             if device.state == ONLINE:
                 return UNAVAILABLE if self.clock.now_ms() - known.active_ms >= IDLE_MS else ONLINE
@@ -372,10 +384,10 @@ class Presences:
         if known is None or not known.told_ms:
             return {"presence": OFFLINE}
         state = self.state_now(known) if known.devices else known.state
-        shown: dict[str, object] = {
-            "presence": state,
-            "last_active_ago": max(0, self.clock.now_ms() - known.active_ms),
-        }
+        shown: dict[str, object] = {"presence": state}
+        if known.active_ms:
+            # Who is connected may have done nothing yet.
+            shown["last_active_ago"] = max(0, self.clock.now_ms() - known.active_ms)
         if state == ONLINE:
             shown["currently_active"] = bool(known.devices) or known.is_active
         if known.status is not None:

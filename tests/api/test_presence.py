@@ -193,6 +193,25 @@ async def test_idle_then_active_again(server: Place) -> None:
     await ended(waiting)
 
 
+async def test_who_comes_back_is_online_however_long_they_were_gone(server: Place) -> None:
+    alice, bob, _ = await a_pair(server)
+    await bob.sync()
+    await server.clock.turn(GONE_SECONDS + IDLE_MS / 1000 + SWEEP_SECONDS)
+    seen = (await alice.sync())["next_batch"]
+    assert (await get_presence(alice, bob))["presence"] == "offline"
+    await bob.sync()
+    assert told(await alice.sync(seen)) == {bob.user_id: "online"}
+    assert (await get_presence(alice, bob))["last_active_ago"] == 0
+
+
+async def test_who_is_there_and_has_done_nothing_was_never_active(server: Place) -> None:
+    alice, bob, _ = await a_pair(server)
+    await bob.sync(set_presence="unavailable")
+    assert await get_presence(alice, bob) == {"presence": "unavailable"}
+    (event,) = (await alice.sync(set_presence="offline"))["presence"]["events"]
+    assert event["content"] == {"presence": "unavailable"}
+
+
 async def ended(waiting: asyncio.Task[Any]) -> None:
     """A client hangs up."""
     waiting.cancel()
