@@ -37,8 +37,9 @@ STRIPPED_TYPES = (
 _STRIPPED_KEYS = ("content", "sender", "state_key", "type")
 #: Where a state has no entry.
 NO_SLOT = -1
+_PAST = ("leave", "ban")
 #: Memberships of which a client has been told with a timeline.
-_TOLD = ("join", "leave", "ban")
+_TOLD = ("join", *_PAST)
 #: Stripped events from another server that are handed on.
 MAX_STRIPPED = 100
 
@@ -116,6 +117,21 @@ class OtherRooms:
             "events": account_data_events(asked.wanted.room.account_data, room_id, account_data)
         }
         return part
+
+    def left_before(
+        self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
+    ) -> dict[str, Any] | None:
+        """A room that the user left, or whose invite ended, before an invite that they are not told of.
+
+        None if their client takes them to be out of the room already.
+        """
+        history = stored_rooms.local_history(tx, asked.user_id, entry.room_num)
+        before = [item for item in history if item.position <= asked.after]
+        ends = [item for item in history if asked.after < item.position < entry.position]
+        ends = [item for item in ends if item.membership in _PAST]
+        if not before or before[-1].membership in _PAST or not ends:
+            return None
+        return self.left(tx, asked, room_id, ends[-1], account_data)
 
     def _delta(self, tx: Tx, asked: Asked, room_num: int, known: bytes, last: bytes, shown: Stretch) -> Delta:
         """The state up to the leaving; of members, if they are loaded lazily, those who matter.

@@ -282,3 +282,37 @@ async def test_the_state_is_right_though_some_of_what_set_it_is_hidden(
     page = await bob.messages(room_id, from_=token, limit=100)
     every = ids((await bob.messages(room_id, limit=100))["chunk"])[::-1]
     assert ids(page["chunk"])[::-1] + found == every
+
+
+# -- invites that are not told of
+
+
+@pytest.mark.parametrize("was", ["join", "invite", "leave"])
+@pytest.mark.parametrize("at_end", [True, False], ids=["state_after", "state"])
+async def test_an_invite_that_is_not_told_does_not_hide_what_ended_before_it(
+    server: Place, was: str, *, at_end: bool
+) -> None:
+    alice, bob, mallory = await server.clients("alice", "bob", "mallory")
+    room_id = await alice.create()
+    await mallory.join(room_id)
+    if was == "invite":
+        await alice.treat(room_id, "invite", bob)
+    else:
+        await bob.join(room_id)
+    if was == "leave":
+        await bob.leave(room_id)
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {mallory.user_id: {}}})
+    since = await bob.token_now()
+    if was != "leave":
+        await alice.treat(room_id, "kick", bob)
+    await mallory.treat(room_id, "invite", bob)
+    rooms = (await bob.sync(since, use_state_after=at_end))["rooms"]
+    assert rooms["join"] == rooms["invite"] == {}
+    if was == "leave":
+        assert rooms["leave"] == {}
+        return
+    part = rooms["leave"][room_id]
+    assert own_memberships(bob, part["timeline"]["events"]) == ["leave"]
+    assert part["timeline"]["events"][-1]["sender"] == alice.user_id
+    if at_end:
+        assert own_memberships(bob, part["state_after"]["events"]) == ["leave"]
