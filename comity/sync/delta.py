@@ -114,12 +114,16 @@ class Deltas:
                 yield slot, user_id, number
 
     def is_named(self, tx: Tx, room_num: int, state: bytes) -> bool:
-        """Whether a room has a name or a canonical alias, so that it needs no heroes."""
+        """Whether a room has a name or a canonical alias, so that it needs no heroes.
+
+        What is no text names nothing: clients pass it over.
+        """
         for event_type, name in (("m.room.name", "name"), ("m.room.canonical_alias", "alias")):
             slot = self._states.slot(tx, room_num, (event_type, ""))
             number = 0 if slot is None else self._states.get(tx, state, slot)
             stored = self._events.get(tx, number) if number else None
-            if stored is not None and stored.event.content.get(name):
+            value = stored.event.content.get(name) if stored is not None else None
+            if isinstance(value, str) and value:
                 return True
         return False
 

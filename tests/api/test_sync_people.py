@@ -108,6 +108,10 @@ async def test_heroes_stand_in_for_a_name(server: Place) -> None:
     assert "m.heroes" not in (await alice.sync(since))["rooms"]["join"][room_id]["summary"]
     initial = (await alice.sync(wanted=LAZY))["rooms"]["join"][room_id]
     assert "m.heroes" not in initial["summary"]
+    # What no client can show is no name.
+    await alice.set_state(room_id, "m.room.name", {"name": ["Named"]})
+    initial = (await alice.sync(wanted=LAZY))["rooms"]["join"][room_id]
+    assert sorted(initial["summary"]["m.heroes"]) == [bob.user_id, carol.user_id]
 
 
 # -- coming and going
