@@ -118,20 +118,17 @@ class OtherRooms:
         }
         return part
 
-    def left_before(
-        self, tx: Tx, asked: Asked, room_id: str, entry: LocalMembership, account_data: AccountData
-    ) -> dict[str, Any] | None:
-        """A room that the user left, or whose invite ended, before an invite that they are not told of.
+    def end_before(self, tx: Tx, user_id: str, entry: LocalMembership, after: int) -> LocalMembership | None:
+        """What ended a stay, or an earlier invite, before an invite `entry` that the user is not told of.
 
-        None if their client takes them to be out of the room already.
+        None if who was told everything up to `after` takes the user to be out of the room already.
         """
-        history = stored_rooms.local_history(tx, asked.user_id, entry.room_num)
-        before = [item for item in history if item.position <= asked.after]
-        ends = [item for item in history if asked.after < item.position < entry.position]
-        ends = [item for item in ends if item.membership in _PAST]
-        if not before or before[-1].membership in _PAST or not ends:
+        history = stored_rooms.local_history(tx, user_id, entry.room_num)
+        before = [item for item in history if item.position <= after]
+        if not before or before[-1].membership in _PAST:
             return None
-        return self.left(tx, asked, room_id, ends[-1], account_data)
+        since = [item for item in history if after < item.position < entry.position]
+        return next((item for item in reversed(since) if item.membership in _PAST), None)
 
     def _delta(self, tx: Tx, asked: Asked, room_num: int, known: bytes, last: bytes, shown: Stretch) -> Delta:
         """The state up to the leaving; of members, if they are loaded lazily, those who matter.

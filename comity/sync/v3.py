@@ -266,8 +266,11 @@ class Sync:
                 knows = self._others.invited if entry.membership == "invite" else self._others.knocked
                 part = knows(tx, asked, entry)
             kind = entry.membership
-            if part is None and not asked.is_initial and is_news:
-                part, kind = self._others.left_before(tx, asked, room_id, entry, account_data), "leave"
+            end = None
+            if part is None and not asked.is_initial:
+                end = self._others.end_before(tx, asked.user_id, entry, asked.after)
+            if end is not None:
+                part, kind = self._others.left(tx, asked, room_id, end, account_data), "leave"
         else:
             if is_news and (asked.wanted.room.include_leave or not asked.is_initial):
                 part = self._others.left(tx, asked, room_id, entry, account_data)

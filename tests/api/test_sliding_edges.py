@@ -177,6 +177,24 @@ async def test_invites_of_who_is_ignored_are_in_no_list(server: Place) -> None:
     assert (answer["lists"]["all"]["count"], answer["rooms"].keys()) == (2, {invited})
 
 
+async def test_an_invite_that_is_not_told_does_not_hide_what_ended_before_it(server: Place) -> None:
+    alice, bob, mallory = await server.clients("alice", "bob", "mallory")
+    room_id = await alice.create()
+    for client in (bob, mallory):
+        await client.join(room_id)
+    await bob.account_data("m.ignored_user_list", {"ignored_users": {mallory.user_id: {}}})
+    first = await slide(bob, window())
+    assert first["rooms"][room_id]["membership"] == "join"
+    await alice.treat(room_id, "kick", bob)
+    await mallory.treat(room_id, "invite", bob)
+    answer = await slide(bob, window(), first["pos"])
+    told = answer["rooms"][room_id]
+    assert told["membership"] == "leave"
+    assert [event["sender"] for event in told["timeline"]] == [alice.user_id]
+    assert answer["lists"]["all"]["count"] == 0
+    assert (await slide(bob, window(), answer["pos"]))["rooms"] == {}
+
+
 @pytest.mark.parametrize("forgets", [False, True])
 async def test_a_ban_takes_a_room_away_once(server: Place, *, forgets: bool) -> None:
     alice, bob = await server.clients("alice", "bob")

@@ -15,6 +15,7 @@ from comity.bus import Bus
 from comity.rooms.read import Reader
 from comity.rooms.read.tokens import SyncToken
 from comity.store.database import Database, Tx
+from comity.store.rooms import LocalMembership
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.memory import Memory
 from comity.sync.sliding.connections import Connections, State, Told
@@ -179,11 +180,11 @@ class Sliding:
                     looked.shown.longer.add(room_id)
                 if "initial" in part:
                     looked.shown.whole.add(room_id)
-        for room_id, own in self._gone(asked, base, rooms):
-            part = self._rooms.departure(tx, asked, room_id, own, told.pop(room_id))
+        for room_id, end in self._gone(tx, asked, base, rooms):
+            part = self._rooms.departure(tx, asked, room_id, end, told.pop(room_id))
             if room_id in looked.rooms:
                 # It stays in the lists, and is not told of again there.
-                told[room_id] = Told(asked.now, own.membership)
+                told[room_id] = Told(asked.now, end.membership)
             changed += 1
             if part is not None:
                 parts[room_id] = part
@@ -245,15 +246,18 @@ class Sliding:
             ids.intersection_update(looked.shown.rooms)
         return looked
 
-    def _gone(self, asked: Asked, base: State, rooms: UserRooms) -> list[tuple[str, Any]]:
-        """The rooms that the user is not in any more, and was as far as the client knows."""
+    def _gone(self, tx: Tx, asked: Asked, base: State, rooms: UserRooms) -> list[tuple[str, LocalMembership]]:
+        """The rooms that the user is not in any more, and was as far as the client knows; what ended it."""
         if not base.rooms or not self._bus.changed((asked.user_id,), base.position):
             return []
         found = []
         for room_id, told in base.rooms.items():
             own = rooms.memberships.get(room_id)
-            if own is not None and told.membership in PRESENT and own.membership not in PRESENT:
-                found.append((room_id, own))
+            if own is None or told.membership not in PRESENT:
+                continue
+            end = self._rooms.end_of(tx, asked, own, told)
+            if end is not None:
+                found.append((room_id, end))
         return found
 
 

@@ -25,7 +25,7 @@ from comity.sync.asked import Asked, Stretch, SyncRequest
 from comity.sync.delta import MEMBER, Deltas
 from comity.sync.departures import OtherRooms
 from comity.sync.sliding.connections import MAX_MEMBERS, Told
-from comity.sync.sliding.room_lists import Entry
+from comity.sync.sliding.room_lists import PRESENT, Entry
 from comity.sync.sliding.wish import MAX_TIMELINE, Required, RoomWish
 from comity.sync.summary import Summaries
 from comity.sync.timeline import stretch
@@ -294,6 +294,20 @@ class SlidingRooms:
             part["initial"] = True
             part["num_live"] = int(not asked.is_initial and entry.own.position > asked.after)
         return part
+
+    def end_of(
+        self, tx: Tx, asked: Asked, own: stored_rooms.LocalMembership, told: Told
+    ) -> stored_rooms.LocalMembership | None:
+        """What took a user out of a room that their client was told of; None if nothing did.
+
+        That is also what came before an invite that they are not told of.
+        """
+        if own.membership not in PRESENT:
+            return own
+        is_new_invite = own.membership == "invite" and own.position > told.position
+        if is_new_invite and self._others.invited(tx, asked, own) is None:
+            return self._others.end_before(tx, asked.user_id, own, told.position)
+        return None
 
     def departure(
         self, tx: Tx, asked: Asked, room_id: str, own: stored_rooms.LocalMembership, told: Told
