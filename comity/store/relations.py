@@ -136,6 +136,24 @@ def thread_of(tx: Tx, relation: Relation | None) -> str:
     return MAIN
 
 
+def is_cut_off(tx: Tx, event_id: str) -> bool:
+    """Whether an event, or one that its relations lead to, was redacted: its thread is not known any more."""
+    for _ in range(MAX_HOPS):
+        row = tx.one(
+            "SELECT e.redacted_by, r.target FROM events e LEFT JOIN relations r ON r.event_num = e.event_num "
+            "WHERE e.event_id = ?",
+            (event_id,),
+        )
+        if row is None:
+            return False
+        if row[0] is not None:
+            return True
+        if row[1] is None:
+            return False
+        event_id = row[1]
+    return False
+
+
 def children(
     tx: Tx,
     room_num: int,

@@ -107,7 +107,7 @@ class Receipts:
             }
             for receipt_type, event_id in receipts.items():
                 line = _line(tx, room_num, event_id)
-                _check_thread(tx, event_id, thread_id)
+                _check_thread(tx, room_num, event_id, thread_id)
                 if not _is_ahead(tx, room_num, held.get((receipt_type, thread_id)), line):
                     continue
                 published[room_id] = tx.next_position()
@@ -177,14 +177,20 @@ def _line(tx: Tx, room_num: int, event_id: str) -> int:
     return place[1]
 
 
-def _check_thread(tx: Tx, event_id: str, thread_id: str) -> None:
+def _check_thread(tx: Tx, room_num: int, event_id: str, thread_id: str) -> None:
     """An event is read in the thread that it is in. Raises 400 M_INVALID_PARAM.
 
-    COMPAT: a root is of the main timeline, but clients also say that they have read it in its thread.
+    COMPAT: a root is of the main timeline, but clients also say that they have read it in its thread. And a
+    thread may end in what was redacted, which is in no thread any more: clients that saw it there say so.
     """
     if thread_id in ("", event_id):
         return
-    if relations.thread_of_event(tx, event_id) != thread_id:
+    found = relations.thread_of_event(tx, event_id)
+    if found == MAIN and relations.is_cut_off(tx, event_id):
+        place = personal.event_place(tx, thread_id)
+        if place is not None and place[0] == room_num:
+            return
+    if found != thread_id:
         raise invalid_param(
             "The event is in a thread" if thread_id == MAIN else "The event is not in the thread of thread_id"
         )

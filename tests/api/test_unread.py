@@ -185,3 +185,29 @@ async def test_a_new_stay_begins_with_nothing_unread(server: Place, *, own_rules
     assert (await counts(bob, room_id, since))[0]["notification_count"] == 0
     await alice.say(room_id, "welcome back")
     assert (await counts(bob, room_id))[0]["notification_count"] == 1
+
+
+async def test_a_thread_that_ends_in_what_was_redacted_can_be_read(server: Place) -> None:
+    alice, bob = await server.clients("alice", "bob")
+    room_id = await alice.create()
+    await bob.join(room_id)
+    root, other = await alice.say_all(room_id, "root", "other")
+
+    async def reply(body: str) -> str:
+        relation = {"rel_type": "m.thread", "event_id": root}
+        content = {"msgtype": "m.text", "body": body, "m.relates_to": relation}
+        return await alice.send(room_id, "m.room.message", content)
+
+    await reply("one")
+    last = await reply("two")
+    annotation = {"rel_type": "m.annotation", "event_id": last, "key": "x"}
+    reaction = await alice.send(room_id, "m.reaction", {"m.relates_to": annotation})
+    await alice.redact(room_id, last)
+    assert (await counts(bob, room_id))[1] == {root: {"notification_count": 1, "highlight_count": 0}}
+    for event_id in (last, reaction):
+        path = at("rooms", room_id, "receipt", "m.read", event_id)
+        (await bob.ask("POST", path, {"thread_id": "$elsewhere"})).failed(400, "M_INVALID_PARAM")
+        (await bob.ask("POST", path, {"thread_id": root})).ok()
+        assert (await counts(bob, room_id))[1] == {}
+    path = at("rooms", room_id, "receipt", "m.read", other)
+    (await bob.ask("POST", path, {"thread_id": root})).failed(400, "M_INVALID_PARAM")
