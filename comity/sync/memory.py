@@ -59,6 +59,8 @@ class Memory:
         since = request.since
         if since is None or request.full_state or since.device_position is not None:
             return None
+        if self._ephemeral.has_forgotten(since.typing):
+            return None
         looked = self.rooms_with_news(request.user_id, request.device_id, since, now)
         if looked is None:
             return None

@@ -146,6 +146,7 @@ class JoinedRooms:
         is_news = bool(shown.events or shown.limited or delta.entries or summary)
         if not (is_whole or is_news or told or ephemeral or own_receipt):
             return None
+        self._add_typing(asked, room_id, after, ephemeral)
         if shared is not None and delta.entries == base.entries:
             part: dict[str, Any] = dict(shared.lists)
         else:
@@ -378,6 +379,20 @@ class JoinedRooms:
         if receipts is not None and wanted.matches("m.receipt", None, room_id, {}):
             events.append({"type": "m.receipt", "content": receipts})
         return events
+
+    def _add_typing(self, asked: Asked, room_id: str, after: int, ephemeral: list[dict[str, Any]]) -> None:
+        """Who types, for a client that was told by a server that was restarted since: it may believe that
+        somebody does still. It is told with what is news, for all rooms would be too many."""
+        since = asked.request.since
+        if since is None or not after or not self._ephemeral.has_forgotten(since.typing):
+            return
+        if all(event["type"] != "m.typing" for event in ephemeral):
+            users = [
+                user_id for user_id in self._ephemeral.typing(room_id)[1] if user_id not in asked.ignored
+            ]
+            content: Mapping[str, Any] = {"user_ids": users}
+            if asked.wanted.room.ephemeral.matches("m.typing", None, room_id, content):
+                ephemeral.append({"type": "m.typing", "content": content})
 
     def _add_unread(
         self,

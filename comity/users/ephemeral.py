@@ -68,7 +68,7 @@ class Ephemeral:
         self._sink = sink or NoSink()
         self._server_name = server_name
         #: The serial number of the last change of typing anywhere. Set here alone.
-        self.typing_serial = clock.now_ms()
+        self.typing_serial = self._first_serial = clock.now_ms()
         self._rooms: Bounded[str, _Room] = Bounded(MAX_TYPING_ROOMS)
         #: Rooms in which somebody types, to be looked through when time passes.
         self._busy: dict[str, _Room] = {}
@@ -86,6 +86,13 @@ class Ephemeral:
         """
         room = self._rooms.get(room_id)
         return (room.serial, list(room.typing)) if room is not None else (0, [])
+
+    def has_forgotten(self, serial: int) -> bool:
+        """Whether a client was told of typing up to `serial` by a server that was restarted since.
+
+        Who typed then is not known any more.
+        """
+        return 0 < serial < self._first_serial
 
     def busy_rooms(self) -> Collection[str]:
         """The ids of the rooms in which somebody types now."""

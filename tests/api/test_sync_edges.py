@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.support_rooms import Client, Place, ask, bodies, by_key, ids, place
+from comity.rooms.read.tokens import SyncToken
+from tests.api.support_rooms import Client, Place, ask, bodies, by_key, ids, place, until_waiting
 from tests.api.support_users import at
 
 
@@ -316,3 +318,37 @@ async def test_an_invite_that_is_not_told_does_not_hide_what_ended_before_it(
     assert part["timeline"]["events"][-1]["sender"] == alice.user_id
     if at_end:
         assert own_memberships(bob, part["state_after"]["events"]) == ["leave"]
+
+
+# -- after a restart
+
+
+async def test_who_typed_before_a_restart_does_not_type_for_ever(tmp_path: Path) -> None:
+    nobody = {"type": "m.typing", "content": {"user_ids": []}}
+    async with place(tmp_path) as before:
+        alice, bob = await before.clients("alice", "bob")
+        room_id, quiet = await alice.create(), await alice.create()
+        await bob.join(room_id)
+        (await bob.ask("PUT", at("rooms", room_id, "typing", bob.user_id), {"typing": True})).ok()
+        token = SyncToken.parse(await alice.token_now())
+    # Had the server not been restarted at the same moment by the test's clock, it would be of long ago.
+    token.typing -= 60_000
+    async with place(tmp_path, seed=2) as server:
+        alice, bob = server.again(alice), server.again(bob)
+        assert (await alice.sync(str(token)))["rooms"]["join"] == {}
+        waiting = asyncio.ensure_future(alice.sync(str(token), timeout=60_000))
+        await until_waiting()
+        assert not waiting.done()
+        await bob.say(room_id, "here it is")
+        answer = await waiting
+        assert answer["rooms"]["join"][room_id]["ephemeral"]["events"] == [nobody]
+        assert quiet not in answer["rooms"]["join"]
+        await bob.say(room_id, "and more")
+        part = (await alice.sync(answer["next_batch"]))["rooms"]["join"][room_id]
+        assert part["ephemeral"]["events"] == []
+        no_typing = {"room": {"ephemeral": {"types": ["m.receipt"]}}}
+        part = (await alice.sync(str(token), no_typing))["rooms"]["join"][room_id]
+        assert part["ephemeral"]["events"] == []
+        (await bob.ask("PUT", at("rooms", room_id, "typing", bob.user_id), {"typing": True})).ok()
+        part = (await alice.sync(str(token)))["rooms"]["join"][room_id]
+        assert part["ephemeral"]["events"] == [{**nobody, "content": {"user_ids": [bob.user_id]}}]
