@@ -18,6 +18,8 @@ from comity.store.lists import parts, row_parts
 
 #: Devices whose counts are remembered: about 500 bytes each.
 MAX_COUNTED = 20_000
+#: The algorithm of the one-time keys that apps encrypt by.
+ONE_TIME_KEYS = "signed_curve25519"
 #: Under what a key that was given out is remembered among the clients' transactions, as long as those are.
 _GIVEN = "one-time key"
 
@@ -26,7 +28,9 @@ _GIVEN = "one-time key"
 class KeysLeft:
     """One-time keys of a device by algorithm, and the algorithms with an unused fallback key.
 
-    `told` are both as a sync tells them, as JSON members.
+    Of a device that has identity keys, none of the kind that apps encrypt by is a number: some take a count
+    that is left out for one that has not changed, and would make no other keys. `told` are both as a sync
+    tells them, as JSON members.
     """
 
     one_time: dict[str, int]
@@ -53,10 +57,10 @@ class KeyCounts:
         """What is left of a device's keys."""
         known = self._known.get((user_id, device_id))
         if known is None:
-            known = KeysLeft(
-                one_time_key_counts(tx, user_id, device_id),
-                unused_fallback_algorithms(tx, user_id, device_id),
-            )
+            one_time = one_time_key_counts(tx, user_id, device_id)
+            if ONE_TIME_KEYS not in one_time and identity(tx, user_id, device_id) is not None:
+                one_time[ONE_TIME_KEYS] = 0
+            known = KeysLeft(one_time, unused_fallback_algorithms(tx, user_id, device_id))
             self._known.keep((user_id, device_id), known, tx.as_of)
         return known
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.api.support_rooms import Client
 
 KIND = "signed_curve25519"
@@ -11,6 +13,19 @@ async def device_of(client: Client) -> str:
     """The id of a client's device."""
     device_id: str = (await client.ask("GET", "/account/whoami")).ok()["device_id"]
     return device_id
+
+
+async def device_keys_of(client: Client) -> dict[str, Any]:
+    """Identity keys of a client's device, as it would upload them."""
+    device_id = await device_of(client)
+    keys = {f"{kind}:{device_id}": kind for kind in ("curve25519", "ed25519")}
+    return {
+        "user_id": client.user_id,
+        "device_id": device_id,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": keys,
+        "signatures": {client.user_id: {f"ed25519:{device_id}": "signature"}},
+    }
 
 
 async def give_keys(client: Client, *names: str) -> None:

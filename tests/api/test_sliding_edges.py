@@ -10,8 +10,8 @@ import pytest
 
 from comity.sync.sliding.wish import MAX_SUBSCRIPTIONS
 from tests.api.neighbours import neighbours, settle
-from tests.api.support_keys import KIND, claim_key, device_of, give_keys
-from tests.api.support_rooms import Client, Place, bodies, by_key, ids, place
+from tests.api.support_keys import KIND, claim_key, device_keys_of, give_keys
+from tests.api.support_rooms import Place, bodies, by_key, ids, place
 from tests.api.support_users import at
 from tests.api.test_sliding_sync import everything, slide, try_slide, window
 
@@ -257,18 +257,6 @@ async def test_a_device_that_has_no_one_time_keys_left_is_told_so(server: Place)
     assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {KIND: 0}
     answer = await slide(bob, body)
     assert answer["extensions"]["e2ee"]["device_one_time_keys_count"] == {KIND: 0}
-
-
-async def device_keys_of(client: Client) -> dict[str, Any]:
-    device_id = await device_of(client)
-    keys = {f"{kind}:{device_id}": kind for kind in ("curve25519", "ed25519")}
-    return {
-        "user_id": client.user_id,
-        "device_id": device_id,
-        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
-        "keys": keys,
-        "signatures": {client.user_id: {f"ed25519:{device_id}": "signature"}},
-    }
 
 
 async def test_who_comes_from_sync_goes_on_with_its_token_of_messages(server: Place) -> None:

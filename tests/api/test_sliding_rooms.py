@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.api.support_keys import device_keys_of
 from tests.api.support_rooms import Place, bodies, by_key, place
 from tests.api.support_users import at
-from tests.api.test_sliding_edges import device_keys_of, listed
+from tests.api.test_sliding_edges import listed
 from tests.api.test_sliding_sync import everything, slide, window
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.support_keys import KIND, claim_key, give_keys
+from tests.api.support_keys import KIND, claim_key, device_keys_of, give_keys
 from tests.api.support_rooms import Place, bodies, place, until_waiting
 from tests.api.support_users import at
 
@@ -55,6 +55,29 @@ async def test_a_device_whose_keys_are_given_out_is_told_at_once(server: Place) 
     assert not waiting.done()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_none_left_is_a_number(server: Place) -> None:
+    """Apps take a count that is left out for one that has not changed: they would make no other keys."""
+    alice, bob = await server.clients("alice", "bob")
+    assert keys_left(await bob.sync()) == ({}, [])
+    (await bob.ask("POST", "/keys/upload", {"device_keys": await device_keys_of(bob)})).ok()
+    answer = await bob.sync()
+    assert keys_left(answer) == ({KIND: 0}, [])
+    await give_keys(bob, "a")
+    answer = await bob.sync(answer["next_batch"])
+    assert keys_left(answer) == ({KIND: 1}, [KIND])
+    waiting = asyncio.create_task(bob.sync(answer["next_batch"], timeout=LONG_MS))
+    await until_waiting()
+    await claim_key(alice, bob)
+    answer = await asyncio.wait_for(waiting, 10)
+    assert keys_left(answer) == ({KIND: 0}, [KIND])
+    # Also from memory.
+    waiting = asyncio.create_task(bob.sync(answer["next_batch"], timeout=LONG_MS))
+    await until_waiting()
+    await bob.create()
+    answer = await asyncio.wait_for(waiting, 10)
+    assert keys_left(await bob.sync(answer["next_batch"])) == ({KIND: 0}, [KIND])
 
 
 # -- tokens that are not of this log

@@ -14,7 +14,7 @@ import orjson
 from comity.bus import Bus
 from comity.protocol.push_rules import default_rules
 from comity.rooms.read.tokens import SyncToken
-from comity.store import device_keys, personal
+from comity.store import personal
 from comity.store.database import Tx
 from comity.sync.asked import Asked, SyncRequest
 from comity.sync.devices import MAX_MESSAGES, Devices
@@ -25,8 +25,6 @@ from comity.users.ephemeral import Ephemeral
 
 #: Digits of a position in a token of to-device messages.
 MAX_DIGITS = 11
-#: The algorithm of the one-time keys that apps encrypt by.
-ONE_TIME_KEYS = "signed_curve25519"
 
 
 @dataclass(slots=True)
@@ -145,13 +143,9 @@ class Extensions:
             user_id, device_id = asked.user_id, asked.request.device_id
             changed, left = self._devices.lists(tx, user_id, state.devices, asked.now)
             kept = self._devices.counts.get(tx, user_id, device_id)
-            one_time = kept.one_time
-            if ONE_TIME_KEYS not in one_time and device_keys.identity(tx, user_id, device_id) is not None:
-                # Unlike in /sync, a count that is left out has not changed: apps would make no other keys.
-                one_time = {**one_time, ONE_TIME_KEYS: 0}
-            keys = (tuple(sorted(one_time.items())), tuple(sorted(kept.fallbacks)))
+            keys = (tuple(sorted(kept.one_time.items())), tuple(sorted(kept.fallbacks)))
             told["e2ee"] = {
-                "device_one_time_keys_count": one_time,
+                "device_one_time_keys_count": kept.one_time,
                 "device_unused_fallback_key_types": kept.fallbacks,
             }
             if changed or left:
