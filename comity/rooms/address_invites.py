@@ -134,7 +134,7 @@ class AddressInvites:
 
     def _shown(self, tx: Tx, room: Room, user_id: str) -> dict[str, str]:
         """What the letter to the address may say of the room, and of who invites."""
-        find = self._merger.lookup(tx, room, room.state)
+        find = self._merger.current(tx, room)
         member = find(("m.room.member", user_id))
         profile = member.content if member is not None else {}
         found: dict[str, Any] = {

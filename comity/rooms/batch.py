@@ -140,6 +140,7 @@ class Batch:
         """Take everything back: nothing of the batch was or will be stored."""
         room = self.room
         room.version, room.state, room.extremities, room.next_slot, room.partial = self._before
+        room.decided_state = room.state
         room.missing = set(self._missing_before)
         self._events.know_room(room.number, room.version)
         for new in self.new_events():

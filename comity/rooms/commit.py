@@ -124,6 +124,7 @@ class Commits:
             self._give_up(batches)
             raise
         for batch in batches:
+            batch.room.decided_state = batch.room.state
             batch.room.unsettled += 1
             batch.room.last_write = future
         future.add_done_callback(lambda done: self._finish(done, batches))

@@ -282,7 +282,7 @@ class DelayedEvents(Worker):
             return False
 
         def read(tx: Tx) -> bool:
-            standing = self._merger.lookup(tx, room, room.state)(key)
+            standing = self._merger.current(tx, room)(key)
             if standing is None or standing.sender == item.user_id:
                 return False
             held = self._rooms.events.by_id(tx, standing.event_id)

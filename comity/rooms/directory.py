@@ -85,7 +85,7 @@ class Directory:
 
     async def _may_curate(self, room: Room, user_id: str) -> bool:
         def read(tx: Tx) -> bool:
-            find = self._merger.lookup(tx, room, room.state)
+            find = self._merger.current(tx, room)
             levels = PowerLevels(room.version, find(("m.room.create", "")), find(("m.room.power_levels", "")))
             member = find(("m.room.member", user_id))
             joined = member is not None and member.membership == "join"
@@ -123,7 +123,7 @@ class Directory:
             raise forbidden("You are not in the room")
 
         def read(tx: Tx) -> list[str]:
-            find = self._merger.lookup(tx, room, room.state)
+            find = self._merger.current(tx, room)
             visibility = find(("m.room.history_visibility", ""))
             open_to_all = (
                 visibility is not None and visibility.content.get("history_visibility") == "world_readable"

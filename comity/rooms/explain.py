@@ -171,7 +171,7 @@ class Explainer:
         if stored.is_outlier or stored.redacted_by is not None:
             return
         if stored.verdict == REJECTED and not failed:
-            create = self._merger.lookup(tx, room, room.state)(CREATE_KEY)
+            create = self._merger.current(tx, room)(CREATE_KEY)
             if stored.event.type == "m.room.create" and create is not None:
                 yield f"The room had been created already, by {create.event_id}: a room is created once."
             else:
@@ -182,7 +182,7 @@ class Explainer:
             yield "It was accepted when it came, though it would not be by what is held now."
 
     def _why_soft_failed(self, tx: Tx, room: Room, event: Event) -> str:
-        policy = self._merger.lookup(tx, room, room.state)((POLICY, ""))
+        policy = self._merger.current(tx, room)((POLICY, ""))
         server = policy_server(policy.content) if policy is not None else None
         if server is not None and not is_recommended(event, server):
             return (

@@ -121,7 +121,7 @@ class StateExplainer:
         if stored is None or room is None or not stored.event.is_state:
             return None
         key = stored.event.key
-        current = self._merger.lookup(tx, room, room.state)(key)
+        current = self._merger.current(tx, room)(key)
         found = list(self._conflicts(tx, room, stored))
         contests = [self._contest(tx, room, key, *item) for item in found[:MAX_TOLD]]
         return Standing(

@@ -42,7 +42,7 @@ class GuestAccess:
 
     def lets_in(self, tx: Tx, room: Room) -> bool:
         """Whether a room that we are in lets guests join, as it is now."""
-        return lets_guests_in(self._merger.lookup(tx, room, room.state))
+        return lets_guests_in(self._merger.current(tx, room))
 
     def check_draft(self, tx: Tx, room: Room, draft: Draft) -> None:
         """Call it under the room's lock, of every event before it is built.
@@ -51,7 +51,8 @@ class GuestAccess:
         """
         if draft.type != "m.room.member" or draft.content.get("membership") != "join":
             return
-        if guests.is_guest(tx, draft.sender) and not self.lets_in(tx, room):
+        find = self._merger.lookup(tx, room, room.state)
+        if guests.is_guest(tx, draft.sender) and not lets_guests_in(find):
             raise _refused()
 
     async def check_here(self, user_id: str, room: Room) -> None:

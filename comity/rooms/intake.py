@@ -242,9 +242,7 @@ class Intake:
 
     async def may_take_part(self, room: Room, server: str) -> bool:
         """server-server §Server ACLs, in the room's current state."""
-        acl = await self._database.read(
-            lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.server_acl", ""))
-        )
+        acl = await self._database.read(lambda tx: self._merger.current(tx, room)(("m.room.server_acl", "")))
         return is_allowed(acl.content if acl is not None else None, server)
 
     async def _sender_may_take_part(self, room: Room, event: Event, results: Results) -> bool:

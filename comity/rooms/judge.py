@@ -131,7 +131,7 @@ class Judge:
         """server-server §Validating Policy Server signatures: without a valid one an event soft-fails."""
         if verdict.outcome is not Outcome.ACCEPT or is_exempt(event.type, event.state_key):
             return verdict
-        server = in_force(tx, self._merger, batch.room)
+        server = in_force(tx, batch.room, self._merger.lookup(tx, batch.room, batch.room.state))
         if server is None or is_recommended(event, server):
             return verdict
         return Verdict(Outcome.SOFT_FAIL, event, "The room's policy server does not recommend the event")

@@ -16,7 +16,6 @@ from comity.bus import Bus
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
 from comity.protocol import identifiers
-from comity.protocol.auth.rules import StateLookup
 from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError, forbidden, invalid_param, not_found
 from comity.protocol.event import Event
@@ -117,11 +116,9 @@ class Memberships:
 
     async def membership(self, room: Room, user_id: str) -> str | None:
         """A user's membership in the current state of a room that we are in."""
-        event = await self._database.read(lambda tx: self._state(tx, room)(("m.room.member", user_id)))
+        key = ("m.room.member", user_id)
+        event = await self._database.read(lambda tx: self._merger.current(tx, room)(key))
         return event.membership if event is not None else None
-
-    def _state(self, tx: Tx, room: Room) -> StateLookup:
-        return self._merger.lookup(tx, room, room.state)
 
     async def join(
         self,
@@ -406,7 +403,7 @@ class Memberships:
         return accepted.event_id
 
     def _draft_invite(self, tx: Tx, batch: Batch, draft: Draft) -> Event:
-        create = self._state(tx, batch.room)(("m.room.create", ""))
+        create = batch.standing(tx, ("m.room.create", ""))
         if create is not None and create.content.get("m.federate") is False:
             raise forbidden("The room is not federated: only users of this server can be invited")
         event = self._writer.draft_event(tx, batch, draft)
@@ -415,4 +412,4 @@ class Memberships:
 
     async def invite_state(self, room: Room, inviter: str | None = None) -> list[Event]:
         """The state events that an invite to the room carries."""
-        return await self._database.read(lambda tx: shown_state(self._state(tx, room), inviter))
+        return await self._database.read(lambda tx: shown_state(self._merger.current(tx, room), inviter))

@@ -60,6 +60,10 @@ class Merger:
         self.chains = AuthChains(events, states)
         self._merged: Bounded[tuple[int, frozenset[bytes]], bytes] = Bounded(MAX_CACHED_MERGES)
 
+    def current(self, tx: Tx, room: Room) -> StateLookup:
+        """Read a room's state now by (type, state key), without its lock."""
+        return self.lookup(tx, room, room.decided_state)
+
     def lookup(self, tx: Tx, room: Room, root: bytes) -> StateLookup:
         """Read a state by (type, state key)."""
         states, events, number = self.states, self.events, room.number

@@ -23,7 +23,7 @@ class Neighbours:
         """At most so many servers of the room: `first`, its creator's, its admins', then any."""
 
         def order(tx: Tx) -> list[str]:
-            find = self._merger.lookup(tx, room, room.state)
+            find = self._merger.current(tx, room)
             levels = find(("m.room.power_levels", ""))
             users = levels.content.get("users") if levels is not None else None
             admins = sorted(users, key=lambda user: -_level(users[user])) if isinstance(users, dict) else []

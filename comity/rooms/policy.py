@@ -13,6 +13,7 @@ from typing import Any
 
 from comity.federation.calls import Calls
 from comity.federation.errors import FederationError
+from comity.protocol.auth.rules import StateLookup
 from comity.protocol.errors import MatrixError, forbidden
 from comity.protocol.event import Event
 from comity.protocol.policy import KEY_ID, POLICY, PolicyServer, is_exempt, is_recommended, policy_server
@@ -27,9 +28,9 @@ _log = logging.getLogger(__name__)
 MAX_AT_ONCE = 8
 
 
-def in_force(tx: Tx, merger: Merger, room: Room) -> PolicyServer | None:
-    """The policy server that the room uses now (§Determining if a Policy Server is enabled in a room)."""
-    event = merger.lookup(tx, room, room.state)((POLICY, ""))
+def in_force(tx: Tx, room: Room, find: StateLookup) -> PolicyServer | None:
+    """The policy server of a room in a state (§Determining if a Policy Server is enabled in a room)."""
+    event = find((POLICY, ""))
     server = policy_server(event.content) if event is not None else None
     if server is None or not stored_rooms.has_joined_members(tx, room.number, server.name):
         return None
@@ -51,14 +52,15 @@ class Policies:
 
     def wanted(self, tx: Tx, room: Room, event_type: str, state_key: str | None) -> bool:
         """Whether an event of ours needs a recommendation before it is sent."""
-        return not is_exempt(event_type, state_key) and in_force(tx, self._merger, room) is not None
+        find = self._merger.lookup(tx, room, room.state)
+        return not is_exempt(event_type, state_key) and in_force(tx, room, find) is not None
 
     async def signed(self, room: Room, event: Event) -> Event:
         """An event of ours with the room's policy server's signature, if it has one and needs it.
 
         Raises MatrixError: the server's own, if it refuses; 502 M_UNKNOWN if it cannot be asked.
         """
-        server = await self._database.read(lambda tx: in_force(tx, self._merger, room))
+        server = await self._database.read(lambda tx: in_force(tx, room, self._merger.current(tx, room)))
         if server is None or is_exempt(event.type, event.state_key) or is_recommended(event, server):
             return event
         try:
@@ -79,7 +81,7 @@ class Policies:
 
     async def recommended(self, room: Room, events: Sequence[Event]) -> list[Event]:
         """Events from elsewhere, with the signatures of the room's policy server that could be had."""
-        server = await self._database.read(lambda tx: in_force(tx, self._merger, room))
+        server = await self._database.read(lambda tx: in_force(tx, room, self._merger.current(tx, room)))
         if server is None:
             return list(events)
         gate = asyncio.Semaphore(MAX_AT_ONCE)

@@ -74,7 +74,7 @@ class PolicyService:
 
     async def _state(self, room: Room, event_type: str) -> Mapping[str, Any] | None:
         def read(tx: Tx) -> Mapping[str, Any] | None:
-            event = self._merger.lookup(tx, room, room.state)((event_type, ""))
+            event = self._merger.current(tx, room)((event_type, ""))
             return event.content if event is not None else None
 
         return await self._database.read(read)

@@ -78,7 +78,7 @@ class Portraits:
         if room is None or not room.resident:
             return
         member = await self._database.read(
-            lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.member", user_id))
+            lambda tx: self._merger.current(tx, room)(("m.room.member", user_id))
         )
         if member is None or member.membership != "join":
             return

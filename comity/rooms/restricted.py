@@ -35,7 +35,7 @@ class Restricted:
         return await self._database.read(lambda tx: self._applies(self._lookup(tx, room), room, user_id))
 
     def _lookup(self, tx: Tx, room: Room) -> StateLookup:
-        return self._merger.lookup(tx, room, room.state)
+        return self._merger.current(tx, room)
 
     @staticmethod
     def _applies(find: StateLookup, room: Room, user_id: str) -> bool:

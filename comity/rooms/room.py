@@ -42,6 +42,7 @@ class Room:
     number: int
     room_id: str
     version: RoomVersion
+    #: The name of the state at the head, which who decides about the room moves on at once.
     state: bytes
     #: event id -> extremity
     extremities: dict[str, Extremity]
@@ -67,6 +68,12 @@ class Room:
     servers: frozenset[str] = frozenset()
     #: Members are missing from the state (a fast join); None once it is whole.
     partial: Partial | None = None
+    #: The name of the state that the last decision left: for who does not hold the lock. What is being
+    #: decided may come to nothing, and where reads pause (PostgreSQL) others look on meanwhile.
+    decided_state: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decided_state = self.state
 
 
 class Numbers:

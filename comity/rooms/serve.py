@@ -56,9 +56,7 @@ class Server:
         room = await self._rooms.get(room_id)
         if room is None or not room.resident:
             raise not_found("This server is not in a room of that id")
-        acl = await self._database.read(
-            lambda tx: self._merger.lookup(tx, room, room.state)(("m.room.server_acl", ""))
-        )
+        acl = await self._database.read(lambda tx: self._merger.current(tx, room)(("m.room.server_acl", "")))
         if not is_allowed(acl.content if acl is not None else None, origin):
             raise forbidden("The room's server ACL does not allow your server")
         if must_be_in and origin not in room.servers:

@@ -45,13 +45,13 @@ class Successions:
         direct chats.
         """
         new = self._rooms.peek(tx, room_id)
-        create = self._merger.lookup(tx, new, new.state)(("m.room.create", "")) if new is not None else None
+        create = self._merger.current(tx, new)(("m.room.create", "")) if new is not None else None
         named = create.content.get("predecessor") if create is not None else None
         old_id = named.get("room_id") if isinstance(named, dict) else None
         old = self._rooms.peek(tx, old_id) if isinstance(old_id, str) else None
         if old is None:
             return None
-        tombstone = self._merger.lookup(tx, old, old.state)(("m.room.tombstone", ""))
+        tombstone = self._merger.current(tx, old)(("m.room.tombstone", ""))
         if tombstone is None or tombstone.content.get("replacement_room") != room_id:
             return None
         history = stored_rooms.local_history(tx, user_id, old.number)

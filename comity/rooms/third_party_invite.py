@@ -104,7 +104,7 @@ class ThirdPartyInvites:
 
     async def _draft(self, room: Room, sender: str, target: str, signed: Mapping[str, Any]) -> Draft:
         key = ("m.room.third_party_invite", str(signed["token"]))
-        pending = await self._database.read(lambda tx: self._merger.lookup(tx, room, room.state)(key))
+        pending = await self._database.read(lambda tx: self._merger.current(tx, room)(key))
         if pending is None:
             raise forbidden("The room knows no third-party invite of that token")
         if pending.sender != sender:  # as the rules have it; before anything is asked that a stranger wrote

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comity.protocol.auth.rules import StateLookup
 from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError, forbidden
 from comity.protocol.event import Event
@@ -129,7 +128,7 @@ class Upgrader:
         """Step 1: may the user send a tombstone? Nothing of it is kept."""
 
         def decide(tx: Tx, batch: Batch) -> None:
-            member = self._find(tx, batch.room)(("m.room.member", tombstone.sender))
+            member = batch.standing(tx, ("m.room.member", tombstone.sender))
             if member is None or member.membership != "join":
                 raise forbidden("You are not in the room that you want to upgrade")
             self._writer.append(tx, batch, tombstone)
@@ -146,13 +145,10 @@ class Upgrader:
         content = {"body": TOMBSTONE_BODY, "replacement_room": replacement_room}
         return Draft("m.room.tombstone", user_id, content, state_key="")
 
-    def _find(self, tx: Tx, room: Room) -> StateLookup:
-        return self._merger.lookup(tx, room, room.state)
-
     # -- the new room
 
     def _read(self, tx: Tx, room: Room) -> _Old:
-        find = self._find(tx, room)
+        find = self._merger.current(tx, room)
         create = find(("m.room.create", ""))
         if create is None:
             raise MatrixError(500, "M_UNKNOWN", "The room's history is incomplete", detail="no create event")
@@ -162,7 +158,7 @@ class Upgrader:
             if event is not None and event.content:
                 state[event_type, ""] = event.content
         if create.content.get("type") == SPACE:
-            numbers = self._rooms.states.by_type(tx, room.number, room.state, CHILD).values()
+            numbers = self._rooms.states.by_type(tx, room.number, room.decided_state, CHILD).values()
             children = [stored.event for stored in self._rooms.events.load(tx, numbers).values()]
             for child in [child for child in children if child.content.get("via")][:MAX_CHILDREN]:
                 state[child.key] = child.content

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from comity.protocol.build import Draft
 from comity.protocol.errors import MatrixError
 from comity.rooms import room as room_module
+from comity.rooms.batch import Batch
 from comity.store import queues
-from comity.store.database import StoreFailedError, WriteTx
+from comity.store.database import StoreFailedError, Tx, WriteTx
 from tests.engines import mend, refuse_at_commit, refuse_events
 from tests.rooms.support import ALICE, AMY, BOB, a_place, settle
 from tests.store.support import Held
@@ -323,4 +325,31 @@ async def test_the_head_after_a_restart_is_the_head_before(tmp_path: Path, versi
         assert (head.state, head.extremities, head.resident, head.next_slot, place.state(room_id)) == before
         event_id = await place.say(room_id, "on we go")
         assert list(place.head(room_id).extremities) == [event_id]
+        place.assert_head_is_stored(room_id)
+
+
+async def test_who_reads_sees_nothing_of_a_decision_that_comes_to_nothing(tmp_path: Path) -> None:
+    """Where reads pause, others look at the room meanwhile."""
+    async with a_place(tmp_path) as place:
+        room_id = await place.create()
+        await place.send(room_id, ALICE, "m.room.topic", {"topic": "old"}, "")
+        room, writer = place.head(room_id), place.rooms.writer
+        decisions, merger = place.rooms.staging._decisions, writer._merger
+        key = ("m.room.topic", "")
+        seen: list[Any] = []
+
+        def topic(find: Any) -> Any:
+            return find(key).content["topic"]
+
+        def decide(tx: Tx, batch: Batch) -> None:
+            writer.append(tx, batch, Draft("m.room.topic", ALICE, {"topic": "never"}, state_key=""))
+            seen.extend((topic(merger.lookup(tx, room, room.state)), topic(merger.current(tx, room))))
+            raise MatrixError(403, "M_FORBIDDEN", "no")
+
+        await refused(decisions.make(lambda: writer.resident_room(room_id), decide))
+        assert seen == ["never", "old"]
+        assert room.decided_state == room.state
+        await place.send(room_id, ALICE, "m.room.topic", {"topic": "new"}, "")
+        room = place.head(room_id)
+        assert place.database.read_now(lambda tx: topic(merger.current(tx, room))) == "new"
         place.assert_head_is_stored(room_id)
