@@ -169,6 +169,16 @@ def sending(room: str) -> Callable[[int], tuple[str, str, bytes]]:
     return make
 
 
+async def _or_failure(what: Awaitable[object], tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for something that does not come if one of the tasks fails. Raises what it failed with."""
+    awaited = asyncio.ensure_future(what)
+    await asyncio.wait({awaited, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+    await awaited
+
+
 async def delivery(
     server: Homeserver, room: str, clients: Sequence[Client], receivers: int, way: Way
 ) -> Figures:
@@ -196,7 +206,7 @@ async def delivery(
 
     waiting = [asyncio.create_task(receive(client)) for client in clients[1 : receivers + 1]]
     for _ in waiting:
-        await ready.acquire()
+        await _or_failure(ready.acquire(), waiting)
     await machine.quiet([server.process.pid])
     before, started = machine.cpu_seconds(server.process.pid), time.perf_counter()
     connection, make = await load.connect(port), sending(room)
