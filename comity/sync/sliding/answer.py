@@ -121,7 +121,7 @@ class Sliding:
                 remaining = deadline - clock.monotonic()
                 if answer.is_news or remaining <= 0:
                     return answer
-                if self._typed_since(serial, answer.joined):
+                if self._memory.typed_since(serial, answer.joined):
                     continue
                 joined, now = answer.joined, answer.now
             # What wakes who follows by /sync without presence, too.
@@ -139,10 +139,6 @@ class Sliding:
         since = SyncToken(base.position, base.typing_serial)
         looked = self._memory.rooms_with_news(request.user_id, request.device_id, since, now)
         return looked[0].joined if looked is not None and not looked[1] else None
-
-    def _typed_since(self, serial: int, joined: Collection[str]) -> bool:
-        typing = self._ephemeral.typing
-        return self._ephemeral.typing_serial != serial and any(typing(room)[0] > serial for room in joined)
 
     def _look(self, request: SyncRequest, wish: Wish, base: State) -> Callable[[Tx], _Answer]:
         now, serial = self._bus.position, self._ephemeral.typing_serial
