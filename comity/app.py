@@ -126,6 +126,7 @@ class App:
             await asyncio.gather(self._housekeeper, return_exceptions=True)
         if self._rooms.eraser is not None:
             await self._rooms.eraser.stop()
+        await self._rooms.founder.stop()
         await self._rooms.delayed.stop()
         await self._rooms.search_index.stop()
         await self._errands.stop()

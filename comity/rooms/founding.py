@@ -30,6 +30,11 @@ MAX_AT_ONCE = 5
 #: Seconds after which the client has its answer, while servers that do not answer are waited for further:
 #: apps give up after half a minute, and make the room again.
 PATIENCE_SECONDS = 15.0
+#: Rooms that are being made, and invites to them on their way to other servers, beyond which no other room
+#: is begun: they go on although their clients have gone.
+MAX_RUNNING = 2_000
+#: Milliseconds after which whoever was turned away may try again.
+RETRY_MS = 5_000
 T = TypeVar("T")
 
 
@@ -61,10 +66,21 @@ class Founder:
 
         400 M_UNSUPPORTED_ROOM_VERSION also where the server of an invited user does not support the
         version, 403 M_INVITE_BLOCKED where one of them wants no such invites: then the creator has left
-        the room, and nothing leads to it. A server that answers too late is not waited for.
+        the room, and nothing leads to it. A server that answers too late is not waited for. 429
+        M_LIMIT_EXCEEDED where too many are being made.
         """
+        if len(self._running) >= MAX_RUNNING:
+            text = "Too many rooms are being made at once: try again in some seconds"
+            raise MatrixError(429, "M_LIMIT_EXCEEDED", text, extra={"retry_after_ms": RETRY_MS})
         # It goes on when the client does not wait: half of the invites are of no use to anybody.
         return await asyncio.shield(self._begun(self._create(new, addresses)))
+
+    async def stop(self) -> None:
+        """Give up what is under way; no room may be begun any more. Nobody was told that it is there."""
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

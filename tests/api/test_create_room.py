@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from comity.ports import Request, Response
+from comity.rooms import founding
 from tests.api.neighbours import MANY_TURNS, name_of, neighbours
 from tests.api.support_rooms import Client, Place, by_key, place
 from tests.api.support_users import Answer, at
@@ -253,6 +254,30 @@ async def test_a_server_that_takes_its_time(tmp_path: Path) -> None:
         slow.go.set()
         await quiet(MANY_TURNS)
         assert len((await bob.sync())["rooms"]["invite"]) == len((await cat.sync())["rooms"]["invite"]) == 2
+
+
+async def test_a_server_that_stops_does_not_wait_for_another(tmp_path: Path) -> None:
+    async with neighbours(tmp_path, 2) as (here, there):
+        alice, bob = await here.client("alice"), await there.client("bob")
+        transport: Any = here.app._ports.transport
+        transport.places[2] = slow = Slow(there)
+        creating = asyncio.ensure_future(try_create(alice, invite=[bob.user_id]))
+        await quiet(MANY_TURNS)
+        assert here.app._rooms.founder._running
+        await here.app._rooms.founder.stop()
+        assert not here.app._rooms.founder._running
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        slow.go.set()
+
+
+async def test_rooms_that_are_being_made_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place(tmp_path) as server:
+        alice = await server.client("alice")
+        monkeypatch.setattr(founding, "MAX_RUNNING", 0)
+        answer = await try_create(alice)
+        answer.failed(429, "M_LIMIT_EXCEEDED")
+        assert answer.headers["Retry-After"] == "5"
 
 
 async def test_an_invite_that_may_be_repeated(tmp_path: Path) -> None:
